@@ -1,0 +1,136 @@
+"""Training against a budget of minutes: schedule, optimiser and checkpoints of the base stages.
+
+How many photos a minute a machine sees is not known beforehand and changes while it is shared, so
+the learning rate follows the share of the budget that is used. The minutes used are kept in the
+checkpoint, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+WARMUP_SHARE = 0.03
+SAVE_EVERY_SECONDS = 120
+
+
+class BudgetRun:
+    """Trains bf16 modules through float32 master weights: Muon for matrices, AdamW for the rest.
+
+    Muon (Jordan et al. 2024) is used as PyTorch ships it, its step scaled to AdamW's size so that
+    one learning rate serves both.
+    """
+
+    def __init__(
+        self,
+        modules: nn.ModuleDict,
+        *,
+        minutes: float,
+        learning_rate: float,
+        weight_decay: float,
+        checkpoint: Path,
+    ) -> None:
+        self.modules = modules
+        self.checkpoint = checkpoint
+        self.budget = minutes * 60
+        self.learning_rate = learning_rate
+        self.used = 0.0
+        self.step_number = 0
+        self._pairs = [
+            (name, parameter, parameter.detach().float().clone().requires_grad_())
+            for name, parameter in modules.named_parameters()
+            if parameter.requires_grad
+        ]
+        matrices = [m for n, p, m in self._pairs if p.ndim == 2 and _is_hidden(n)]
+        others = [m for n, p, m in self._pairs if not (p.ndim == 2 and _is_hidden(n))]
+        self._optimisers = [
+            torch.optim.Muon(
+                matrices,
+                lr=learning_rate,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                others, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98)
+            ),
+        ]
+        if checkpoint.is_file():
+            self._load()
+        self._last_clock = time.monotonic()
+        self._last_save = self.used
+
+    @property
+    def share(self) -> float:
+        """The share of the budget used so far, 0 to 1."""
+        return min(1.0, self.used / self.budget)
+
+    @property
+    def finished(self) -> bool:
+        return self.used >= self.budget
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One optimiser step on this loss; advances the clock and saves now and then."""
+        loss.backward()
+        rate = self.learning_rate * self._schedule()
+        for _, parameter, master in self._pairs:
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        torch.nn.utils.clip_grad_norm_([master for _, _, master in self._pairs], 1.0)
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+        with torch.no_grad():
+            for _, parameter, master in self._pairs:
+                parameter.copy_(master)
+        self.step_number += 1
+        now = time.monotonic()
+        self.used += now - self._last_clock
+        self._last_clock = now
+        if self.used - self._last_save > SAVE_EVERY_SECONDS or self.finished:
+            self._save()
+
+    def master_weights(self) -> dict[str, torch.Tensor]:
+        """The float32 weights by name, with the modules' buffers left out."""
+        return {name: master.detach() for name, _, master in self._pairs}
+
+    def _schedule(self) -> float:
+        if self.share < WARMUP_SHARE:
+            return self.share / WARMUP_SHARE
+        done = (self.share - WARMUP_SHARE) / (1 - WARMUP_SHARE)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    def _save(self) -> None:
+        state = {
+            "weights": self.master_weights(),
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "used": self.used,
+            "step_number": self.step_number,
+        }
+        temporary = self.checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.checkpoint)
+        self._last_save = self.used
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        with torch.no_grad():
+            for name, parameter, master in self._pairs:
+                master.copy_(state["weights"][name])
+                parameter.copy_(master)
+        for optimiser, stored in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(stored)
+        self.used, self.step_number = state["used"], state["step_number"]
+        log.info("going on at step %d, %.1f minutes used", self.step_number, self.used / 60)
+
+
+def _is_hidden(name: str) -> bool:
+    """Muon is for the matrices between layers, not for embeddings and heads."""
+    return ".layers." in name

@@ -1,0 +1,92 @@
+"""Teaches the embedded model words: the whole PaliGemma on the tasks of `tasks`, sight included."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+from qvla.embedded.budget import BudgetRun
+from qvla.embedded.sight import normalise, turn
+from qvla.embedded.sources import TrainingPhoto
+from qvla.embedded.tasks import FUNCTION_WORDS, prompts_of
+from qvla.embedded.views import Views
+from qvla.embedded.vocabulary import split_words
+from qvla.prompts import IGNORED, encode_text
+
+log = logging.getLogger(__name__)
+
+PHOTOS = 48  # a step; each is seen once and asked four things
+
+
+def train_language(
+    model: PaliGemmaForConditionalGeneration,
+    processor: PaliGemmaProcessor,
+    photos: list[TrainingPhoto],
+    views: Views,
+    *,
+    minutes: float,
+    checkpoint: Path,
+    on_progress: Callable[[PaliGemmaForConditionalGeneration], None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Trains `model` (bf16, eager attention) for the given minutes; returns its float32 weights."""
+    run = BudgetRun(
+        nn.ModuleDict({"model": model}),
+        minutes=minutes,
+        learning_rate=6e-4,
+        weight_decay=0.05,
+        checkpoint=checkpoint,
+    )
+    model.train()
+    see = torch.compile(model.model.vision_tower)
+    unknown = processor.tokenizer.unk_token_id
+    common = _common_words(photos)
+    rng = np.random.default_rng(run.step_number)
+    words = random.Random(run.step_number)
+    total, last_eval = 0.0, run.used
+    while not run.finished:
+        rows = rng.integers(len(photos), size=PHOTOS)
+        which = rng.integers(views.pixels.shape[1], size=PHOTOS)
+        pixels, _ = turn(views.pixels[rows, which], views.pixels[rows, which, :1, :1], rng)
+        asked = [prompt for row in rows for prompt in prompts_of(photos[row], common, words)]
+        batch = encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
+        labels = batch.pop("labels")
+        labels[labels == unknown] = IGNORED
+        seen = see(normalise(pixels, rng))
+        features = model.model.multi_modal_projector(seen.last_hidden_state)
+        seen.pooler_output = features.repeat_interleave(len(asked) // PHOTOS, dim=0)
+        hidden = model.model(**batch, mm_encoder_outputs={"image": seen}, use_cache=False)[0]
+        # the state at a position predicts the next token, so labels are read one place later
+        told = labels[:, 1:] != IGNORED
+        logits = model.lm_head(hidden[:, :-1][told])
+        loss = F.cross_entropy(logits.float(), labels[:, 1:][told])
+        run.step(loss)
+        total += loss.item()
+        if run.step_number % 50 == 0:
+            log.info(
+                "language step %d, %.1f min, %.0f photos/s: loss %.4f",
+                run.step_number, run.used / 60, run.step_number * PHOTOS / run.used, total / 50,
+            )
+            total = 0.0
+        if on_progress and (run.used - last_eval > 420 or run.finished):
+            last_eval = run.used
+            model.eval()
+            on_progress(model)
+            model.train()
+    return {name.removeprefix("model."): w for name, w in run.master_weights().items()}
+
+
+def _common_words(photos: list[TrainingPhoto]) -> list[str]:
+    """The 150 things that most photos' captions mention, to ask about."""
+    counts: Counter[str] = Counter()
+    for photo in photos:
+        counts.update({w for text in photo.example.references for w in split_words(text)})
+    return [word for word, _ in counts.most_common(300) if word not in FUNCTION_WORDS][:150]

@@ -1,0 +1,72 @@
+"""A PaliGemma checkpoint of random weights, small enough to make anew in every test session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    GemmaConfig,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    SiglipVisionConfig,
+)
+
+from qvla.embedded.vocabulary import build_processor
+
+WORDS = (
+    "caption en describe a the of in is are . many some planes buildings river forest airport "
+    "green trees road beach sea white houses parked next to"
+).split()
+
+
+def build_tiny(folder: Path, *, hidden: int = 64, odd_vision: bool = False, seed: int = 0) -> Path:
+    """Writes the checkpoint and returns its folder.
+
+    `odd_vision` gives the vision MLP a width that is no multiple of 64, as SigLIP So400m's 4,304.
+    Weights are wide enough for greedy captions to differ between photos and between variants.
+    """
+    processor = build_processor(WORDS, image_size=32, image_tokens=4)
+    special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    text = GemmaConfig(
+        vocab_size=len(processor.tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=128,
+        **special,
+    )
+    vision = SiglipVisionConfig(
+        image_size=32,
+        patch_size=16,
+        hidden_size=64,
+        intermediate_size=112 if odd_vision else 128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=hidden,
+        vision_use_head=False,
+    )
+    config = PaliGemmaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=processor.image_token_id,
+        projection_dim=hidden,
+        hidden_size=hidden,
+        **special,
+    )
+    torch.manual_seed(seed)
+    model = PaliGemmaForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+        # The embedding is the output head too: small enough that a token does not repeat itself,
+        # and smallest for <loc…>, special tokens and an early end of text.
+        model.lm_head.weight *= 0.01
+        model.lm_head.weight[6 : 6 + len(WORDS)] *= 20
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
