@@ -1,0 +1,71 @@
+# `make demo` and `make test` work from a bare clone: they make .venv and install what is missing.
+SHELL := /bin/sh
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+PYTEST_ARGS ?=
+
+.PHONY: help demo test lint format browser clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    set up and open the app"
+	@echo "make test    set up, then check the style and run every test"
+	@echo "make lint    check the style only"
+	@echo "make format  put the code into the style"
+	@echo "make clean   remove the environment, so that the next command sets it up anew"
+
+demo: $(VENV)/.app
+	$(PY) app.py
+
+# The browser comes before the tests; pytest comes last, so that its summary closes the output.
+test: $(VENV)/.dev browser lint
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/.dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf "$(VENV)"
+
+# Each stamp is touched only after its installation went through, so a broken one is taken up again.
+$(VENV)/.app: requirements.txt pyproject.toml | $(VENV)/bin/pip
+	$(PIP) install -r requirements.txt
+	$(PIP) install --quiet --no-deps --editable .
+	@touch "$@"
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.app
+	$(PIP) install -r requirements-dev.txt
+	@touch "$@"
+
+# pip is the last thing that venv writes.
+$(VENV)/bin/pip:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python3.14 python; do \
+		if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+			echo "Making $(VENV) with $$("$$python" --version)."; \
+			exec "$$python" -m venv --clear "$(VENV)"; \
+		fi; \
+	done; \
+	echo "QVLA needs Python 3.10 or later with its venv module (on Debian: python3-venv); install one," \
+		"or name it with 'make PYTHON=/path/to/python3'." >&2; \
+	exit 1
+
+# The browser tests drive Debian's chromium. Without it they skip, and say why.
+browser:
+	@if command -v chromium >/dev/null 2>&1; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null 2>&1; then \
+		echo "Browser tests will skip: install chromium to run them."; exit 0; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then root=; \
+	elif sudo -n true 2>/dev/null; then root="sudo -n"; \
+	else echo "Browser tests will skip: run 'sudo apt-get install chromium' first."; exit 0; fi; \
+	echo "Installing chromium for the browser tests."; \
+	$$root apt-get update -qq && \
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
+		>/dev/null || \
+	echo "chromium could not be installed, so the browser tests will skip." >&2
