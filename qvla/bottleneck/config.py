@@ -1,0 +1,145 @@
+"""What a bottleneck adapter is made of, and its place among PEFT's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+import torch
+from peft.config import PeftConfig
+from peft.utils import PeftType
+from torch.nn import functional as F
+
+from qvla.errors import QvlaError
+
+# A site's name to the decoder layer's module whose output is the sublayer's output.
+SITES: dict[str, str] = {"attention": "self_attn.o_proj", "mlp": "mlp.down_proj"}
+
+# Plain functions only: an activation with weights of its own would be one more thing to save.
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": F.silu,
+    "swish": F.silu,  # the name that the report and AdapterHub use
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+
+class BottleneckError(QvlaError, ValueError):
+    """A bottleneck adapter was asked for something that it cannot do; says what and what to do."""
+
+
+def _add_to_peft_types(name: str) -> PeftType:
+    """Adds a member to PEFT's enumeration of methods, which PEFT has no public way to do.
+
+    `register_peft_method` accepts only names that are members already. Looking a member up by name
+    goes through the class's own attributes on Python 3.12 and later, through the maps before.
+    """
+    if name in PeftType.__members__:
+        return PeftType[name]
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    member.__objclass__ = PeftType
+    member._sort_order_ = len(PeftType)
+    setattr(PeftType, name, member)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    return member
+
+
+BOTTLENECK = _add_to_peft_types("BOTTLENECK")
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):
+    """Houlsby adapters after each decoder layer's attention and MLP (arXiv 1902.00751).
+
+    With `o` the output of the attention's output projection or of the MLP's down projection, an
+    adapter gives `o + up(activation(down(dropout(o))))`, before the decoder's own residual. The
+    defaults are the report's: AdapterHub's `double_seq_bn` with SiLU.
+
+    Args:
+        reduction_factor: hidden size / bottleneck width; the width is rounded down.
+        activation: one of `ACTIVATIONS`.
+        layers: indices of the decoder layers to adapt; None means all of them.
+        sites: which of `SITES` to adapt in each of these layers.
+        dropout: probability of dropping an element of the adapter's input in training.
+        train_norms: train a copy of the normalisation layer after each adapter too.
+        init_std: standard deviation of the initial down and up weights; biases start at zero.
+
+    Raises:
+        BottleneckError: a value outside what is said above.
+    """
+
+    reduction_factor: int = field(default=16, metadata={"help": "Hidden size / bottleneck width."})
+    activation: str = field(default="silu", metadata={"help": "Non-linearity of the bottleneck."})
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "Decoder layers to adapt; None means all."}
+    )
+    sites: list[str] | tuple[str, ...] = field(
+        default=("attention", "mlp"), metadata={"help": "Sublayers to adapt: attention, mlp."}
+    )
+    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
+    train_norms: bool = field(
+        default=False, metadata={"help": "Train the normalisation layer after each adapter too."}
+    )
+    init_std: float = field(
+        default=0.02, metadata={"help": "Standard deviation of the initial weights."}
+    )
+
+    # PEFT reads this of every method. Here layers and sites decide, so it is no field of the file.
+    target_modules: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = BOTTLENECK
+        if not _is_whole(self.reduction_factor) or self.reduction_factor < 1:
+            raise BottleneckError(
+                "The reduction factor must be a whole number of at least 1, "
+                f"not {self.reduction_factor!r}."
+            )
+        if self.activation not in ACTIVATIONS:
+            raise BottleneckError(
+                f"Unknown activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}."
+            )
+        self.sites = self._checked_sites()
+        self.layers = self._checked_layers()
+        if not 0 <= self.dropout < 1:
+            raise BottleneckError(
+                f"Dropout must be at least 0 and less than 1, not {self.dropout!r}."
+            )
+        if not 0 <= self.init_std < float("inf"):
+            raise BottleneckError(
+                "The standard deviation of the initial weights must be a number of at least 0, "
+                f"not {self.init_std!r}."
+            )
+
+    def _checked_sites(self) -> list[str]:
+        sites = [self.sites] if isinstance(self.sites, str) else list(self.sites)
+        unknown = [site for site in sites if site not in SITES]
+        if unknown or not sites:
+            found = repr(unknown[0]) if unknown else "none"
+            raise BottleneckError(
+                f"An adapter needs one or both of the sites {', '.join(SITES)}; found {found}."
+            )
+        return [site for site in SITES if site in sites]
+
+    def _checked_layers(self) -> list[int] | None:
+        if self.layers is None:
+            return None
+        layers = [self.layers] if isinstance(self.layers, int) else list(self.layers)
+        if not layers or not all(_is_whole(layer) and layer >= 0 for layer in layers):
+            raise BottleneckError(
+                "Layers must be one or more indices of decoder layers counted from 0, or None for "
+                f"all, not {self.layers!r}."
+            )
+        return sorted(set(layers))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
