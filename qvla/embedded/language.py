@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers.feature_extraction_utils import BatchFeature
 
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sight import normalise, turn
@@ -25,6 +26,7 @@ from qvla.prompts import IGNORED, encode_text
 log = logging.getLogger(__name__)
 
 PHOTOS = 48  # a step; each is seen once and asked four things
+LENGTH = 80  # tokens a row, image included: one length, so that the decoder is compiled once
 
 
 def train_language(
@@ -46,7 +48,8 @@ def train_language(
         checkpoint=checkpoint,
     )
     model.train()
-    see = torch.compile(model.model.vision_tower)
+    model.model.vision_tower.compile()
+    model.model.language_model.compile()
     unknown = processor.tokenizer.unk_token_id
     common = _common_words(photos)
     rng = np.random.default_rng(run.step_number)
@@ -57,10 +60,12 @@ def train_language(
         which = rng.integers(views.pixels.shape[1], size=PHOTOS)
         pixels, _ = turn(views.pixels[rows, which], views.pixels[rows, which, :1, :1], rng)
         asked = [prompt for row in rows for prompt in prompts_of(photos[row], common, words)]
-        batch = encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
+        batch = _of_one_length(
+            encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
+        )
         labels = batch.pop("labels")
         labels[labels == unknown] = IGNORED
-        seen = see(normalise(pixels, rng))
+        seen = model.model.vision_tower(normalise(pixels, rng))
         features = model.model.multi_modal_projector(seen.last_hidden_state)
         seen.pooler_output = features.repeat_interleave(len(asked) // PHOTOS, dim=0)
         hidden = model.model(**batch, mm_encoder_outputs={"image": seen}, use_cache=False)[0]
@@ -82,6 +87,13 @@ def train_language(
             on_progress(model)
             model.train()
     return {name.removeprefix("model."): w for name, w in run.master_weights().items()}
+
+
+def _of_one_length(batch: BatchFeature) -> dict[str, torch.Tensor]:
+    """Rows cut or padded to LENGTH; the few that are longer lose the end of their answer."""
+    fill = {"labels": IGNORED}
+    missing = LENGTH - batch["input_ids"].shape[1]  # below 0 cuts
+    return {name: F.pad(rows, (0, missing), value=fill.get(name, 0)) for name, rows in batch.items()}
 
 
 def _common_words(photos: list[TrainingPhoto]) -> list[str]:

@@ -1,0 +1,144 @@
+"""The Transformers Trainer with this project's loss for a frozen base.
+
+The vision tower runs without gradients and once for each photo of a step. Logits are computed only
+at positions that carry a label, in evaluation too.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn.functional import cross_entropy, pad
+from torch.utils.data import Sampler
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from qvla.prompts import IGNORED
+from qvla.recipe import TrainingError
+from qvla.training_data import CaptionedPhotos, EpochSampler
+
+
+def caption_loss(
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], features: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy summed over the labelled tokens, and their count.
+
+    `features` (B, image tokens, hidden) are the projected image features of each row. `model` is
+    called whole, as several processes and autocast need, but its head only sees labelled positions.
+    """
+    targets = inputs["labels"][:, 1:]  # (B, T - 1): position t predicts token t + 1
+    labelled = targets != IGNORED
+    output = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        token_type_ids=inputs["token_type_ids"],
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+        logits_to_keep=pad(labelled, (0, 1)),  # (B, T) bool -> (N, vocabulary)
+        use_cache=False,
+    )
+    loss = cross_entropy(output.logits.float(), targets[labelled], reduction="sum")
+    return loss, labelled.sum()
+
+
+@torch.no_grad()
+def image_features(
+    model: torch.nn.Module, pixel_values: torch.Tensor, photo_rows: torch.Tensor
+) -> torch.Tensor:
+    """Distinct photos (D, 3, S, S) through the frozen vision tower, then one copy for each row."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base.get_image_features(pixel_values).pooler_output[photo_rows]
+
+
+class CaptionTrainer(Trainer):
+    """The Trainer with this project's loss, order of photos, and refusal of numbers not finite."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # compute_loss divides by the tokens of the whole accumulated batch itself.
+        self.model_accepts_loss_kwargs = True
+        self.clock = Clock(self.get_total_train_batch_size(self.args))
+        self.add_callback(self.clock)
+        self.add_callback(FiniteGradients())
+
+    def _get_train_sampler(self, train_dataset: CaptionedPhotos | None = None) -> Sampler:
+        return EpochSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with self.accelerator.autocast():
+            features = image_features(
+                self.accelerator.unwrap_model(model), inputs["pixel_values"], inputs["photo_rows"]
+            )
+        total, count = caption_loss(model, inputs, features)
+        if num_items_in_batch is None:
+            loss = total / count
+        else:  # the mean over all processes and accumulated batches; DDP averages, so scale up
+            loss = total / num_items_in_batch * self.accelerator.num_processes
+        if model.training and not torch.isfinite(loss):
+            raise _not_finite("loss", self.state.global_step)
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+
+class FiniteGradients(TrainerCallback):
+    """Stops before a step that would spoil the weights, and so the next checkpoint."""
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module,
+        **_: Any,
+    ) -> None:
+        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        if not torch.isfinite(torch.stack(norms).sum()):
+            raise _not_finite("gradient", state.global_step)
+
+
+class Clock(TrainerCallback):
+    """Time in steps, with their data, without evaluations and saving."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self._mark = 0.0
+        self.seconds = 0.0
+        self.steps = 0
+
+    @property
+    def images_per_second(self) -> float:
+        return self._batch * self.steps / self.seconds if self.seconds else 0.0
+
+    def _reset(self, *_: Any, **__: Any) -> None:
+        self._mark = time.perf_counter()
+
+    on_epoch_begin = on_log = on_evaluate = on_save = _reset
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)
+        self.seconds += time.perf_counter() - self._mark
+        self.steps += 1
+        self._reset()
+
+
+def _not_finite(what: str, step: int) -> TrainingError:
+    return TrainingError(
+        f"The {what} stopped being a finite number at step {step + 1}, so the run was stopped with "
+        "its last checkpoint kept; start anew with a lower learning rate."
+    )

@@ -1,0 +1,194 @@
+"""The recipe of one fine-tune run: every knob, its default and its command-line flag.
+
+Defaults are the QVLA report's recipe (one epoch, batches of 4, AdamW at 5e-4 with 2 warm-up steps,
+bottleneck adapters of hidden/16) on PaliGemma's standard prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qvla.errors import QvlaError
+from qvla.prompts import CAPTION_PREFIX
+
+
+class TrainingError(QvlaError):
+    """The run cannot start or go on; the message says what to mend."""
+
+
+class Recipe(BaseModel):
+    """One fine-tune run. Every field is also a flag of `python -m qvla train`."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    method: Literal["adapter", "qvla"] = Field(
+        "adapter", description="adapter: on a frozen float base; qvla: on a frozen NF4 base"
+    )
+    model: str = Field(description="base checkpoint: a folder or a hub id")
+    data: Path = Field(description="folder in the RISC layout (captions.csv and images)")
+    output: Path = Field(description="folder that the adapter is written to when the run is done")
+
+    splits: list[str] = Field(["train"], min_length=1, description="splits to train on")
+    eval_splits: list[str] = Field(["val"], description="splits to take the loss on; none: no loss")
+    sources: list[str] | None = Field(None, description="only these sources (default: all)")
+    eval_photos: int | None = Field(None, ge=1, description="at most this many evaluation photos")
+
+    epochs: float = Field(1.0, gt=0, description="passes over the photos")
+    max_steps: int | None = Field(None, ge=1, description="stop after these steps, not the epochs")
+    batch_size: int = Field(4, ge=1, description="photos a step on each device")
+    gradient_accumulation: int = Field(1, ge=1, description="batches added up to one step")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="what follows the warm-up; constant has none unless warmup_steps"
+    )
+    warmup_steps: int = Field(2, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(1e-6, ge=0, description="AdamW's weight decay")
+    adam_beta2: float = Field(0.999, gt=0, lt=1, description="AdamW's second beta")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: no")
+    optimiser: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"] = (
+        Field("adamw_torch", description="the report used paged_adamw_8bit, which needs a GPU")
+    )
+    seed: int = Field(0, ge=0, description="seeds weights, order, captions and views")
+
+    reduction_factor: int = Field(16, ge=1, description="bottleneck width is hidden size / this")
+    activation: str = Field("silu", description="activation inside the bottleneck")
+    layers: list[int] | None = Field(
+        None, description="decoder layers with adapters (default: all)"
+    )
+    sites: list[Literal["attention", "mlp"]] = Field(
+        ["attention", "mlp"], min_length=1, description="sublayers with an adapter after them"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the bottleneck")
+    train_norms: bool = Field(False, description="also train the norm after each adapter")
+
+    prefix: str = Field(CAPTION_PREFIX, min_length=1, description="the task's prompt")
+    augment: Literal["none", "flips", "crops"] = Field(
+        "none", description="flips: the eight flips and quarter turns; crops: those, and crops"
+    )
+    cache_mb: int = Field(1024, ge=0, description="keep resized photos in memory up to this size")
+    num_workers: int = Field(0, ge=0, description="processes that prepare batches")
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    bf16: bool = Field(True, description="bfloat16 autocast")
+    precision: Literal["fp32", "bf16"] | None = Field(
+        None, description="of the float base (default: bf16 with --bf16, else fp32)"
+    )
+    gradient_checkpointing: bool | None = Field(
+        None, description="recompute activations (default: the report's choice, only for qvla)"
+    )
+    attention: Literal["auto", "eager", "sdpa"] = Field(
+        "auto", description="the decoder's attention; auto: eager on the CPU, sdpa on a GPU"
+    )
+
+    log_steps: int = Field(10, ge=1, description="steps between points of the loss curve")
+    eval_steps: int = Field(1000, ge=1, description="steps between evaluations")
+    save_steps: int = Field(500, ge=1, description="steps between checkpoints")
+    report_to: list[str] = Field([], description="trackio, wandb or tensorboard")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where an unfinished run keeps its state: beside the output, removed when it is done."""
+        return self.output.with_name(self.output.name + ".checkpoints")
+
+    @property
+    def base_precision(self) -> str:
+        """The base's precision as `qvla.backbone.Precision` spells it."""
+        if self.method == "qvla":
+            return "nf4"
+        return self.precision or ("bf16" if self.bf16 else "fp32")
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        if self.gradient_checkpointing is None:
+            return self.method == "qvla"
+        return self.gradient_checkpointing
+
+    def card(self) -> dict[str, Any]:
+        """The recipe as JSON values, with the names of local folders instead of their paths."""
+        values = self.model_dump(mode="json")
+        for name in ("data", "output"):
+            values[name] = Path(values[name]).name
+        values["model"] = self.model_name
+        return values
+
+    @property
+    def model_name(self) -> str:
+        """The hub id, or the name of the base's folder."""
+        return Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
+
+
+# What may differ when a run is resumed: where things lie and how they are watched.
+MAY_CHANGE = {
+    *("model", "data", "output", "log_steps", "eval_steps", "save_steps", "report_to"),
+    *("num_workers", "cache_mb", "eval_splits", "eval_photos"),
+}
+
+
+def make_recipe(**values: Any) -> Recipe:
+    """A checked recipe; TrainingError says in one sentence what is wrong with the values."""
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "recipe"
+        if first["type"] == "missing":
+            raise TrainingError(f"The recipe lacks {name}; give --{flag(name)}.") from error
+        if first["type"] == "extra_forbidden":
+            raise TrainingError(f"The recipe has no setting called {name}.") from error
+        raise TrainingError(
+            f"The recipe's {name} cannot be {first['input']!r}: {first['msg']}."
+        ) from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag a field, plus --config, --resume and --overwrite. Flags win over the file."""
+    parser.add_argument("--config", type=Path, help="YAML file with any of the settings below")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint of an earlier run"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an adapter or checkpoints already there"
+    )
+    for name, field in Recipe.model_fields.items():
+        default = "" if field.is_required() or field.default is None else field.default
+        text = f"{field.description} (default: {default})" if default != "" else field.description
+        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        kinds = [kind for kind in _members(field.annotation) if kind is not type(None)]
+        if kinds == [bool]:
+            settings["action"] = argparse.BooleanOptionalAction
+        elif get_origin(kinds[0]) is list:
+            settings["nargs"] = "*"
+        elif get_origin(kinds[0]) is Literal:
+            settings["metavar"] = "{" + ",".join(get_args(kinds[0])) + "}"
+        parser.add_argument(f"--{flag(name)}", **settings)
+
+
+def read_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe of parsed options: the file of --config, with the flags over it."""
+    values: dict[str, Any] = {}
+    if options.config is not None:
+        try:
+            values = yaml.safe_load(options.config.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise TrainingError(f"{options.config} is not a readable YAML file.") from error
+        if not isinstance(values, dict):
+            raise TrainingError(f"{options.config} must hold `name: value` lines.")
+    given = {name: getattr(options, name) for name in Recipe.model_fields if name in options}
+    return make_recipe(**{str(name): value for name, value in values.items()} | given)
+
+
+def flag(name: str) -> str:
+    """A field's name as its flag spells it."""
+    return name.replace("_", "-")
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, or the one type."""
+    union = get_origin(annotation) is Union or type(annotation).__name__ == "UnionType"
+    return list(get_args(annotation)) if union else [annotation]

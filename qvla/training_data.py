@@ -1,0 +1,229 @@
+"""What a fine-tune run is fed: photos, the caption drawn for each, and the batch they make.
+
+Everything random depends only on (seed, epoch, photo), never on a worker or on what was drawn
+before, so that a resumed run and one with other workers see the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+from transformers import PaliGemmaProcessor
+
+from qvla.dataset import Example
+from qvla.prompts import IGNORED, encode_images, encode_text
+from qvla.recipe import TrainingError
+
+log = logging.getLogger(__name__)
+
+CROP_MARGIN = 1.25  # photos to be cropped are kept this much larger than the model's input
+SMALLEST_CROP = 0.7  # of a side, about half the area
+
+
+def usable(examples: Sequence[Example]) -> list[Example]:
+    """The examples with a caption and a photo whose header can be read; the rest are logged."""
+    kept = []
+    readable: dict[Path, bool] = {}
+    for example in examples:
+        if example.references:
+            if example.image not in readable:
+                readable[example.image] = _has_image_header(example.image)
+            if readable[example.image]:
+                kept.append(example)
+    if len(kept) < len(examples):
+        log.warning(
+            "%d of %d rows are left out: no caption, or a photo that cannot be opened",
+            *(len(examples) - len(kept), len(examples)),
+        )
+    return kept
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 over names, sources, splits, captions and file sizes, whatever the order."""
+    rows = sorted(
+        "\t".join(
+            (item.name, str(item.image.stat().st_size), item.source, item.split, *item.references)
+        )
+        for item in examples
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+class Photos:
+    """The distinct photos as RGB uint8 squares of `side` pixels, in memory when they fit.
+
+    Decoding a JPEG anew in each epoch costs a small model more than training on it does.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], processor: PaliGemmaProcessor, *, side: int, cache_bytes: int
+    ) -> None:
+        self._paths = list(paths)
+        self._processor = processor
+        self._side = side
+        self._cache: np.ndarray | None = None
+        if len(self._paths) * side * side * 3 <= cache_bytes:
+            cache = np.empty((len(self._paths), side, side, 3), np.uint8)
+            for row, path in enumerate(self._paths):
+                cache[row] = self._read(path)
+            self._cache = cache
+
+    @property
+    def in_memory(self) -> bool:
+        return self._cache is not None
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """(side, side, 3) uint8."""
+        return self._read(self._paths[row]) if self._cache is None else self._cache[row]
+
+    def _read(self, path: Path) -> np.ndarray:
+        # The checkpoint's own resizing, without its scaling to floats: encode_images leaves a photo
+        # of the right size as it is, so pixel values equal those of the photo itself.
+        resized = self._processor.image_processor(
+            open_photo(path),
+            size={"height": self._side, "width": self._side},
+            do_rescale=False,
+            do_normalize=False,
+            return_tensors="np",
+        )["pixel_values"][0]
+        return np.ascontiguousarray(resized.transpose(1, 2, 0)).astype(np.uint8, casting="safe")
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """One photo as it is shown, with the caption drawn for it."""
+
+    photo: int
+    pixels: np.ndarray  # (H, W, 3) uint8
+    caption: str
+
+
+class CaptionedPhotos(Dataset):
+    """One item a photo and epoch. The key is (epoch, index), or an index for epoch 0."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        processor: PaliGemmaProcessor,
+        *,
+        seed: int,
+        augment: str = "none",
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        self.examples = list(examples)
+        self.seed = seed
+        self.augment = augment
+        self.epoch = 0
+        side = processor.image_processor.size["height"]
+        if augment == "crops":
+            side = round(side * CROP_MARGIN)
+        paths = {example.image: None for example in self.examples}
+        rows = {path: row for row, path in enumerate(paths)}
+        self._rows = [rows[example.image] for example in self.examples]
+        self._photos = Photos(list(paths), processor, side=side, cache_bytes=cache_bytes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer; `EpochSampler` puts the epoch into the keys it yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def caption(self, index: int, epoch: int) -> str:
+        """The caption drawn for a photo in an epoch."""
+        return self._random(epoch, "caption", index).choice(self.examples[index].references)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Captioned:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        photo = self._rows[index]
+        pixels = self._photos[photo]
+        # Seeded by the photo, not the row: a photo twice in a step then is the same view, and goes
+        # through the vision tower once.
+        pixels = view(pixels, self.augment, self._random(epoch, "view", photo))
+        return Captioned(photo, pixels, self.caption(index, epoch))
+
+    def _random(self, epoch: int, what: str, index: int) -> random.Random:
+        return random.Random(f"{self.seed}/{epoch}/{what}/{index}")
+
+
+class EpochSampler(Sampler):
+    """Every photo once, in an order drawn for the epoch that the data set was told."""
+
+    def __init__(self, dataset: CaptionedPhotos) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self._dataset.epoch
+        order = list(range(len(self._dataset)))
+        random.Random(f"{self._dataset.seed}/{epoch}/order").shuffle(order)
+        return ((epoch, index) for index in order)
+
+
+class Collator:
+    """Items to one batch: encode_text's tensors, `pixel_values` (D, 3, S, S), `photo_rows` (B,).
+
+    D counts the distinct photos; `photo_rows` says which of them each row of the text is about.
+    """
+
+    def __init__(self, processor: PaliGemmaProcessor, prefix: str) -> None:
+        self._processor = processor
+        self._prefix = prefix
+
+    def __call__(self, items: Sequence[Captioned]) -> dict[str, torch.Tensor]:
+        captions = [item.caption for item in items]
+        batch = dict(encode_text(self._processor, [self._prefix] * len(items), captions))
+        unknown = self._processor.tokenizer.unk_token_id
+        if unknown is not None:  # a word vocabulary would otherwise learn to say <unk>
+            batch["labels"] = batch["labels"].masked_fill(batch["labels"] == unknown, IGNORED)
+        distinct = {item.photo: item.pixels for item in items}
+        rows = {photo: row for row, photo in enumerate(distinct)}
+        shown = [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in distinct.values()]
+        batch["photo_rows"] = torch.tensor([rows[item.photo] for item in items])
+        batch["pixel_values"] = encode_images(self._processor, shown)
+        return batch
+
+
+def view(pixels: np.ndarray, augment: str, rng: random.Random) -> np.ndarray:
+    """One of the eight flips and quarter turns, which a photo seen from above allows; "crops" first
+    cuts out a square of 70 to 100 % of the side.
+    """
+    if augment == "none":
+        return pixels
+    if augment == "crops":
+        height, width = pixels.shape[:2]
+        side = round(rng.uniform(SMALLEST_CROP, 1.0) * min(height, width))
+        top, left = rng.randint(0, height - side), rng.randint(0, width - side)
+        pixels = pixels[top : top + side, left : left + side]
+    pixels = np.rot90(pixels, rng.randrange(4))
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+def open_photo(path: Path) -> Image.Image:
+    """An RGB photo; TrainingError names the file when it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise TrainingError(
+            f"{path} cannot be read as an image; mend the file or take out its row."
+        ) from error
+
+
+def _has_image_header(path: Path) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
