@@ -1,0 +1,213 @@
+"""A PaliGemma-family model by hub id or folder, in float32, bfloat16 or NF4.
+
+Transformers is forgiving where this project must not be: it fills missing weights with random ones
+and reads pickles. Everything that can be wrong with a checkpoint is told here in one sentence.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+from qvla import nf4
+from qvla.adapters import AdapterError, attach_adapter
+from qvla.checkpoint import (
+    CONFIG,
+    MODEL_FILES,
+    BackboneError,
+    check_weight_files,
+    read_config,
+    read_processor,
+)
+from qvla.faults import first_line, is_out_of_memory
+from qvla.hub import local_folder
+
+__all__ = [
+    "AdapterError",
+    "Backbone",
+    "BackboneError",
+    "Precision",
+    "attach_adapter",
+    "is_out_of_memory",
+    "load_backbone",
+]
+
+log = logging.getLogger(__name__)
+
+
+class Precision(str, Enum):
+    """How the base weights are held; NF4 computes in bfloat16."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    NF4 = "nf4"
+
+
+@dataclass
+class Backbone:
+    """A loaded model with its processor; `model` is a PeftModel once an adapter is attached."""
+
+    model: PaliGemmaForConditionalGeneration | PeftModel
+    processor: PaliGemmaProcessor
+    name: str
+    precision: Precision
+    device: torch.device
+
+
+def load_backbone(
+    name: str | Path,
+    precision: Precision | str,
+    *,
+    device: str = "auto",
+    for_training: bool = False,
+) -> Backbone:
+    """Loads a PaliGemma or PaliGemma 2 checkpoint, ready for evaluation.
+
+    Args:
+        name: a folder, or a hub id, which is downloaded unless the cache has it.
+        precision: of the base weights; see `Precision`.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+        for_training: keep NF4 layers in the form through which gradients are right (`nf4`).
+
+    Raises:
+        BackboneError: for everything that a user can mend, from a missing licence to memory.
+    """
+    if precision not in list(Precision):
+        raise BackboneError(
+            f"There is no precision {precision!r}: use {', '.join(p.value for p in Precision)}."
+        )
+    precision = Precision(precision)
+    target = _device(device)
+    fault = None
+    try:
+        folder = local_folder(name, MODEL_FILES, BackboneError)
+        config = read_config(folder, name)
+        _check_quantisation(config, precision, name)
+        check_weight_files(folder, name)
+        processor = read_processor(folder, name, config)
+        model = _model(folder, name, config, precision, target, for_training)
+    except BackboneError:
+        raise
+    except Exception as error:
+        # Not chained: the traceback would keep what was already loaded in memory.
+        log.info("Loading %s failed.", name, exc_info=True)
+        fault = BackboneError(_explain(error, name, precision, target))
+    if fault is not None:
+        gc.collect()
+        if target.type == "cuda":
+            torch.cuda.empty_cache()
+        raise fault
+    return Backbone(model, processor, str(name), precision, target)
+
+
+def _model(
+    folder: Path,
+    name: str | Path,
+    config: PaliGemmaConfig,
+    precision: Precision,
+    device: torch.device,
+    for_training: bool,
+) -> PaliGemmaForConditionalGeneration:
+    options: dict[str, Any] = {}
+    if precision is Precision.NF4 and _stored_quantisation(config) is None:
+        options["quantization_config"] = nf4.quantisation_config()
+    model, found = PaliGemmaForConditionalGeneration.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32 if precision is Precision.FP32 else torch.bfloat16,
+        device_map={"": str(device)},
+        attn_implementation=_attention(config),
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, with a sentence
+        **options,
+    )
+    _check_weights(found, model, name)
+    model.requires_grad_(False)
+    model.eval()
+    if for_training:
+        nf4.prepare_for_training(model)
+    else:
+        nf4.prepare_for_inference(model)
+    return model
+
+
+def _attention(config: PaliGemmaConfig) -> dict[str, str]:
+    """SDPA, except for Gemma 2's decoder, whose capped attention logits SDPA cannot do."""
+    capped = getattr(config.text_config, "attn_logit_softcapping", None) is not None
+    return {"": "sdpa", "vision_config": "sdpa", "text_config": "eager" if capped else "sdpa"}
+
+
+def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
+    for kind, keys in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
+        if found[keys]:
+            raise BackboneError(
+                f"{name} {kind} weights, {len(found[keys])} in all, such as "
+                f"{sorted(found[keys])[0]}: fetch or save the checkpoint again."
+            )
+    wrong = {key: (tuple(shape), tuple(due)) for key, shape, due in found["mismatched_keys"]}
+    for key, layer in nf4.layers(model):  # Transformers compares no shapes of quantised weights
+        shape = tuple(layer.weight.quant_state.shape)
+        if shape != (layer.out_features, layer.in_features):
+            wrong[f"{key}.weight"] = (shape, (layer.out_features, layer.in_features))
+    if wrong:
+        key, (shape, due) = sorted(wrong.items())[0]
+        raise BackboneError(
+            f"{name} does not fit its own {CONFIG}: {key} is {shape} where {due} is due; fetch or "
+            "save the checkpoint again."
+        )
+
+
+def _stored_quantisation(config: PaliGemmaConfig) -> dict[str, Any] | None:
+    stored = getattr(config, "quantization_config", None)
+    return stored if stored is None or isinstance(stored, dict) else stored.to_dict()
+
+
+def _check_quantisation(config: PaliGemmaConfig, precision: Precision, name: str | Path) -> None:
+    stored = _stored_quantisation(config)
+    if stored is None:
+        return
+    is_nf4 = stored.get("load_in_4bit") and stored.get("bnb_4bit_quant_type") == "nf4"
+    if not is_nf4 or precision is not Precision.NF4:
+        held = "NF4" if is_nf4 else stored.get("quant_method", "an unknown format")
+        raise BackboneError(
+            f"{name} holds weights quantised to {held} and cannot be loaded in {precision.value}: "
+            "use the unquantised checkpoint."
+        )
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise BackboneError(f"There is no device {device!r}: use auto, cpu or cuda.") from error
+    if target.type not in ("cpu", "cuda"):
+        raise BackboneError(f"Device {device!r} is not supported: use auto, cpu or cuda.")
+    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
+        raise BackboneError(f"This machine has no usable {device}: use auto or cpu.")
+    if target.type == "cuda" and target.index is None:
+        target = torch.device("cuda", torch.cuda.current_device())
+    return target
+
+
+def _explain(error: Exception, name: str | Path, precision: Precision, device: torch.device) -> str:
+    if is_out_of_memory(error):
+        return (
+            f"There is not enough memory on {device} to load {name} in {precision.value}: close "
+            "other programs, or use a lower precision or a smaller model."
+        )
+    return (
+        f"{name} could not be loaded ({first_line(error)}): fetch or save the checkpoint again, "
+        "and see the log for details."
+    )

@@ -1,0 +1,121 @@
+"""The files of a PaliGemma checkpoint, checked before any weight is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PaliGemmaConfig, PaliGemmaProcessor
+
+from qvla.errors import QvlaError
+from qvla.faults import first_line, is_out_of_memory
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.model")
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+class BackboneError(QvlaError):
+    """A model cannot be loaded: one sentence that says why and what to do."""
+
+
+def read_config(folder: Path, name: str | Path) -> PaliGemmaConfig:
+    """The configuration in a checkpoint's folder, checked to be a PaliGemma's."""
+    has_config = (folder / CONFIG).is_file()
+    if (folder / "adapter_config.json").is_file():
+        if has_config:  # Transformers would put the adapter into the base without a word
+            raise BackboneError(
+                f"{name} holds a model and an adapter in one folder: move the adapter to a folder "
+                "of its own."
+            )
+        raise BackboneError(
+            f"{name} is an adapter, not a model: name the model it was made for, and this one as "
+            "its adapter."
+        )
+    if not has_config:
+        raise BackboneError(f"{name} has no {CONFIG}: name the folder of a whole checkpoint.")
+    values = _json(folder / CONFIG, name)
+    kind = values.get("model_type")
+    if kind != "paligemma":
+        raise BackboneError(
+            f"{name} is not a PaliGemma checkpoint (its model_type is {kind!r}): choose a "
+            "PaliGemma or PaliGemma 2 model."
+        )
+    try:
+        return PaliGemmaConfig.from_dict(values)
+    except Exception as error:  # any kind: the file's values go into constructors unchecked
+        raise BackboneError(
+            f"{name} has a {CONFIG} that does not describe a PaliGemma ({first_line(error)}): "
+            "fetch or save the checkpoint again."
+        ) from error
+
+
+def check_weight_files(folder: Path, name: str | Path) -> None:
+    """Refuses missing and truncated weight files, and pickles."""
+    if (folder / WEIGHTS).is_file():
+        files = [WEIGHTS]
+    elif (folder / INDEX).is_file():
+        weight_map = _json(folder / INDEX, name).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise BackboneError(f"{name} has a damaged {INDEX}: fetch the checkpoint again.")
+        files = sorted(set(map(str, weight_map.values())))
+    elif any(folder.glob("*.bin")):
+        raise BackboneError(
+            f"{name} has its weights only as pickle files (.bin), which could run code when read: "
+            "use a checkpoint with safetensors."
+        )
+    else:
+        raise BackboneError(f"{name} has no {WEIGHTS}: name the folder of a whole checkpoint.")
+    for file in files:
+        if not (folder / file).is_file():
+            raise BackboneError(f"{name} lacks its weight file {file}: fetch it again.")
+        try:
+            with safe_open(folder / file, framework="pt"):  # checks header and length
+                pass
+        except (SafetensorError, OSError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise BackboneError(
+                f"{name} has a damaged or truncated weight file {file}: fetch it again."
+            ) from error
+
+
+def read_processor(folder: Path, name: str | Path, config: PaliGemmaConfig) -> PaliGemmaProcessor:
+    """Tokeniser and image processor, checked to fit the configuration."""
+    try:
+        processor = PaliGemmaProcessor.from_pretrained(folder, local_files_only=True)
+        tokens, words = processor.image_seq_length, len(processor.tokenizer)
+        image_token = processor.image_token_id
+        size = processor.image_processor.size
+    except Exception as error:  # any kind: a damaged file fails wherever it is first used
+        if is_out_of_memory(error):
+            raise
+        raise BackboneError(
+            f"{name} has no usable processor ({first_line(error)}): its tokeniser and image "
+            "processor files must lie beside the weights, so fetch them again."
+        ) from error
+    vision = config.vision_config
+    due = (vision.image_size // vision.patch_size) ** 2
+    side = vision.image_size
+    if (
+        image_token != config.image_token_id
+        or words > config.text_config.vocab_size
+        or tokens != due
+        or (size.get("height"), size.get("width")) != (side, side)
+    ):
+        raise BackboneError(
+            f"{name} has a processor of another model: the weights expect {due} image tokens of "
+            f"number {config.image_token_id} for {side} x {side} pixels; fetch the files again."
+        )
+    return processor
+
+
+def _json(path: Path, name: str | Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"{name} has a damaged {path.name}: fetch it again.") from error
+    if not isinstance(values, dict):
+        raise BackboneError(f"{name} has a damaged {path.name}: fetch it again.")
+    return values

@@ -1,0 +1,96 @@
+"""From a name to a folder: a folder stays what it is, a hub id is fetched or found in the cache.
+
+Everything after this file reads local folders only, so this is the one place that knows what the
+Hugging Face Hub can answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from qvla.errors import QvlaError
+
+
+def local_folder(name: str | Path, files: Sequence[str], fault: type[QvlaError]) -> Path:
+    """The folder that holds the weights called `name`, downloading `files` of a hub id if need be.
+
+    Args:
+        name: a folder, or the id of a model repository on the hub (`owner/model`).
+        files: patterns of the files to fetch; weights in pickle formats must not be among them.
+        fault: the error class to raise, with a sentence that says what to do.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise fault(f"{name} is a file: name the folder that holds it.")
+    if isinstance(name, Path) or not _is_hub_id(name):
+        raise fault(f"There is no folder {name}: check the path, or name a model on the hub.")
+    try:
+        # ignore_patterns: files of the same kinds in sub-folders belong to other formats.
+        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns="*/*"))
+    except Exception as error:
+        raise fault(_explain(name, error)) from error
+
+
+def _is_hub_id(name: str) -> bool:
+    if name.startswith((".", "~", os.sep)) or os.sep not in name:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _explain(name: str, error: Exception) -> str:
+    page = f"{constants.ENDPOINT}/{name}"
+    if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, which it is too
+        if get_token() is None:
+            return (
+                f"{name} is gated and this machine is not logged in to the hub: accept its licence "
+                f"at {page}, then run `hf auth login` or set HF_TOKEN."
+            )
+        return (
+            f"{name} is gated and the account of this machine's token may not read it: accept its "
+            f"licence at {page}, or log in with another token."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{name} is neither a folder here nor a model that this account can see on "
+            f"{constants.ENDPOINT}: check the spelling, or log in if it is private."
+        )
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        if constants.HF_HUB_OFFLINE:
+            return (
+                f"{name} is neither a folder here nor wholly in the download cache, and the hub is "
+                "switched off by HF_HUB_OFFLINE: unset it to download, or name a local folder."
+            )
+        return (
+            f"{name} is neither a folder here nor wholly in the download cache, and "
+            f"{constants.ENDPOINT} did not serve it: check the connection, or name a local folder."
+        )
+    if isinstance(error, HfHubHTTPError):
+        return (
+            f"{constants.ENDPOINT} refused {name} with status {error.response.status_code}: "
+            "check your access to it and try again later."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return f"{name} could not be stored in the download cache: {error.strerror}."
+    return (
+        f"{name} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}): check "
+        "the connection and try again."
+    )

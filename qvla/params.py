@@ -1,0 +1,120 @@
+"""The `params` report: a model's parameters and bytes, told from its configuration alone.
+
+The model and its adapters are built on the meta device, which has shapes but no memory, so the
+report takes a second for any size and needs neither weights nor network for what is built in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
+
+from qvla import nf4
+from qvla.architectures import BUILT_IN, PALIGEMMA_3B
+from qvla.bottleneck import BottleneckConfig, count_parameters
+from qvla.census import census
+from qvla.checkpoint import BackboneError, read_config
+from qvla.hub import local_folder
+
+
+def report(
+    model: str | Path = PALIGEMMA_3B,
+    *,
+    reduction_factor: int = 16,
+    activation: str = "silu",
+    layers: Sequence[int] | None = None,
+    sites: Sequence[str] = ("attention", "mlp"),
+    train_norms: bool = False,
+) -> dict[str, Any]:
+    """What a model consists of, with one bottleneck adapter and in each precision.
+
+    Args:
+        model: a built-in name, a checkpoint's folder (its weights may be missing), or a hub id.
+        reduction_factor, activation, layers, sites, train_norms: see `BottleneckConfig`.
+
+    Returns a JSON-ready dict: `full_params`, `parts`, `adapter_params` (bottlenecks alone, as the
+    report's table I counts), `adapter_norm_params`, `adapter_sites`, `adapter_percent` (of
+    full_params), `nf4_packed_elements`, `nf4_elements` (stored elements by dtype, with the float16
+    and the float32 one-dimensional parameters of the report's own count), and `weight_bytes` by
+    precision: `nf4` as `load_backbone` holds it, `nf4_float32_norms` as the report's script did.
+
+    Raises:
+        BackboneError: an unknown model or one that is no PaliGemma.
+        BottleneckError: an adapter that this model cannot carry.
+    """
+    config = _config(model)
+    with torch.device("meta"):
+        base = PaliGemmaForConditionalGeneration(config)
+    counts = census(base)
+    quantised = _nf4(config)
+    adapter = BottleneckConfig(
+        reduction_factor=reduction_factor,
+        activation=activation,
+        layers=None if layers is None else list(layers),
+        sites=list(sites),
+        train_norms=train_norms,
+    )
+    with torch.device("meta"):
+        adapters = count_parameters(get_peft_model(base, adapter))
+    total = counts.total_parameters
+    return {
+        "model": str(model),
+        "full_params": total,
+        "parts": dict(counts.parameters),
+        "adapter_params": adapters.adapters,
+        "adapter_norm_params": adapters.norms,
+        "adapter_sites": adapters.sites,
+        "adapter_percent": round(100 * adapters.adapters / total, 3),
+        "nf4_packed_elements": quantised["elements"]["uint8"],
+        "nf4_elements": quantised["elements"],
+        "nf4_quantised_layers": quantised["layers"],
+        "nf4_quantisation_bytes": quantised["state_bytes"],
+        "weight_bytes": {"fp32": 4 * total, "bf16": 2 * total, **quantised["bytes"]},
+        "adapter_bytes": {"fp32": 4 * adapters.total, "bf16": 2 * adapters.total},
+    }
+
+
+def _config(model: str | Path) -> PaliGemmaConfig:
+    if not Path(model).is_dir() and str(model) in BUILT_IN:
+        return BUILT_IN[str(model)]()
+    try:
+        return read_config(local_folder(model, ["config.json"], BackboneError), model)
+    except BackboneError as error:
+        raise BackboneError(f"{error} Built in: {', '.join(BUILT_IN)}.") from error
+
+
+def _nf4(config: PaliGemmaConfig) -> dict[str, Any]:
+    """What quantising would store, by putting bitsandbytes' layers in as Transformers does.
+
+    The layers that it leaves alone are named by Transformers' own rule: the embeddings, the output
+    head tied to them and the last module.
+    """
+    with torch.device("meta"):
+        model = PaliGemmaForConditionalGeneration(config)
+    total = sum(p.numel() for p in model.parameters())
+    one_dimensional = sum(p.numel() for p in model.parameters() if p.ndim == 1)
+    replace_with_bnb_linear(model, get_keys_to_not_convert(model), nf4.quantisation_config())
+    sizes = [layer.in_features * layer.out_features for _, layer in nf4.layers(model)]
+    packed = sum(-(-size // 2) for size in sizes)
+    rest = total - sum(sizes)
+    state_bytes = sum(map(nf4.state_bytes, sizes))
+    return {
+        "layers": len(sizes),
+        "elements": {
+            "uint8": packed,
+            "float16": rest - one_dimensional,
+            "float32": one_dimensional,
+        },
+        "state_bytes": state_bytes,
+        "bytes": {
+            "nf4": packed + state_bytes + 2 * rest,
+            "nf4_float32_norms": packed + state_bytes + 2 * (rest + one_dimensional),
+        },
+    }
