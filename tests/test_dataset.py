@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from qvla.dataset import DatasetError, groups, read_examples
+from qvla.errors import QvlaError
+
+CAPTIONS = [f"caption_{number}" for number in range(1, 6)]
+HEADER = ["source", "split", "image", *CAPTIONS]
+ROWS = [
+    ["Farm", "train", "b.jpg", "a field .", "green, and wide .", "three", "four", "five"],
+    ["Coast", "val", "a.jpg", "a beach .", "", "  ", "waves .", ""],
+    ["Farm", "val", "c.jpg", "one", "two", "three", "four", "five"],
+    ["Farm", "train", "d.jpg", "", "", "", "", ""],
+]
+
+
+def write(folder: Path, header: list[str], rows: list[list[str]], **options) -> Path:
+    with (folder / "captions.csv").open("w", newline="", **options) as file:
+        csv.writer(file).writerows([header, *rows])
+    return folder
+
+
+def test_rows_become_examples_in_file_order(tmp_path: Path) -> None:
+    examples = read_examples(write(tmp_path, HEADER, ROWS))
+    assert [example.name for example in examples] == ["b.jpg", "a.jpg", "c.jpg", "d.jpg"]
+    first = examples[0]
+    assert (first.source, first.split) == ("Farm", "train")
+    assert first.references == ("a field .", "green, and wide .", "three", "four", "five")
+    assert first.image == tmp_path / "b.jpg"
+
+
+def test_empty_captions_are_left_out(tmp_path: Path) -> None:
+    examples = read_examples(str(write(tmp_path, HEADER, ROWS)))
+    assert examples[1].references == ("a beach .", "waves .")
+    assert examples[3].references == ()
+
+
+@pytest.mark.parametrize("folder", ["resized", "images"])
+def test_images_may_lie_in_a_folder_of_their_own(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    examples = read_examples(write(tmp_path, HEADER, ROWS))
+    assert examples[0].image == tmp_path / folder / "b.jpg"
+
+
+def test_splits_and_sources_choose(tmp_path: Path) -> None:
+    write(tmp_path, HEADER, ROWS)
+
+    def names(**choice) -> list[str]:
+        return [example.name for example in read_examples(tmp_path, **choice)]
+
+    assert names(splits=["val"]) == ["a.jpg", "c.jpg"]
+    assert names(sources=["Farm"]) == ["b.jpg", "c.jpg", "d.jpg"]
+    assert names(splits=["val"], sources=["Farm"]) == ["c.jpg"]
+    assert names(splits=[]) == []
+    assert names(sources=["farm"]) == []
+
+
+def test_groups_keep_the_order_of_first_appearance(tmp_path: Path) -> None:
+    grouped = groups(read_examples(write(tmp_path, HEADER, ROWS)))
+    assert list(grouped) == [("Farm", "train"), ("Coast", "val"), ("Farm", "val")]
+    assert [example.name for example in grouped["Farm", "train"]] == ["b.jpg", "d.jpg"]
+
+
+def test_other_orders_more_columns_and_fewer_captions_are_tolerated(tmp_path: Path) -> None:
+    header = ["image", "scene", "caption_2", "split", "source", "caption_1"]
+    rows = [["x.png", "beach", "second", "test", "Here", "first"]]
+    (example,) = read_examples(write(tmp_path, header, rows))
+    assert (example.name, example.source, example.split) == ("x.png", "Here", "test")
+    assert example.references == ("first", "second")
+
+
+def test_ragged_rows_are_tolerated(tmp_path: Path) -> None:
+    rows = [["Farm", "val", "a.jpg", "one"], ["Farm", "val", "b.jpg", *"12345", "six", "7"]]
+    examples = read_examples(write(tmp_path, HEADER, rows))
+    assert [example.references for example in examples] == [("one",), ("1", "2", "3", "4", "5")]
+
+
+def test_a_byte_order_mark_and_other_letters(tmp_path: Path) -> None:
+    rows = [["Côte", "val", "plage é.jpg", "une plage dorée ."]]
+    (example,) = read_examples(write(tmp_path, HEADER, rows, encoding="utf-8-sig"))
+    assert (example.source, example.name) == ("Côte", "plage é.jpg")
+    assert example.references == ("une plage dorée .",)
+
+
+def test_a_table_without_rows_has_no_examples(tmp_path: Path) -> None:
+    assert read_examples(write(tmp_path, HEADER, [])) == []
+
+
+def test_dataset_errors_are_for_users() -> None:
+    assert issubclass(DatasetError, QvlaError)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no data folder"):
+        read_examples(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"captions\.csv"):
+        read_examples(tmp_path)
+    write(tmp_path, ["image", "caption_1"], [["a.jpg", "x"]])
+    with pytest.raises(DatasetError, match="source, split"):
+        read_examples(tmp_path)
+
+
+def test_an_empty_table_lacks_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_bytes(b"")
+    with pytest.raises(DatasetError, match="source, split, image"):
+        read_examples(tmp_path)
+
+
+def test_another_encoding_is_said(tmp_path: Path) -> None:
+    write(tmp_path, HEADER, [["Côte", "val", "a.jpg"]], encoding="latin-1")
+    with pytest.raises(DatasetError, match="UTF-8"):
+        read_examples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "  ", "..", ".", "../secret.jpg", "/etc/passwd", "resized/a.jpg", "a/../../b.jpg"]
+)
+def test_an_image_name_never_leaves_the_folder(tmp_path: Path, name: str) -> None:
+    write(tmp_path, HEADER, [ROWS[0], ["Farm", "val", name, "a field ."]])
+    with pytest.raises(DatasetError, match="line 3"):
+        read_examples(tmp_path)
