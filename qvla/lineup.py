@@ -1,0 +1,222 @@
+"""The line-up: three variants of one model over two backbones.
+
+Base and adapter are rows of one float backbone; QVLA is the NF4 backbone with its own adapter.
+This file alone decides which weights answer under which name. `captioning` asks it for the backbone
+and the adapter's name, and holds the backbone's lock while it generates.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from qvla.backbone import (
+    AdapterError,
+    Backbone,
+    BackboneError,
+    Precision,
+    attach_adapter,
+    load_backbone,
+)
+from qvla.bottleneck import BASE
+from qvla.census import weight_bytes
+from qvla.errors import QvlaError
+
+log = logging.getLogger(__name__)
+
+VARIANTS = ("base", "adapter", "qvla")
+TITLES = {"base": "Base", "adapter": "Adapter", "qvla": "QVLA"}
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Who answers in one pane; `weight_bytes` counts all weights that do, 0 while none can."""
+
+    name: str
+    title: str
+    model: str
+    adapter: str | None
+    precision: str
+    device: str
+    weight_bytes: int
+    available: bool
+    reason: str = ""
+
+
+@dataclass
+class SharedBackbone:
+    """A backbone and the variants on it.
+
+    Hold `lock` while generating: PEFT marks on the modules themselves which adapter answers for
+    which row, so two generations at once would mix up their answers.
+    """
+
+    model: str
+    precision: Precision
+    device: str
+    variants: tuple[str, ...]
+    backbone: Backbone | None = None
+    adapters: dict[str, str] = field(default_factory=dict)  # variant -> adapter's name within PEFT
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def load(self) -> None:
+        """Loads the backbone if it is not there yet; raises BackboneError."""
+        if self.backbone is None:
+            self.backbone = load_backbone(self.model, self.precision, device=self.device)
+            self.backbone.model.eval()
+
+    def attach(self, variant: str, folder: str | Path) -> None:
+        """Makes this folder's adapter answer as the variant; on AdapterError the old one stays."""
+        backbone = self.backbone
+        old = self.adapters.get(variant)
+        name = f"{variant}_swapped" if old == variant else variant
+        try:
+            attach_adapter(backbone, folder, name)
+        except Exception:
+            self._forget(name)
+            raise
+        backbone.model.eval()
+        backbone.model.set_adapter(name, inference_mode=True)
+        self.adapters[variant] = name
+        if old is not None:
+            self._forget(old)
+
+    def row_names(self, variants: Sequence[str], images: int) -> list[str]:
+        """PEFT's adapter name of each row: all images of one variant, then of the next."""
+        names = [BASE if name == "base" else self.adapters[name] for name in variants]
+        return [name for name in names for _ in range(images)]
+
+    def _forget(self, name: str) -> None:
+        if name in getattr(self.backbone.model, "peft_config", {}):
+            self.backbone.model.delete_adapter(name)
+
+
+class Lineup:
+    """The three variants, made by `Lineup.load`."""
+
+    def __init__(self, floating: SharedBackbone, nf4: SharedBackbone) -> None:
+        self._shared = {"base": floating, "adapter": floating, "qvla": nf4}
+        self._variants: dict[str, Variant] = {}
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        nf4_adapter: str | Path | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> Lineup:
+        """Loads what can be loaded; `variant(...).reason` tells in words what could not.
+
+        `precision` is that of base and adapter: fp32, bf16, or auto, which is bf16 on CUDA and fp32
+        on the CPU. Without an `nf4_adapter` the NF4 backbone is left unloaded until `swap_adapter`
+        brings one. `progress` is called with a sentence before each step. Raises BackboneError
+        when the float backbone, without which there is no base, cannot be loaded.
+        """
+        report = progress or log.info
+        device = _device(device)
+        floating = SharedBackbone(
+            str(model), _float_precision(precision, device), device, ("base", "adapter")
+        )
+        nf4 = SharedBackbone(str(model), Precision.NF4, device, ("qvla",))
+        lineup = cls(floating, nf4)
+        title = Path(model).name
+        report(f"Loading {title} in {floating.precision.value} on {device}.")
+        floating.load()
+        lineup._record("base")
+        for variant, folder in (("adapter", adapter), ("qvla", nf4_adapter)):
+            if folder is None:
+                reason = "It has no adapter: name the folder or hub id of one made for this model."
+                lineup._record(variant, reason=reason)
+                continue
+            shared = lineup.shared(variant)
+            if shared.backbone is None:
+                report(f"Loading {title} in {shared.precision.value} on {device}.")
+            try:
+                shared.load()
+                report(f"Attaching the adapter {Path(folder).name} to {title}.")
+                shared.attach(variant, folder)
+                lineup._record(variant, folder=folder)
+            except (AdapterError, BackboneError) as error:
+                log.warning("%s is not available: %s", TITLES[variant], error)
+                lineup._record(variant, reason=str(error))
+        ready = ", ".join(one.title for one in lineup.variants() if one.available)
+        report(f"Ready: {ready}.")
+        return lineup
+
+    def variant(self, name: str) -> Variant:
+        """Who answers under this name now; raises QvlaError for a name that is not in VARIANTS."""
+        _check(name, VARIANTS)
+        return self._variants[name]
+
+    def variants(self) -> list[Variant]:
+        return [self._variants[name] for name in VARIANTS]
+
+    def shared(self, variant: str) -> SharedBackbone:
+        """The backbone on which a variant answers, with its lock."""
+        _check(variant, VARIANTS)
+        return self._shared[variant]
+
+    def swap_adapter(self, variant: str, folder: str | Path) -> None:
+        """Puts another adapter behind `adapter` or `qvla`, once the generation under way has ended.
+
+        All or nothing: on AdapterError (or BackboneError, where NF4 weights had yet to be loaded)
+        the variant answers as before.
+        """
+        _check(variant, ("adapter", "qvla"))
+        shared = self._shared[variant]
+        with shared.lock:
+            shared.load()
+            shared.attach(variant, folder)
+            self._record(variant, folder=folder)
+
+    def _record(self, name: str, *, folder: str | Path | None = None, reason: str = "") -> None:
+        shared = self._shared[name]
+        backbone = shared.backbone
+        size = 0
+        if not reason:
+            size = weight_bytes(backbone.model, shared.adapters.get(name))
+        self._variants[name] = Variant(
+            name=name,
+            title=TITLES[name],
+            model=Path(shared.model).name,
+            adapter=None if folder is None else Path(folder).name,
+            precision=shared.precision.value,
+            device=shared.device if backbone is None else str(backbone.device),
+            weight_bytes=size,
+            available=not reason,
+            reason=reason,
+        )
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _float_precision(precision: str, device: str) -> Precision:
+    if precision == "auto":
+        return Precision.BF16 if device.startswith("cuda") else Precision.FP32
+    allowed = (Precision.FP32.value, Precision.BF16.value)
+    if precision not in allowed:
+        raise QvlaError(
+            f"Base and adapter run in {' or '.join(allowed)}, not in {precision}; "
+            "NF4 is what QVLA always runs in."
+        )
+    return Precision(precision)
+
+
+def _check(name: str, allowed: Sequence[str]) -> None:
+    if name not in allowed:
+        raise QvlaError(f"There is no variant {name!r} here: choose one of {', '.join(allowed)}.")

@@ -1,0 +1,146 @@
+"""Each variant loaded alone, with Transformers and PEFT only: what the line-up is held against."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from PIL import Image
+from torch.nn import functional as F
+from transformers import (
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PaliGemmaForConditionalGeneration,
+)
+
+from qvla.bottleneck import BottleneckConfig
+from tests.tiny import WORDS
+
+LENGTH = 8  # tokens: enough for captions to differ, and few for speed
+# Logits of the tiny checkpoint spread by about 0.08, and bfloat16 moves them by about 0.001.
+CLEAR = 0.01
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint and adapters for it that say something else each."""
+
+    model: Path
+    adapter: Path
+    other_adapter: Path
+    nf4_adapter: Path
+    other_nf4_adapter: Path
+
+
+def make_weights(checkpoint: Path, folder: Path) -> Weights:
+    # `train_norms` and another width in two of them, so that swapping changes more than numbers
+    return Weights(
+        checkpoint,
+        save_adapter(checkpoint, folder / "first", seed=1),
+        save_adapter(checkpoint, folder / "second", seed=2, reduction_factor=4, train_norms=True),
+        save_adapter(checkpoint, folder / "third", seed=3, train_norms=True),
+        save_adapter(checkpoint, folder / "fourth", seed=4, reduction_factor=8),
+    )
+
+
+def save_adapter(checkpoint: Path, folder: Path, *, seed: int, **options: Any) -> Path:
+    """Saves an adapter of random weights, wide enough to change what is said."""
+    base = PaliGemmaForConditionalGeneration.from_pretrained(checkpoint)
+    torch.manual_seed(seed)
+    model = get_peft_model(base, BottleneckConfig(init_std=0.5, **options))
+    for name, parameter in model.named_parameters():
+        if "bottleneck_norm" in name:
+            parameter.data.normal_(0, 0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+def load_alone(
+    checkpoint: Path, adapter: Path | None = None, *, nf4: bool = False
+) -> torch.nn.Module:
+    options: dict[str, Any] = {}
+    if nf4:
+        options = {
+            "device_map": "cpu",
+            "dtype": torch.bfloat16,
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            ),
+        }
+    model = PaliGemmaForConditionalGeneration.from_pretrained(checkpoint, **options)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.eval()
+
+
+class Alone:
+    """Captions one photo at a time, the way the model card of PaliGemma shows."""
+
+    def __init__(self, checkpoint: Path, adapter: Path | None = None, *, nf4: bool = False) -> None:
+        self.model = load_alone(checkpoint, adapter, nf4=nf4)
+        self.processor = AutoProcessor.from_pretrained(checkpoint)
+
+    def _generate(self, photo: Image.Image, **options: Any) -> Any:
+        inputs = self.processor(images=photo, text="<image>caption en", return_tensors="pt")
+        inputs.pop("labels", None)
+        options = {"max_new_tokens": LENGTH, "do_sample": False, **options}
+        with torch.no_grad():
+            output = self.model.generate(
+                **inputs, **options, output_logits=True, return_dict_in_generate=True
+            )
+        output.sequences = output.sequences[:, inputs["input_ids"].shape[1] :]
+        return output
+
+    def text(self, photo: Image.Image, **options: Any) -> str:
+        tokens = self._generate(photo, **options).sequences[0]
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    def likelihood(self, photo: Image.Image, text: str) -> float:
+        """Logarithm of the probability of a whole text, over its number of tokens."""
+        inputs = self.processor(
+            images=photo, text="<image>caption en", suffix=text, return_tensors="pt"
+        )
+        answer = inputs.pop("labels")[:, :-1]  # without the end of text
+        with torch.no_grad():
+            logits = self.model(**inputs).logits[:, :-2].float()
+        return -F.cross_entropy(logits.transpose(1, 2), answer[:, 1:]).item()
+
+    def margin(self, photo: Image.Image) -> float:
+        """By how much the closest of the greedy choices was won."""
+        best = torch.cat(self._generate(photo).logits).float().topk(2).values  # (T, 2)
+        return (best[:, 0] - best[:, 1]).min().item()
+
+
+def clear_photos(models: Iterable[Alone], count: int) -> list[Image.Image]:
+    """Photos on which no greedy choice of these models is a near tie.
+
+    A batch rounds otherwise than a row alone does, which in bfloat16 can tip a near tie; what the
+    tests ask is which weights answer.
+    """
+    models = list(models)
+    candidates = photos(100)
+    clear = (p for p in candidates if all(model.margin(p) > CLEAR for model in models))
+    return list(islice(clear, count))
+
+
+def photos(count: int, *, seed: int = 0) -> list[Image.Image]:
+    """Photos of coloured noise, each of another size."""
+    draw = random.Random(seed)
+    return [
+        Image.frombytes("RGB", (24 + index, 40), draw.randbytes((24 + index) * 40 * 3))
+        for index in range(count)
+    ]
+
+
+def word_tokens() -> range:
+    """Token numbers of the tiny vocabulary's words."""
+    return range(6, 6 + len(WORDS))
