@@ -1,0 +1,149 @@
+"""The ways of getting captions that the suites compare with each other.
+
+The product's own way is the line-up. The others are what it is measured against: three models that
+share nothing, and the report's loop, which keeps nothing from one token to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
+
+from qvla.backbone import Precision
+from qvla.decoding import Decoding
+from qvla.errors import QvlaError
+from qvla.generation import Caption, Generation
+from qvla.lineup import VARIANTS, Lineup, SharedBackbone
+from qvla.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
+from qvla.settings import Settings
+from qvla.verbs import models
+
+
+class BenchError(QvlaError):
+    """The suite cannot run as asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class FixedLength(Decoding):
+    """Greedy decoding that never ends early: `max_new_tokens` tokens, so that all do equal work."""
+
+    ends: tuple[int, ...] = ()
+
+    def processors(self) -> LogitsProcessorList:
+        processors = super().processors()
+        processors.append(SuppressTokensLogitsProcessor(list(self.ends)))
+        return processors
+
+
+def fixed_length(shared: SharedBackbone, new_tokens: int) -> FixedLength:
+    """Captions of exactly `new_tokens` tokens from this checkpoint."""
+    return FixedLength(max_new_tokens=new_tokens, ends=tuple(sorted(end_tokens(shared))))
+
+
+def end_tokens(shared: SharedBackbone) -> set[int]:
+    """Every token that this checkpoint ends a caption with."""
+    ends = shared.backbone.model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, (list, tuple)) else [ends]
+    tokenizer = shared.backbone.processor.tokenizer
+    return {end for end in (*ends, tokenizer.eos_token_id) if end is not None}
+
+
+def load_lineup(settings: Settings) -> Lineup:
+    """The line-up with all three variants; raises BenchError when one is not there."""
+    lineup = models.load_lineup(settings, VARIANTS)
+    for variant in lineup.variants():
+        if not variant.available:
+            raise BenchError(
+                f"This suite needs all three variants, and {variant.title} is not available: "
+                f"{variant.reason}"
+            )
+    return lineup
+
+
+def made_explicit(settings: Settings) -> Settings:
+    """The same settings with the device and precision that `auto` stands for."""
+    device, precision = settings.device, settings.precision
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = Precision.BF16.value if device == "cuda" else Precision.FP32.value
+    return settings.model_copy(update={"device": device, "precision": precision})
+
+
+def load_separately(settings: Settings) -> dict[str, SharedBackbone]:
+    """Base, adapter and QVLA as three models, each with all its weights to itself."""
+    floating = Precision(settings.precision)
+    parts = {
+        "base": (floating, None),
+        "adapter": (floating, settings.adapter),
+        "qvla": (Precision.NF4, settings.nf4_adapter),
+    }
+    separate = {}
+    for name, (precision, folder) in parts.items():
+        separate[name] = SharedBackbone(settings.model, precision, settings.device, (name,))
+        separate[name].load()
+        if folder is not None:
+            separate[name].attach(name, folder)
+    return separate
+
+
+def caption_in_turn(
+    separate: dict[str, SharedBackbone], images: Sequence[Image.Image], decoding: Decoding
+) -> dict[str, list[Caption]]:
+    """One model after another."""
+    answers = {}
+    for name, model in separate.items():
+        answers |= Generation(model, [name], images, decoding, CAPTION_PREFIX).run()
+    return answers
+
+
+def caption_side_by_side(
+    separate: dict[str, SharedBackbone], images: Sequence[Image.Image], decoding: Decoding
+) -> dict[str, list[Caption]]:
+    """All models at once, a thread each."""
+    jobs = [
+        Generation(model, [name], images, decoding, CAPTION_PREFIX)
+        for name, model in separate.items()
+    ]
+    with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
+        answers = {}
+        for result in pool.map(Generation.run, jobs):
+            answers |= result
+    return answers
+
+
+def caption_without_cache(
+    shared: SharedBackbone, images: Sequence[Image.Image], decoding: Decoding
+) -> list[str]:
+    """The report's way: photo after photo, the photo and the whole sequence passed at every step.
+
+    The adapter that is set on the backbone answers. Greedy only. Token types keep the prefix
+    attended both ways and the caption causal, so that the captions are those of `generate`.
+    """
+    model, processor = shared.backbone.model, shared.backbone.processor
+    device = shared.backbone.device
+    ends, processors = end_tokens(shared), decoding.processors()
+    captions = []
+    with shared.lock, torch.inference_mode():
+        for image in images:
+            batch = encode_text(processor, [CAPTION_PREFIX]).to(device)
+            batch["pixel_values"] = encode_images(processor, [image]).to(device)
+            start = batch["input_ids"].shape[1]
+            for _ in range(decoding.max_new_tokens):
+                logits = model(**batch, use_cache=False).logits[:, -1].float()
+                token = processors(batch["input_ids"], logits).argmax(-1, keepdim=True)  # (1, 1)
+                for name, more in (
+                    ("input_ids", token),
+                    ("attention_mask", torch.ones_like(token)),
+                    ("token_type_ids", torch.ones_like(token)),
+                ):
+                    batch[name] = torch.cat([batch[name], more], dim=1)
+                if token.item() in ends:
+                    break
+            captions += decode(processor, batch["input_ids"][:, start:])
+    return captions

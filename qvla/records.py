@@ -1,0 +1,233 @@
+"""Measured results on disk: one JSON file a measurement, with everything needed to judge it.
+
+A record says what was measured, on which model, data, hardware and versions, at which commit and
+when. Shipped records lie in `assets/records/`, those measured here in `runs/records/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    ValidationError,
+)
+
+from qvla.errors import QvlaError
+
+SCHEMA = 1
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED = REPOSITORY / "assets" / "records"
+MEASURED_HERE = REPOSITORY / "runs" / "records"
+PACKAGES = ("qvla", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "gradio")
+
+log = logging.getLogger(__name__)
+
+
+class RecordError(QvlaError):
+    """A file that cannot be used as a record; the message says why."""
+
+
+class Part(BaseModel):
+    """What all parts of a record share: fixed once made, and no field that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Part):
+    """What was measured on: a name in words, how many items, and a hash of their contents."""
+
+    name: str
+    items: int = Field(ge=0)
+    fingerprint: str
+
+
+class Hardware(Part):
+    """The machine: the accelerators' names are empty on a machine that has none."""
+
+    system: str
+    processor: str
+    cores: int = Field(ge=1)
+    memory_bytes: int = Field(ge=0)
+    accelerators: tuple[str, ...] = ()
+
+
+class Record(Part):
+    """One measurement. Names of `numbers` end in their unit: `_seconds`, `_bytes`, `_ratio`."""
+
+    record: Literal[1] = SCHEMA
+    what: str
+    model: str
+    variants: tuple[str, ...]
+    data: Data | None
+    numbers: dict[str, int | FiniteFloat | None]
+    protocol: dict[str, JsonValue]
+    hardware: Hardware
+    versions: dict[str, str]
+    commit: str | None
+    date: AwareDatetime
+
+
+def new_record(
+    what: str,
+    *,
+    model: str,
+    variants: Iterable[str],
+    data: Data | None,
+    numbers: dict[str, int | float | None],
+    protocol: dict[str, JsonValue],
+) -> Record:
+    """A record of something measured just now, on this machine, with this code."""
+    return Record(
+        what=what,
+        model=model,
+        variants=tuple(variants),
+        data=data,
+        numbers=numbers,
+        protocol=protocol,
+        hardware=hardware(),
+        versions=versions(),
+        commit=commit(),
+        date=datetime.now(timezone.utc),
+    )
+
+
+def write(record: Record, folder: str | Path = MEASURED_HERE) -> Path:
+    """Writes the record to a file of its own and returns that; the file is whole or absent."""
+    folder = Path(folder)
+    subject = re.sub(r"[^a-z0-9]+", "-", record.what.lower()).strip("-")
+    stamp = record.date.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    path = folder / f"{stamp}-{subject}-{uuid.uuid4().hex[:8]}.json"
+    temporary = path.with_suffix(".tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise RecordError(f"The record cannot be written to {folder}: {error.strerror}.") from error
+    return path
+
+
+def read(path: str | Path) -> Record:
+    """Reads one record. Raises RecordError when it is damaged or of a schema unknown here."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"The record {path} cannot be opened: {error.strerror}.") from error
+    except ValueError as error:
+        raise RecordError(f"The record {path} is damaged: it is not JSON.") from error
+    schema = content.get("record") if isinstance(content, dict) else None
+    if schema is None:
+        raise RecordError(f"{path} is not a record of this project.")
+    if schema != SCHEMA:
+        raise RecordError(f"The record {path} has schema {schema}; only {SCHEMA} is known here.")
+    try:
+        return Record.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(step) for step in first["loc"])
+        raise RecordError(f"The record {path} is damaged at {field}: {first['msg']}.") from error
+
+
+def read_all(folder: str | Path, on_problem: Callable[[str], None] = log.warning) -> list[Record]:
+    """All readable records of a folder, the oldest first; each other file is told to `on_problem`.
+
+    A folder that does not exist holds no records.
+    """
+    records = []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            records.append(read(path))
+        except RecordError as error:
+            on_problem(f"{error} It was left out.")
+    return sorted(records, key=lambda record: record.date)
+
+
+def fingerprint(files: Iterable[Path], also: Iterable[str] = ()) -> str:
+    """SHA-256 over the contents of the files and further texts, both in the order given.
+
+    File names and places do not count, so the same photos give the same value on every machine.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for text in also:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def hardware() -> Hardware:
+    """This machine. Cores are those that this process may use."""
+    import psutil
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Hardware(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        cores=cores or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        accelerators=tuple(
+            torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+        ),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that a figure may depend on, as far as they are installed."""
+    import qvla
+
+    found = {"python": platform.python_version(), "qvla": qvla.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, with `+` behind it when files differ from it; None outside of git."""
+    head = _git("rev-parse", "HEAD")
+    if not head:
+        return None
+    return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _processor() -> str:
+    """The processor's trade name where Linux tells it; `platform` knows only the architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,58 @@
+"""`qvla params`: what a model consists of, from its configuration alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+from qvla.settings import load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", help="hub id or folder; google/paligemma-3b-pt-224 is built in (no network)"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    group = parser.add_argument_group("adapter")
+    group.add_argument(
+        "--reduction-factor", type=int, default=16, metavar="N", help="hidden / width (default 16)"
+    )
+    group.add_argument(
+        "--layers", type=int, nargs="+", metavar="N", help="decoder layers (default: all)"
+    )
+    group.add_argument("--sites", nargs="+", choices=("attention", "mlp"), metavar="SITE")
+    group.add_argument(
+        "--train-norms", action="store_true", help="count the norm after each adapter as trained"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the report of `qvla.params`."""
+    output = sys.stdout
+    with redirect_stdout(sys.stderr):
+        from qvla.params import report
+
+        counts = report(
+            options.model or load_settings().model,
+            reduction_factor=options.reduction_factor,
+            layers=options.layers,
+            sites=options.sites or ("attention", "mlp"),
+            train_norms=options.train_norms,
+        )
+    print(json.dumps(counts, indent=2) if options.json else _in_words(counts), file=output)
+    return 0
+
+
+def _in_words(counts: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for name, value in counts.items():
+        label = indent + name.replace("_", " ")
+        if isinstance(value, dict):
+            lines += [label, _in_words(value, indent + "  ")]
+        else:
+            shown = f"{value:,}" if isinstance(value, (int, float)) else str(value)
+            lines.append(f"{label:28}{shown:>28}")
+    return "\n".join(lines)

@@ -1,0 +1,25 @@
+"""`qvla serve`: the app, as `python app.py` opens it, with options in place of variables."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qvla.verbs.models import add_model_arguments, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="photos in the RISC layout, for the gallery"
+    )
+    add_model_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns when the app is stopped with Ctrl-C."""
+    from qvla.ui.app import serve
+
+    serve(settings_of(options, "host", "port", "data"))
+    return 0

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from qvla import cli
+from tests.alone import LENGTH, Alone, Weights, make_weights, photos
+
+ROOT = Path(cli.__file__).resolve().parents[1]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("photos")
+    paths = [str(folder / f"{number} of 3.png") for number in range(1, 4)]
+    for path, photo in zip(paths, photos(3), strict=True):
+        photo.save(path)
+    return paths
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Runs a command line in this process: exit code, standard output, standard error."""
+    for name in [name for name in os.environ if name.startswith("QVLA_")]:
+        monkeypatch.delenv(name)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse's own
+            code = stop.code
+        output, errors = capsys.readouterr()
+        return code, output, errors
+
+    yield command
+    own = logging.getLogger("qvla")
+    own.handlers[:] = []
+    own.propagate = True
+    own.setLevel(logging.NOTSET)
+
+
+def model_of(weights: Weights) -> list[object]:
+    adapters = ["--adapter", weights.adapter, "--nf4-adapter", weights.nf4_adapter]
+    return ["--model", weights.model, *adapters, "--max-new-tokens", LENGTH]
+
+
+def test_help_comes_without_loading_any_heavy_library() -> None:
+    code = (
+        "import sys; from qvla.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules)))"
+    )
+    for arguments in (["--help"], ["caption", "--help"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
+        )
+        assert "usage: qvla" in result.stdout
+        assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help(verb: str, run: Run) -> None:
+    code, output, _ = run(verb, "--help")
+    assert code == 0
+    assert f"usage: qvla {verb}" in output
+
+
+def test_json_says_what_each_variant_alone_says_in_the_order_given(
+    run: Run, weights: Weights, files: list[str]
+) -> None:
+    asked = [files[2], files[0], files[1], files[0]]
+    code, output, _ = run("caption", *asked, *model_of(weights), "--batch-size", 3, "--json")
+    assert code == 0
+    results = json.loads(output)
+    assert [result["photo"] for result in results] == asked
+    alone = {
+        "base": Alone(weights.model),
+        "adapter": Alone(weights.model, weights.adapter),
+    }
+    images = dict(zip(files, photos(3), strict=True))
+    for result in results:
+        assert list(result) == ["photo", "variants"]
+        assert list(result["variants"]) == ["base", "adapter", "qvla"]
+        said: dict[str, str] = {}
+        for name, answer in result["variants"].items():
+            if name == "qvla":  # NF4 kernels may round otherwise in a batch, so no exact words
+                assert answer["caption"] not in (said["base"], said["adapter"])
+            else:
+                assert answer["caption"] == alone[name].text(images[result["photo"]])
+            said[name] = answer["caption"]
+            assert 1 <= answer["tokens"] <= LENGTH
+            assert 0 < answer["seconds_to_first_token"] <= answer["seconds"]
+    base, adapter, qvla = (results[0]["variants"][name] for name in ("base", "adapter", "qvla"))
+    own = (weights.adapter / "adapter_model.safetensors").stat().st_size
+    assert 0 < adapter["weight_bytes"] - base["weight_bytes"] <= own
+    assert qvla["weight_bytes"] < base["weight_bytes"]
+
+
+def test_photos_that_cannot_be_read_do_not_stop_the_rest(
+    run: Run, weights: Weights, files: list[str], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no photo")
+    asked = [text, files[0], tmp_path / "none.png", tmp_path, files[1]]
+    code, output, errors = run(
+        "caption", *asked, *model_of(weights), "--variant", "base", "--batch-size", 2, "--json"
+    )
+    results = json.loads(output)
+    assert code == 1
+    assert [result["photo"] for result in results] == [str(path) for path in asked]
+    assert ["error" in result for result in results] == [True, False, True, True, False]
+    assert all("variants" not in result for result in results if "error" in result)
+    assert "folder" in results[3]["error"]
+    alone = Alone(weights.model)
+    for result, photo in zip((results[1], results[4]), photos(3), strict=False):
+        assert result["variants"]["base"]["caption"] == alone.text(photo)
+    for path in (text, tmp_path / "none.png", tmp_path):
+        assert f"{path}: " in errors
+    assert "Traceback" not in errors
+
+
+def test_without_json_the_captions_are_plain_text(
+    run: Run, weights: Weights, files: list[str]
+) -> None:
+    code, output, _ = run("caption", *files[:2], *model_of(weights), "--variant", "adapter")
+    assert code == 0
+    alone = Alone(weights.model, weights.adapter)
+    lines = output.splitlines()
+    assert [lines[0], lines[2]] == files[:2]
+    for line, photo in zip(lines[1::2], photos(2), strict=True):
+        assert line.split()[0] == "adapter"
+        assert alone.text(photo) in line
+
+
+def test_standard_output_of_the_real_process_is_json_and_nothing_else(
+    weights: Weights, files: list[str]
+) -> None:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("QVLA_")},
+        "QVLA_MODEL": str(weights.model),
+        "QVLA_ADAPTER": str(weights.adapter),
+        "QVLA_NF4_ADAPTER": str(weights.nf4_adapter),
+    }
+    command = [sys.executable, "-m", "qvla", "caption", files[0], "--json", "--max-new-tokens", "3"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads(result.stdout)[0]["variants"]) == {"base", "adapter", "qvla"}
+    assert "Loading" in result.stderr
+    assert "Warning" not in result.stderr
+
+
+def test_adapters_beside_the_model_are_found_and_missing_ones_are_told(
+    run: Run, weights: Weights, files: list[str], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in weights.model.iterdir():
+        (model / file.name).symlink_to(file)
+    (model / "adapter").symlink_to(weights.adapter)
+    code, output, errors = run("caption", files[0], "--model", model, "--json")
+    assert code == 0
+    assert list(json.loads(output)[0]["variants"]) == ["base", "adapter"]
+    assert "QVLA is left out: " in errors
+    code, output, errors = run("caption", files[0], "--model", model, "--variant", "qvla")
+    assert (code, output) == (2, "")
+    assert "QVLA is not available: " in errors
+
+
+def test_a_seed_makes_sampling_repeatable(run: Run, weights: Weights, files: list[str]) -> None:
+    def sampled(seed: int) -> str:
+        options = ["--variant", "base", "--temperature", 1.5, "--seed", seed, "--json"]
+        _, output, _ = run("caption", files[0], *model_of(weights), *options)
+        return json.loads(output)[0]["variants"]["base"]["caption"]
+
+    assert sampled(1) == sampled(1)
+    assert len({sampled(seed) for seed in range(1, 5)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--temperature", "-1"], "temperature"),
+        (["--num-beams", "2", "--temperature", "1"], "beam"),
+        (["--max-new-tokens", "0"], "maximum length"),
+        (["--model", "/no/such/folder"], "/no/such/folder"),
+        (["--precision", "nf4"], "--precision"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--variant", "everything"], "--variant"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_exits_with_2(
+    arguments: list[str], named: str, run: Run, weights: Weights, files: list[str]
+) -> None:
+    code, output, errors = run("caption", files[0], "--model", weights.model, *arguments)
+    assert (code, output) == (2, "")
+    assert "Traceback" not in errors
+    assert named in errors.strip().splitlines()[-1].lower()
+
+
+def test_a_bad_environment_variable_is_named(
+    run: Run, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QVLA_DEVICE", "abacus")
+    code, output, errors = run("caption", files[0])
+    assert (code, output) == (2, "")
+    assert "QVLA_DEVICE" in errors
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["caption"], ["caption", "a.png", "--what"]])
+def test_bad_usage_exits_with_2(arguments: list[str], run: Run) -> None:
+    code, output, errors = run(*arguments)
+    assert (code, output) == (2, "")
+    assert "usage: qvla" in errors
+
+
+def test_params_counts_the_report_s_numbers_offline(run: Run) -> None:
+    code, output, _ = run("params", "--model", "google/paligemma-3b-pt-224", "--json")
+    assert code == 0
+    counted = json.loads(output)
+    expected = {
+        "full_params": 2923466480,
+        "adapter_params": 18952704,
+        "adapter_sites": 36,
+        "nf4_packed_elements": 1197619200,
+    }
+    assert {name: counted[name] for name in expected} == expected
+    assert counted["adapter_percent"] == pytest.approx(0.648, abs=5e-4)
+
+
+def test_a_fault_in_the_program_shows_no_trace_unless_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(options: object) -> int:
+        raise ZeroDivisionError("division by zero")
+
+    module = SimpleNamespace(add_arguments=lambda parser: None, run=broken)
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    code, output, errors = run("params")
+    assert (code, output) == (70, "")
+    assert errors.count("\n") == 1
+    assert "ZeroDivisionError" in errors
+    assert "Traceback" in run("params", "--verbose")[2]

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from qvla import records
+from qvla.errors import QvlaError
+
+
+def a_record(what: str = "bench/core", **changes: object) -> records.Record:
+    fields = {
+        "what": what,
+        "model": "some/model",
+        "variants": ("base", "qvla"),
+        "data": records.Data(name="three photos", items=3, fingerprint="sha256:00"),
+        "numbers": {"time_ratio": 1.5, "weight_bytes": 12, "peak_bytes": None},
+        "protocol": {"repeats": 3, "decoding": {"num_beams": 1}},
+        "hardware": records.Hardware(system="Linux", processor="a", cores=2, memory_bytes=1),
+        "versions": {"torch": "2"},
+        "commit": None,
+        "date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
+    }
+    return records.Record(**{**fields, **changes})
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    record = a_record()
+    path = records.write(record, tmp_path / "new" / "folder")
+    assert records.read(path) == record
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no temporary left
+
+
+def test_the_file_is_plain_json_that_other_tools_can_read(tmp_path: Path) -> None:
+    content = json.loads(records.write(a_record(), tmp_path).read_text())
+    assert content["record"] == 1
+    assert content["numbers"] == {"time_ratio": 1.5, "weight_bytes": 12, "peak_bytes": None}
+    assert isinstance(content["numbers"]["weight_bytes"], int)
+    assert datetime.fromisoformat(content["date"].replace("Z", "+00:00")).year == 2026
+
+
+def test_two_records_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    assert records.write(a_record(), tmp_path) != records.write(a_record(), tmp_path)
+    assert len(records.read_all(tmp_path)) == 2
+
+
+def test_all_readable_records_come_oldest_first_and_the_rest_is_told(tmp_path: Path) -> None:
+    day = timedelta(days=1)
+    early = a_record("z last by name", date=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    late = a_record("a first by name", date=early.date + day)
+    for record in (late, early):
+        records.write(record, tmp_path)
+    good = json.loads(next(tmp_path.glob("*.json")).read_text())
+    (tmp_path / "cut.json").write_text('{"record": 1, "what"')
+    (tmp_path / "foreign.json").write_text("[1, 2]")
+    (tmp_path / "future.json").write_text(json.dumps({**good, "record": 2}))
+    (tmp_path / "lacking.json").write_text(
+        json.dumps({key: value for key, value in good.items() if key != "hardware"})
+    )
+    (tmp_path / "infinite.json").write_text(json.dumps({**good, "numbers": {"x": float("inf")}}))
+    problems: list[str] = []
+    assert records.read_all(tmp_path, problems.append) == [early, late]
+    assert len(problems) == 5
+    for name in ("cut", "foreign", "future", "lacking", "infinite"):
+        assert sum(f"{name}.json" in problem for problem in problems) == 1
+    assert any("schema 2" in problem for problem in problems)
+
+
+def test_a_missing_folder_holds_no_records(tmp_path: Path) -> None:
+    assert records.read_all(tmp_path / "nothing") == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(QvlaError, match="cannot be written"):
+        records.write(a_record(), tmp_path / "file" / "folder")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_only_finite_numbers_are_recorded(number: float) -> None:
+    with pytest.raises(ValueError):
+        a_record(numbers={"ratio": number})
+
+
+def test_a_date_without_a_time_zone_is_refused() -> None:
+    with pytest.raises(ValueError):
+        a_record(date=datetime(2026, 1, 1))
+
+
+def test_the_fingerprint_follows_contents_and_order_but_not_names(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b", "c")]
+    for file, content in zip(files, ("one", "two", "one"), strict=True):
+        file.write_text(content)
+    a, b, c = files
+    parts = [hashlib.sha256(text).digest() for text in (b"one", b"two")]
+    assert records.fingerprint([a, b]) == "sha256:" + hashlib.sha256(b"".join(parts)).hexdigest()
+    assert records.fingerprint([a, b]) == records.fingerprint([c, b])
+    assert records.fingerprint([a, b]) != records.fingerprint([b, a])
+    assert records.fingerprint([a], ["two"]) == records.fingerprint([a, b])
+    assert records.fingerprint([a], ["t", "wo"]) != records.fingerprint([a], ["two"])
+
+
+def test_a_new_record_names_this_machine_and_moment() -> None:
+    import torch
+
+    record = records.new_record(
+        "test", model="m", variants=["base"], data=None, numbers={}, protocol={}
+    )
+    assert record.versions["torch"] == torch.__version__
+    assert record.hardware.memory_bytes > 2**28
+    assert len(record.hardware.accelerators) == torch.cuda.device_count()
+    assert abs(datetime.now(timezone.utc) - record.date) < timedelta(minutes=1)
