@@ -1,0 +1,129 @@
+"""Loads the line-up in a background thread, so that the page is there before the weights are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from qvla.errors import QvlaError
+from qvla.settings import Settings
+
+if TYPE_CHECKING:
+    from qvla.lineup import Lineup
+
+log = logging.getLogger(__name__)
+
+Load = Callable[[Callable[[str], None]], "Lineup"]
+
+
+class Phase(str, Enum):
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """How far loading has come. `message` is what is being done now, or why it failed."""
+
+    phase: Phase
+    message: str
+    seconds: float
+
+
+class NotReadyError(QvlaError):
+    """The weights could not be loaded; the message says why."""
+
+
+class LineupLoader:
+    """Holds the line-up from before it exists. Every method may be called from any thread."""
+
+    def __init__(self, load: Load) -> None:
+        """`load` is given a function to report each step to, and returns the line-up."""
+        self._load = load
+        self._changed = threading.Condition()
+        self._lineup: Lineup | None = None
+        self._phase = Phase.LOADING
+        self._message = "Weights have not been asked for yet."
+        self._started = time.monotonic()
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> LineupLoader:
+        def load(progress: Callable[[str], None]) -> Lineup:
+            progress("Importing PyTorch and Transformers.")
+            from qvla.lineup import Lineup
+
+            return Lineup.load(
+                settings.model,
+                adapter=settings.adapter,
+                nf4_adapter=settings.nf4_adapter,
+                precision=settings.precision,
+                device=settings.device,
+                progress=progress,
+            )
+
+        return cls(load)
+
+    def start(self) -> LineupLoader:
+        """Starts loading, or starts it again after a failure; otherwise does nothing."""
+        with self._changed:
+            if self._lineup is not None or (self._thread is not None and self._thread.is_alive()):
+                return self
+            self._phase, self._message = Phase.LOADING, "Starting."
+            self._started = time.monotonic()
+            self._thread = threading.Thread(target=self._run, name="lineup-loader", daemon=True)
+            self._thread.start()
+        return self
+
+    def state(self) -> LoadState:
+        with self._changed:
+            return LoadState(self._phase, self._message, time.monotonic() - self._started)
+
+    @property
+    def lineup(self) -> Lineup | None:
+        """The line-up once it is loaded, else None."""
+        return self._lineup
+
+    def wait(self, timeout: float | None = None) -> Lineup | None:
+        """The line-up, waiting for it up to `timeout` seconds; None when that was too short.
+
+        Raises NotReadyError when loading failed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._phase is not Phase.LOADING, timeout)
+            if self._phase is Phase.FAILED:
+                raise NotReadyError(self._message)
+            return self._lineup
+
+    def _run(self) -> None:
+        try:
+            lineup = self._load(self._report)
+        except QvlaError as error:
+            log.error("%s", error)
+            self._finish(Phase.FAILED, str(error))
+        except Exception as error:
+            log.exception("The weights could not be loaded.")
+            self._finish(
+                Phase.FAILED,
+                f"The weights could not be loaded because of an unforeseen {type(error).__name__}; "
+                "the app's log has the details.",
+            )
+        else:
+            self._finish(Phase.READY, "All weights are loaded.", lineup)
+
+    def _report(self, message: str) -> None:
+        with self._changed:
+            self._message = message
+            self._changed.notify_all()
+
+    def _finish(self, phase: Phase, message: str, lineup: Lineup | None = None) -> None:
+        with self._changed:
+            self._phase, self._message, self._lineup = phase, message, lineup
+            self._thread = None
+            self._changed.notify_all()

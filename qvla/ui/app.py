@@ -1,0 +1,90 @@
+"""The page: a head, and the tabs below it. And how it is served."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from qvla.errors import QvlaError
+from qvla.loading import LineupLoader
+from qvla.settings import Settings
+from qvla.ui.compare import CompareTab
+from qvla.ui.theme import ICON, STYLE, theme
+
+HEAD = (
+    '<meta name="description" content="QVLA: captions of satellite photos by a base model, with an '
+    'adapter, and quantised with an adapter, side by side.">'
+)
+TITLE = """
+<header class="masthead">
+  <svg viewBox="0 0 32 32" width="34" height="34" aria-hidden="true">
+    <path d="M4 9V4h5M23 4h5v5M28 23v5h-5M9 28H4v-5" fill="none" stroke="currentColor"
+          stroke-width="2"/>
+    <path class="leaf" d="M9 9h6v14H9z"/><path class="sand" d="M15 9h8v6h-8z"/>
+    <path class="water" d="M15 15h8v8h-8z"/>
+  </svg>
+  <h1>QVLA</h1>
+  <p>One satellite photo, three captions: the base model, the base with an adapter, and the same in
+  4 bits.</p>
+</header>
+"""
+HOUR = 3600
+TABS = (("Compare", CompareTab),)  # a tab bar appears with the second one
+
+
+def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
+    """The whole app. It can be opened while the loader is still loading."""
+    with gr.Blocks(
+        title="QVLA · satellite photo captions", delete_cache=(HOUR, 24 * HOUR), fill_width=True
+    ) as app:
+        gr.HTML(TITLE, elem_id="masthead")
+        if len(TABS) == 1:
+            TABS[0][1](app, settings, loader)
+        else:
+            with gr.Tabs():
+                for name, tab in TABS:
+                    with gr.Tab(name, id=name.lower()):
+                        tab(app, settings, loader)
+    app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
+    return app
+
+
+def launch(app: gr.Blocks, settings: Settings) -> str:
+    """Serves the app from a thread and returns its address; raises QvlaError when it cannot."""
+    try:
+        _, address, _ = app.launch(
+            prevent_thread_lock=True,
+            quiet=True,
+            server_name=settings.host,
+            server_port=settings.port,
+            share=False,
+            ssr_mode=False,
+            pwa=False,
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size=settings.max_upload_bytes,
+            allowed_paths=[],
+            footer_links=["api", "settings"],
+            favicon_path=str(ICON),
+            theme=theme(),
+            css_paths=[str(STYLE)],
+            head=HEAD,
+        )
+    except OSError as error:
+        where = f"{settings.host}, port {settings.port}" if settings.port else settings.host
+        raise QvlaError(
+            f"The app cannot listen on {where}: set QVLA_PORT or QVLA_HOST to another one."
+        ) from error
+    return address
+
+
+def serve(settings: Settings) -> None:
+    """Opens the app and starts loading the weights beside it; returns when it is closed."""
+    loader = LineupLoader.of(settings)
+    app = build(settings, loader)
+    loader.start()
+    print(f"QVLA is open at {launch(app, settings)}", flush=True)
+    app.block_thread()

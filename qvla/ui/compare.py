@@ -1,0 +1,369 @@
+"""The Compare tab: a photo, three panes, its ground truth, what was compared before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder
+
+from qvla.dataset import Example
+from qvla.errors import QvlaError
+from qvla.loading import LineupLoader, Phase
+from qvla.settings import Settings
+from qvla.ui import comparison, history
+from qvla.ui.banner import render_banner
+from qvla.ui.controls import decoding_arguments, decoding_controls, read_references
+from qvla.ui.gallery import PhotoFolder, examples_or_none
+from qvla.ui.gallery_panel import GalleryPanel
+from qvla.ui.grid import photo_grid, render_tiles, tiles_of
+from qvla.ui.panes import IDLE_PANES, Pane, PaneState, render_panes
+from qvla.ui.photo import in_cache, open_photo, photo_input, photo_name, refused, shown, too_large
+from qvla.ui.pictures import HISTORY_PIXELS, data_uri
+from qvla.ui.visits import Runs
+
+POLL_SECONDS = 0.7
+# On narrow screens the panes lie below the photo, out of sight.
+SHOW_PANES = """() => {
+  if (innerWidth < 860) document.getElementById("panes").scrollIntoView({behavior: "smooth"});
+}"""
+Update = dict[Any, Any]
+
+
+class CompareTab:
+    """Builds the tab inside an open `gr.Blocks` and wires its events."""
+
+    def __init__(self, page: gr.Blocks, settings: Settings, loader: LineupLoader) -> None:
+        self.settings = settings
+        self.loader = loader
+        self.runs = Runs()
+        self.examples = PhotoFolder(settings.examples)
+        self._lay_out()
+        self._wire(page)
+
+    # ---- layout -------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self.shown = gr.State(IDLE_PANES)  # the panes as last rendered
+        self.visited = gr.State(())  # history.Comparison, oldest first
+        self.filled = gr.State("")  # the references that came with an example
+        self.timer = gr.Timer(POLL_SECONDS, active=True)
+        with gr.Row(elem_classes="banner-row"):
+            self.banner = gr.HTML(render_banner(self.settings, self.loader), elem_id="banner")
+            self.retry = gr.Button("Try again", visible=False, size="sm", elem_id="retry")
+        with gr.Row(elem_classes="workbench"):
+            with gr.Column(elem_classes="photo-column", min_width=280):
+                self.photo = photo_input(self.settings)
+                with gr.Row(elem_classes="actions"):
+                    self.start = gr.Button("Compare", variant="primary", elem_id="compare")
+                    self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
+                self.grid = self._example_grid()
+            with gr.Column(elem_classes="answer-column", min_width=280):
+                self.panes = gr.HTML(render_panes(IDLE_PANES), elem_id="panes", label="Panes")
+                self.references = gr.Textbox(
+                    "",  # not None, so that clients may leave it out
+                    label="Ground truth",
+                    info="One reference caption a line. Each caption is scored against them "
+                    "(CIDEr-D from 0 to 10, BLEU-4 from 0 to 1), and words they share are marked.",
+                    lines=5,
+                    max_lines=8,
+                    max_length=20_000,
+                    placeholder="Filled in for examples; type your own for your photo.",
+                    elem_id="references",
+                )
+                self.decoding = decoding_controls()
+        self.gallery = GalleryPanel(self.settings.data)
+        with gr.Column(elem_classes="history-section"):
+            with gr.Row(elem_classes="section-head"):
+                gr.HTML("<h2>This visit</h2>", elem_classes="section-title")
+                self.csv = gr.DownloadButton(
+                    "CSV", interactive=False, size="sm", elem_id="history-csv"
+                )
+                self.json = gr.DownloadButton(
+                    "JSON", interactive=False, size="sm", elem_id="history-json"
+                )
+            self.table = gr.HTML(history.render_history(()), elem_id="history", label="History")
+        self.result = gr.JSON(visible=False, label="Captions")
+
+    def _example_grid(self) -> gr.HTML:
+        tiles = render_tiles(tiles_of(examples_or_none(self.examples)), "Example photos")
+        heading = '<h2 class="tiles-title">Examples</h2>' if tiles else ""
+        return photo_grid(heading + tiles, visible=bool(tiles), elem_id="examples", label="Photo")
+
+    # ---- events -------------------------------------------------------------------------------
+
+    def _wire(self, page: gr.Blocks) -> None:
+        quiet = {"show_progress": "hidden"}
+        gr.on(
+            [page.load, self.timer.tick],
+            self._refresh,
+            inputs=[self.shown],
+            outputs=[self.banner, self.retry, self.timer, self.panes, self.shown],
+            queue=False,
+            api_name="status",
+            api_visibility="undocumented",
+            **quiet,
+        )
+        self.retry.click(
+            self._retry,
+            outputs=[self.banner, self.retry, self.timer],
+            api_name="retry_loading",
+            api_visibility="undocumented",
+            **quiet,
+        )
+        chosen = [self.photo, self.references, self.filled, self.panes, self.shown]
+        self.photo.upload(
+            self._take_upload,
+            inputs=[self.photo, self.references, self.filled],
+            outputs=chosen,
+            api_name="take_photo",
+            **quiet,
+        )
+        self.photo.oversize(
+            self._refuse_large,
+            outputs=chosen,
+            api_name="refuse_large_photo",
+            api_visibility="undocumented",
+            **quiet,
+        )
+        self.grid.pick(
+            self._take_example,
+            inputs=[self.grid],
+            outputs=chosen,
+            api_name="take_example",
+            **quiet,
+        )
+        self.gallery.wire(self._take_gallery, chosen)
+        options = [self.photo, self.references, *self.decoding]
+        captions = {
+            "concurrency_limit": self.settings.concurrency,
+            "concurrency_id": "captions",
+        }
+        self.start.click(
+            self._run,
+            inputs=[*options, self.visited],
+            outputs=[
+                self.photo,
+                self.panes,
+                self.shown,
+                self.stop,
+                self.visited,
+                self.table,
+                self.csv,
+                self.json,
+            ],
+            api_name="compare_and_keep",
+            api_visibility="undocumented",
+            **captions,
+            **quiet,
+        ).then(
+            self._rescore,
+            inputs=[self.references, self.shown],
+            outputs=[self.panes, self.shown],
+            api_name="score_after_comparison",
+            api_visibility="undocumented",
+            **quiet,
+        )
+        self.start.click(None, js=SHOW_PANES)
+        self.references.change(  # not `input`, which does not fire for pasted text
+            self._rescore,
+            inputs=[self.references, self.shown],
+            outputs=[self.panes, self.shown],
+            trigger_mode="always_last",
+            api_name="score",
+            api_visibility="undocumented",
+            **quiet,
+        )
+        self.stop.click(self._stop, api_name="stop", api_visibility="undocumented", queue=False)
+        gr.Button(visible=False).click(
+            self._compare_for_client,
+            inputs=options,
+            outputs=[self.result],
+            api_name="compare",
+            api_description="Captions one photo with Base, Adapter and QVLA. References are "
+            "optional, one a line; with them each caption is scored.",
+            **captions,
+        )
+
+    # ---- the weights --------------------------------------------------------------------------
+
+    def _refresh(self, panes: tuple[Pane, ...]) -> Update:
+        """Shows how far loading has come; once it has, who will answer in each pane."""
+        phase = self.loader.state().phase
+        update: Update = {
+            self.banner: render_banner(self.settings, self.loader),
+            self.retry: gr.Button(visible=phase is Phase.FAILED),
+            self.timer: gr.Timer(active=phase is Phase.LOADING),
+        }
+        if phase is Phase.READY and all(pane.state is PaneState.IDLE for pane in panes):
+            panes = self._idle_panes()
+            update |= {self.panes: render_panes(panes), self.shown: panes}
+        return update
+
+    def _retry(self) -> Update:
+        self.loader.start()
+        return {
+            self.banner: render_banner(self.settings, self.loader),
+            self.retry: gr.Button(visible=False),
+            self.timer: gr.Timer(active=True),
+        }
+
+    def _idle_panes(self) -> tuple[Pane, ...]:
+        if self.loader.lineup is None:
+            return IDLE_PANES
+        return comparison.lineup_panes(self.loader.lineup, PaneState.IDLE, IDLE_PANES[0].message)
+
+    # ---- the photo ----------------------------------------------------------------------------
+
+    def _take_upload(
+        self, photo: FileData | None, references: str, filled: str, request: gr.Request
+    ) -> Update:
+        """References that came with an example go when a photo of the visitor's own comes."""
+        text = "" if references == filled else references
+        return self._choose(photo, text, request)
+
+    def _refuse_large(self, request: gr.Request) -> Update:
+        return self._no_photo(too_large(self.settings), request)
+
+    def _take_example(self, name: str | None, request: gr.Request) -> Update:
+        return self._take_from(self.examples, name, request)
+
+    def _take_gallery(self, name: str | None, request: gr.Request) -> Update:
+        return self._take_from(self.gallery.folder, name, request)
+
+    def _take_from(
+        self, folder: PhotoFolder | None, name: str | None, request: gr.Request
+    ) -> Update:
+        try:
+            if folder is None:
+                raise QvlaError("This app has no gallery: set QVLA_DATA to a folder of photos.")
+            example: Example = folder.find(name)
+            photo = in_cache(example.image)
+        except QvlaError as error:
+            return self._no_photo(str(error), request)
+        except OSError:
+            return self._no_photo(f"The photo {name} is missing from its folder.", request)
+        return self._choose(photo, "\n".join(example.references), request, came_with_photo=True)
+
+    def _choose(
+        self,
+        photo: FileData | None,
+        references: str,
+        request: gr.Request,
+        *,
+        came_with_photo: bool = False,
+    ) -> Update:
+        try:
+            image = open_photo(photo, self.settings)
+        except QvlaError as error:
+            return self._no_photo(str(error), request)
+        return {
+            self.photo: shown(photo, image),
+            self.references: references,
+            self.filled: references if came_with_photo else "",
+            **self._drop_photo(request),
+        }
+
+    def _no_photo(self, sentence: str, request: gr.Request) -> Update:
+        return {self.photo: refused(sentence), **self._drop_photo(request)}
+
+    def _drop_photo(self, request: gr.Request) -> Update:
+        """Captions of another photo must not stay: stops them, and empties the panes."""
+        self.runs.stop(_visit(request), discard=True)
+        panes = self._idle_panes()
+        return {self.panes: render_panes(panes), self.shown: panes}
+
+    # ---- the comparison -----------------------------------------------------------------------
+
+    def _run(
+        self,
+        photo: FileData | None,
+        references: str,
+        max_new_tokens: float,
+        num_beams: float,
+        temperature: float,
+        top_p: float,
+        seed: float | None,
+        visited: tuple[history.Comparison, ...],
+        request: gr.Request,
+    ) -> Iterator[Update]:
+        options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
+        lines = read_references(references)
+        try:
+            image = open_photo(photo, self.settings)
+        except QvlaError as error:
+            yield {self.photo: refused(str(error))}
+            return
+        visit = _visit(request)
+        run = self.runs.begin(visit)
+        panes: tuple[Pane, ...] = ()
+        try:
+            first = {self.stop: gr.Button(interactive=True)}
+            for panes in comparison.compare(self.loader, image, options, lines, run.stopped):
+                if run.discarded:
+                    break
+                yield {self.panes: render_panes(panes), self.shown: panes, **first}
+                first = {}
+        finally:
+            self.runs.end(visit, run)
+        if run.discarded:
+            yield {self.stop: gr.Button(interactive=False)}
+            return
+        entry = history.Comparison(
+            time=history.now(),
+            photo=photo_name(photo),
+            thumbnail=data_uri(image, HISTORY_PIXELS),
+            decoding=options,
+            references=lines,
+            panes=panes,
+        )
+        yield {self.stop: gr.Button(interactive=False), **self._keep((*visited, entry))}
+
+    def _keep(self, visited: tuple[history.Comparison, ...]) -> Update:
+        folder = Path(get_upload_folder()) / "history"
+        csv_file, json_file = history.write_downloads(visited, folder)
+        return {
+            self.visited: visited,
+            self.table: history.render_history(visited),
+            self.csv: gr.DownloadButton(value=csv_file, interactive=True),
+            self.json: gr.DownloadButton(value=json_file, interactive=True),
+        }
+
+    def _rescore(self, references: str, panes: tuple[Pane, ...], request: gr.Request) -> Update:
+        if self.runs.is_running(_visit(request)) or not any(pane.text for pane in panes):
+            return {self.shown: gr.skip()}
+        panes = comparison.score(panes, read_references(references))
+        return {self.panes: render_panes(panes), self.shown: panes}
+
+    def _stop(self, request: gr.Request) -> None:
+        self.runs.stop(_visit(request))
+
+    def _compare_for_client(
+        self,
+        photo: FileData,
+        references: str = "",
+        max_new_tokens: float = 40,
+        num_beams: float = 1,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: float | None = None,
+    ) -> dict[str, Any]:
+        """One object a variant: caption, tokens, times in seconds, bytes of weights, scores."""
+        options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
+        try:
+            image = open_photo(photo, self.settings)
+        except QvlaError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        lines = read_references(references)
+        *_, panes = comparison.compare(self.loader, image, options, lines, Event())
+        if all(pane.state in (PaneState.FAILED, PaneState.UNAVAILABLE) for pane in panes):
+            raise gr.Error(panes[0].message, print_exception=False)
+        return {pane.name: history.pane_record(pane) for pane in panes}
+
+
+def _visit(request: gr.Request) -> str:
+    return request.session_hash or ""

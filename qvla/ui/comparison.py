@@ -1,0 +1,174 @@
+"""One comparison as the page sees it: panes that change until every variant has had its say."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qvla.errors import QvlaError
+from qvla.loading import LineupLoader
+from qvla.ui.panes import VARIANT_TITLES, Pane, PaneState
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from qvla.captioning import Decoding, Partial
+    from qvla.lineup import Lineup
+
+log = logging.getLogger(__name__)
+
+Panes = tuple[Pane, ...]
+
+FRAME_SECONDS = 0.05  # a page that changes more often than 20 times a second only costs time
+POLL_SECONDS = 0.3
+STOPPED = "Stopped before the end."
+
+
+def compare(
+    loader: LineupLoader,
+    image: Image.Image,
+    options: Mapping[str, Any],
+    references: Sequence[str],
+    stopped: threading.Event,
+) -> Iterator[Panes]:
+    """The newest state of all panes, until all are done or `stopped` is set.
+
+    `options` are the arguments of `Decoding`. Waits for the weights when they are still loading.
+    Faults end up in the panes, not as errors. Closing the iterator stops the generation.
+    """
+    panes = tuple(
+        Pane(name, PaneState.WAITING, "Waiting for the weights…") for name in VARIANT_TITLES
+    )
+    lineup = None
+    try:
+        while lineup is None:
+            lineup = loader.wait(timeout=0)
+            if stopped.is_set():
+                yield tuple(_stop(pane) for pane in panes)
+                return
+            if lineup is None:
+                message = loader.state().message
+                yield tuple(replace(pane, message=message) for pane in panes)
+                stopped.wait(POLL_SECONDS)
+        # Only now: Transformers cannot be imported twice at once, and the loader imports it.
+        from qvla.captioning import Decoding
+
+        yield from _stream(lineup, image, Decoding(**options), references, stopped)
+    except QvlaError as error:
+        yield tuple(replace(pane, state=PaneState.FAILED, message=str(error)) for pane in panes)
+    except Exception as error:
+        log.exception("A comparison failed.")
+        sentence = (
+            f"Captioning failed because of an unforeseen {type(error).__name__}; "
+            "the app's log has the details."
+        )
+        yield tuple(replace(pane, state=PaneState.FAILED, message=sentence) for pane in panes)
+
+
+def lineup_panes(lineup: Lineup, state: PaneState, message: str) -> Panes:
+    """Panes with the identity of each variant, nothing said yet."""
+    panes = []
+    for name in VARIANT_TITLES:
+        variant = lineup.variant(name)
+        panes.append(
+            Pane(
+                name,
+                state=state if variant.available else PaneState.UNAVAILABLE,
+                message=message if variant.available else variant.reason,
+                model=variant.model,
+                adapter=variant.adapter,
+                precision=variant.precision,
+                weight_bytes=variant.weight_bytes,
+            )
+        )
+    return tuple(panes)
+
+
+def score(panes: Sequence[Pane], references: Sequence[str]) -> Panes:
+    """Panes with their scores against the references and the shared words marked."""
+    return tuple(_score(pane, references) for pane in panes)
+
+
+def _stream(
+    lineup: Lineup,
+    image: Image.Image,
+    decoding: Decoding,
+    references: Sequence[str],
+    stopped: threading.Event,
+) -> Iterator[Panes]:
+    from qvla.captioning import stream
+
+    panes = lineup_panes(lineup, PaneState.WAITING, "Looking at the photo…")
+    yield panes
+    available = [pane.name for pane in panes if pane.state is not PaneState.UNAVAILABLE]
+    if not available:
+        return
+    last = 0.0
+    partials = stream(lineup, image, available, decoding)
+    try:
+        for newest in partials:
+            panes = tuple(
+                _update(pane, newest[pane.name], references) if pane.name in newest else pane
+                for pane in panes
+            )
+            if stopped.is_set():
+                panes = tuple(_stop(pane) for pane in panes)
+                break
+            if time.monotonic() - last >= FRAME_SECONDS:
+                yield panes
+                last = time.monotonic()
+    finally:
+        partials.close()
+    yield score(panes, references)
+
+
+def _update(pane: Pane, partial: Partial, references: Sequence[str]) -> Pane:
+    state, message = PaneState.STREAMING, "Looking at the photo…"
+    if partial.error:
+        state, message = PaneState.FAILED, partial.error
+    elif partial.done:
+        state, message = PaneState.DONE, "" if partial.text else "The model said nothing."
+    elif partial.text:
+        message = ""
+    return replace(
+        pane,
+        state=state,
+        message=message,
+        text=partial.text,
+        tokens=partial.tokens,
+        seconds_to_first_token=partial.seconds_to_first_token,
+        seconds=partial.seconds if partial.tokens else None,
+        words=_shared(partial.text, references),
+    )
+
+
+def _stop(pane: Pane) -> Pane:
+    if not pane.state.busy:
+        return pane
+    return replace(pane, state=PaneState.STOPPED, message=STOPPED)
+
+
+def _score(pane: Pane, references: Sequence[str]) -> Pane:
+    bare = replace(pane, cider_d=None, bleu_4=None, words=(), scoring_fault="")
+    if not references or not pane.text or pane.state is not PaneState.DONE:
+        return replace(bare, words=_shared(pane.text, references))
+    from qvla.scoring import sentence_scores
+
+    try:
+        scores = sentence_scores(pane.text, references)
+    except QvlaError as error:
+        return replace(bare, scoring_fault=str(error))
+    words = _shared(pane.text, references)
+    return replace(bare, cider_d=scores.cider_d, bleu_4=scores.bleu_4, words=words)
+
+
+def _shared(text: str, references: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    if not references or not text:
+        return ()
+    from qvla.scoring import shared_words
+
+    return tuple(shared_words(text, references))

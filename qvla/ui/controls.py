@@ -1,0 +1,82 @@
+"""The decoding options as sliders, and what a visitor typed as arguments for the core."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+LONGEST = 128  # tokens; the data set's captions end well before
+
+
+class DecodingControls(NamedTuple):
+    """In the order of `qvla.captioning.Decoding`."""
+
+    max_new_tokens: gr.Slider
+    num_beams: gr.Slider
+    temperature: gr.Slider
+    top_p: gr.Slider
+    seed: gr.Number
+
+
+def decoding_controls() -> DecodingControls:
+    """Lays the options out in an accordion, with the defaults of `Decoding`."""
+    with gr.Accordion("Decoding options", open=False, elem_id="decoding"):
+        with gr.Row():
+            max_new_tokens = gr.Slider(
+                1, LONGEST, value=40, step=1, label="Maximum length", info="tokens", min_width=200
+            )
+            num_beams = gr.Slider(
+                1, 8, value=1, step=1, label="Beams", info="1 is greedy search", min_width=200
+            )
+        with gr.Row():
+            temperature = gr.Slider(
+                0.0,
+                2.0,
+                value=0.0,
+                step=0.05,
+                label="Temperature",
+                info="0 always takes the likeliest word",
+                min_width=200,
+            )
+            top_p = gr.Slider(
+                0.05,
+                1.0,
+                value=1.0,
+                step=0.05,
+                label="Top-p",
+                info="above temperature 0: how much of the probability to sample from",
+                min_width=200,
+            )
+            seed = gr.Number(
+                value=None,
+                precision=0,
+                minimum=0,
+                label="Seed",
+                info="above temperature 0: leave empty for a new sample each time",
+                min_width=200,
+            )
+    return DecodingControls(max_new_tokens, num_beams, temperature, top_p, seed)
+
+
+def decoding_arguments(
+    max_new_tokens: float, num_beams: float, temperature: float, top_p: float, seed: float | None
+) -> dict[str, Any]:
+    """Arguments of `Decoding`. The browser sends whole numbers as they come, 40 or 40.0."""
+    return {
+        "max_new_tokens": _whole(max_new_tokens),
+        "num_beams": _whole(num_beams),
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": None if seed is None else _whole(seed),
+    }
+
+
+def read_references(text: str | None) -> tuple[str, ...]:
+    """One reference a line; empty lines do not count."""
+    lines = (line.strip() for line in (text or "").splitlines())
+    return tuple(line for line in lines if line)
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value

@@ -1,0 +1,82 @@
+"""A grid of small pictures to pick one from, for the examples and for the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from qvla import imagery
+from qvla.dataset import Example
+from qvla.errors import QvlaError
+from qvla.settings import ROOT
+from qvla.ui.pictures import THUMBNAIL_PIXELS, data_uri
+
+SCRIPT = (ROOT / "assets" / "ui" / "grid.js").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture: `key` is what is picked, `source` a data URI or None where it cannot be read."""
+
+    key: str
+    description: str
+    source: str | None
+
+
+def photo_grid(tiles: str, **options: Any) -> gr.HTML:
+    """Buttons with pictures, from `render_tiles`. Event: `pick`; the value is the picked key.
+
+    New tiles are shown by returning `gr.HTML(value=None, tiles=...)` from an event.
+    """
+    return gr.HTML(
+        None,
+        tiles=tiles,
+        html_template="${tiles}",
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        **options,
+    )
+
+
+def tiles_of(examples: Sequence[Example]) -> list[Tile]:
+    return [
+        Tile(
+            example.name,
+            example.references[0] if example.references else example.name,
+            _thumbnail(example.image),
+        )
+        for example in examples
+    ]
+
+
+def render_tiles(tiles: Sequence[Tile], label: str) -> str:
+    """A list of buttons; each is described by the photo's first caption."""
+    if not tiles:
+        return ""
+    items = "".join(
+        f'<li><button type="button" class="tile" data-key="{escape(tile.key)}" '
+        f'aria-label="{escape(tile.description)}" title="{escape(tile.description)}">'
+        f"{_face(tile)}</button></li>"
+        for tile in tiles
+    )
+    return f'<ul class="tiles" aria-label="{escape(label)}">{items}</ul>'
+
+
+def _face(tile: Tile) -> str:
+    if tile.source is None:
+        return f'<span class="tile-missing">{escape(tile.key)} cannot be read</span>'
+    return f'<img src="{tile.source}" alt="" loading="lazy">'
+
+
+@lru_cache(maxsize=1024)
+def _thumbnail(path: Path) -> str | None:
+    try:
+        return data_uri(imagery.open_image(path), THUMBNAIL_PIXELS)
+    except QvlaError:
+        return None

@@ -1,0 +1,164 @@
+"""What was compared during this visit: as a table on the page, and as CSV and JSON to take away."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from qvla.ui import units
+from qvla.ui.panes import VARIANT_TITLES, Pane
+
+COLUMNS = (
+    "time",
+    "photo",
+    "variant",
+    "model",
+    "adapter",
+    "precision",
+    "state",
+    "caption",
+    "tokens",
+    "seconds_to_first_token",
+    "seconds",
+    "tokens_per_second",
+    "weight_bytes",
+    "cider_d",
+    "bleu_4",
+    "max_new_tokens",
+    "num_beams",
+    "temperature",
+    "top_p",
+    "seed",
+    "references",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One finished comparison. `thumbnail` is a data URI; it stays out of the downloads."""
+
+    time: str
+    photo: str
+    thumbnail: str
+    decoding: dict[str, Any]
+    references: tuple[str, ...]
+    panes: tuple[Pane, ...]
+
+
+def now() -> str:
+    """The time in UTC, to the second, in ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def pane_record(pane: Pane) -> dict[str, Any]:
+    """A pane's figures under the names that the command line uses too."""
+    fields = asdict(pane)
+    record = {name: fields[name] for name in ("model", "adapter", "precision")}
+    record["state"] = pane.state.value
+    if pane.message:
+        record["message"] = pane.message
+    record["caption"] = pane.text
+    for name in ("tokens", "seconds_to_first_token", "seconds", "tokens_per_second"):
+        record[name] = getattr(pane, name)
+    for name in ("weight_bytes", "cider_d", "bleu_4"):
+        record[name] = fields[name]
+    return record
+
+
+def as_records(history: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """One object a comparison, oldest first."""
+    return [
+        {
+            "time": entry.time,
+            "photo": entry.photo,
+            "decoding": entry.decoding,
+            "references": list(entry.references),
+            "variants": {pane.name: pane_record(pane) for pane in entry.panes},
+        }
+        for entry in history
+    ]
+
+
+def as_json(history: Sequence[Comparison]) -> str:
+    return json.dumps(as_records(history), indent=2, ensure_ascii=False) + "\n"
+
+
+def as_csv(history: Sequence[Comparison]) -> str:
+    """One row a caption; references are separated by line breaks within their field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    for entry in history:
+        for pane in entry.panes:
+            writer.writerow(
+                {
+                    "time": entry.time,
+                    "photo": entry.photo,
+                    "variant": pane.name,
+                    "references": "\n".join(entry.references),
+                    **pane_record(pane),
+                    **entry.decoding,
+                }
+            )
+    return text.getvalue()
+
+
+def write_downloads(history: Sequence[Comparison], folder: Path) -> tuple[str, str]:
+    """Writes both files into a folder of their own below `folder`; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix="history-", dir=folder))
+    paths = []
+    for name, text in (
+        ("qvla-history.csv", as_csv(history)),
+        ("qvla-history.json", as_json(history)),
+    ):
+        temporary = own / f".{name}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, own / name)
+        paths.append(str(own / name))
+    return paths[0], paths[1]
+
+
+def render_history(history: Sequence[Comparison]) -> str:
+    """A table, newest first; on narrow screens the style sheet turns rows into cards."""
+    if not history:
+        return (
+            '<p class="empty">Nothing compared yet. Each comparison of this visit is kept here '
+            "until the page is closed.</p>"
+        )
+    head = "".join(f'<th scope="col">{title}</th>' for title in VARIANT_TITLES.values())
+    rows = "".join(_row(entry) for entry in reversed(history))
+    return (
+        '<table class="history"><caption class="sr-only">Comparisons of this visit</caption>'
+        f'<thead><tr><th scope="col">Photo</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def _row(entry: Comparison) -> str:
+    cells = "".join(_cell(pane) for pane in entry.panes)
+    clock = entry.time.partition("T")[2][:5]
+    return (
+        f'<tr><th scope="row"><div><img src="{entry.thumbnail}" alt="" width="48" height="48">'
+        f'<span><b>{escape(entry.photo)}</b><time datetime="{entry.time}">{clock} UTC</time></span>'
+        f"</div></th>{cells}</tr>"
+    )
+
+
+def _cell(pane: Pane) -> str:
+    figures = [units.seconds(pane.seconds), f"{units.rate(pane.tokens_per_second)} tok/s"]
+    if pane.cider_d is not None:
+        figures.append(f"CIDEr-D {units.score(pane.cider_d)}")
+    small = f"<small>{' · '.join(figures)}</small>" if pane.text else ""
+    return (
+        f'<td data-title="{escape(pane.title)}"><span>{escape(pane.text or pane.message)}</span>'
+        f"{small}</td>"
+    )

@@ -1,0 +1,153 @@
+"""The three panes: from what a variant has said so far to HTML. Pure functions, no model, no app.
+
+The browser side of `gr.HTML` compares old and new nodes in order and changes only what differs, so
+every state of a pane has the same elements in the same order: nothing jumps while text streams in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from html import escape
+
+from qvla.ui import units
+
+VARIANT_TITLES = {"base": "Base", "adapter": "Adapter", "qvla": "QVLA"}
+VARIANT_ROLES = {
+    "base": "The checkpoint as it is",
+    "adapter": "Base and a bottleneck adapter",
+    "qvla": "Base in 4-bit NF4 and its own adapter",
+}
+
+
+class PaneState(str, Enum):
+    IDLE = "idle"
+    WAITING = "waiting"
+    STREAMING = "streaming"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    UNAVAILABLE = "unavailable"
+
+    @property
+    def busy(self) -> bool:
+        return self in (PaneState.WAITING, PaneState.STREAMING)
+
+
+@dataclass(frozen=True)
+class Pane:
+    """All that one pane shows; `message` stands where the caption will, while there is none.
+
+    `words` are the caption's pieces and whether each is a word that a reference has too.
+    """
+
+    name: str
+    state: PaneState = PaneState.IDLE
+    message: str = ""
+    model: str = ""
+    adapter: str | None = None
+    precision: str = ""
+    weight_bytes: int = 0
+    text: str = ""
+    tokens: int = 0
+    seconds_to_first_token: float | None = None
+    seconds: float | None = None
+    cider_d: float | None = None
+    bleu_4: float | None = None
+    words: tuple[tuple[str, bool], ...] = ()
+    scoring_fault: str = ""
+
+    @property
+    def title(self) -> str:
+        return VARIANT_TITLES.get(self.name, self.name)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.seconds if self.tokens and self.seconds else None
+
+
+IDLE_PANES = tuple(Pane(name, message="The caption will appear here.") for name in VARIANT_TITLES)
+
+
+def render_panes(panes: Sequence[Pane]) -> str:
+    """All panes side by side, and one sentence for screen readers at the start and at the end."""
+    largest = max((pane.weight_bytes for pane in panes), default=0)
+    longest = max((pane.seconds or 0.0 for pane in panes), default=0.0)
+    articles = "".join(_article(pane, largest, longest) for pane in panes)
+    busy = any(pane.state.busy for pane in panes)
+    return (
+        f'<p class="sr-only" role="status" aria-live="polite">{escape(announcement(panes))}</p>'
+        f'<div class="panes" aria-busy="{str(busy).lower()}">{articles}</div>'
+    )
+
+
+def announcement(panes: Sequence[Pane]) -> str:
+    """What a screen reader says: not every token, but that work began, and how it ended."""
+    if any(pane.state.busy for pane in panes):
+        return "Captions are being written."
+    spoken = [
+        f"{pane.title}: {pane.text or pane.message}"
+        for pane in panes
+        if pane.state is not PaneState.IDLE
+    ]
+    return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in spoken)
+
+
+def _article(pane: Pane, largest: int, longest: float) -> str:
+    heading = f"pane-{escape(pane.name)}"
+    return (
+        f'<article class="pane" data-variant="{escape(pane.name)}" data-state="{pane.state.value}" '
+        f'aria-labelledby="{heading}">'
+        f'<header><h3 id="{heading}">{escape(pane.title)}</h3>'
+        f'<span class="precision">{escape(pane.precision.upper() or units.UNKNOWN)}</span>'
+        f'<p class="identity">{_identity(pane)}</p></header>'
+        f'<p class="caption" lang="en">{_caption(pane)}</p>'
+        f'<p class="note">{escape(_note(pane))}</p>'
+        '<dl class="figures">'
+        + _figure("First token", units.seconds(pane.seconds_to_first_token))
+        + _figure("Total", units.seconds(pane.seconds), _share(pane.seconds, longest))
+        + _figure("Tokens / s", units.rate(pane.tokens_per_second))
+        + _figure("Weights", units.size(pane.weight_bytes), _share(pane.weight_bytes, largest))
+        + '</dl><dl class="figures scores">'
+        + _figure("CIDEr-D", units.score(pane.cider_d))
+        + _figure("BLEU-4", units.score(pane.bleu_4))
+        + "</dl></article>"
+    )
+
+
+def _identity(pane: Pane) -> str:
+    if pane.model:
+        rest = f" + {pane.adapter}" if pane.adapter else ""
+    else:
+        rest = VARIANT_ROLES.get(pane.name, "")
+    return f"<b>{escape(pane.model)}</b><span>{escape(rest)}</span>"
+
+
+def _caption(pane: Pane) -> str:
+    if not pane.text:
+        return f'<span class="placeholder">{escape(pane.message)}</span>'
+    pieces = pane.words or ((pane.text, False),)
+    marked = "".join(
+        f"<mark>{word}</mark>" if shared else f"<span>{word}</span>"
+        for word, shared in pieces
+    )
+    return marked + ('<span class="cursor"></span>' if pane.state.busy else "")
+
+
+def _note(pane: Pane) -> str:
+    """The line below the caption: what happened, when that is not plain from the caption."""
+    if pane.text and (pane.message or pane.scoring_fault):
+        return pane.message or pane.scoring_fault
+    if pane.state is PaneState.DONE:
+        return f"{pane.tokens} token{'' if pane.tokens == 1 else 's'}"
+    return ""
+
+
+def _figure(name: str, value: str, share: float | None = None) -> str:
+    bar = "" if share is None else f'<i class="bar" style="--share:{share:.3f}"></i>'
+    return f"<div><dt>{name}</dt><dd>{value}</dd>{bar}</div>"
+
+
+def _share(value: float | None, largest: float) -> float:
+    return (value or 0) / largest if largest else 0.0

@@ -1,0 +1,270 @@
+"""The Compare tab in a real browser, with tiny models of random weights."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Browser, Page, expect
+
+from qvla.errors import QvlaError
+from qvla.loading import LineupLoader
+from qvla.settings import Settings
+from tests.browser.bad_files import write_bad_files, write_odd_photos
+from tests.serving import add_adapters, served, write_photo, write_risc_folder
+from tests.tiny import build_tiny
+
+pytestmark = pytest.mark.browser
+
+PATIENCE = 60_000  # milliseconds; the machine may be busy
+REFERENCES = ["a river next to green trees .", "some white houses are near a road ."]
+PHOTOS = [("UCM", "val", f"photo{n:02}.png", REFERENCES) for n in range(26)]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("app")
+    model = add_adapters(build_tiny(home / "model"))
+    return Settings(
+        model=str(model),
+        data=write_risc_folder(home / "risc", PHOTOS),
+        examples=write_risc_folder(home / "examples", PHOTOS[:2]),
+        max_upload_mb=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def loader(settings: Settings) -> LineupLoader:
+    loader = LineupLoader.of(settings).start()
+    assert loader.wait(300) is not None
+    return loader
+
+
+@pytest.fixture(scope="module")
+def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
+    with served(settings, loader) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """One visit for all tests, because opening the page is what takes longest."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    open_page(page, address)
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def open_page(page: Page, address: str) -> None:
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page.goto(address)
+    expect(page.locator("#banner")).to_contain_text("Ready")
+
+
+def choose(page: Page, file: Path) -> None:
+    page.set_input_files("#photo-file", str(file))
+
+
+def compare(page: Page) -> list[str]:
+    """Presses Compare and returns the three captions once all are there."""
+    page.click("#compare")
+    expect(page.locator('.pane[data-state="done"]')).to_have_count(3)
+    return page.locator(".pane .caption").all_inner_texts()
+
+
+def preview(page: Page) -> list[int]:
+    """Width and height of the picture that the browser really shows."""
+    image = page.locator(".photo-view img")
+    expect(image).to_be_visible()
+    return image.evaluate(
+        "image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+    )
+
+
+def test_an_uploaded_photo_gets_three_captions(page: Page, tmp_path: Path) -> None:
+    choose(page, write_photo(tmp_path / "field <b>.png", seed=5, size=(90, 60)))
+    assert preview(page) == [90, 60]
+    expect(page.locator(".photo-view figcaption")).to_contain_text("90 × 60")
+    captions = compare(page)
+    assert len(set(captions)) == 3 and all(captions)
+    for figure in page.locator(".pane .figures:not(.scores) dd").all_inner_texts():
+        assert any(character.isdigit() for character in figure)
+    identities = page.locator(".pane .identity").all_inner_texts()
+    assert identities == ["model", "model + adapter", "model + qvla"]
+    assert page.locator(".pane .scores dd").all_inner_texts() == ["–"] * 6
+    expect(page.locator(".panes")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#panes [role=status]")).to_contain_text(f"Base: {captions[0]}")
+
+    expect(page.locator("table.history tbody tr").first).to_contain_text("field <b>.png")
+    with page.expect_download() as download:
+        page.click("#history-csv")
+    assert download.value.suggested_filename == "qvla-history.csv"
+    rows = list(csv.DictReader(download.value.path().open(newline="", encoding="utf-8")))
+    assert [row["caption"] for row in rows[-3:]] == captions
+    with page.expect_download() as download:
+        page.click("#history-json")
+    *_, last = json.loads(download.value.path().read_text(encoding="utf-8"))
+    assert [variant["caption"] for variant in last["variants"].values()] == captions
+
+
+def test_each_bad_file_gets_its_sentence_and_the_next_upload_works(
+    page: Page, tmp_path: Path
+) -> None:
+    good = write_photo(tmp_path / "good.png", seed=6)
+    problem = page.locator(".photo-problem")
+    for fault, (file, word) in write_bad_files(tmp_path).items():
+        choose(page, file)
+        expect(problem).to_contain_text(word)
+        sentence = problem.inner_text()
+        assert sentence.endswith(".") and "Traceback" not in sentence, fault
+        expect(page.locator(".photo-view img")).to_have_count(0)
+    page.click("#compare")
+    expect(problem).to_have_text("Choose a photo first.")
+    choose(page, good)
+    assert preview(page) == [96, 64]
+    expect(problem).to_be_empty()
+    expect(page.locator(".toast-body")).to_have_count(0)
+    assert len(compare(page)) == 3
+
+
+def test_photos_that_a_browser_cannot_show_are_shown(page: Page, tmp_path: Path) -> None:
+    for file in write_odd_photos(tmp_path):
+        choose(page, file)
+        expect(page.locator(".photo-view figcaption")).to_contain_text(file.name)
+        assert preview(page) == [60, 40]
+        expect(page.locator(".photo-problem")).to_be_empty()
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_photo_can_be_dropped_and_pasted(page: Page, tmp_path: Path, way: str) -> None:
+    content = base64.b64encode(write_photo(tmp_path / "field.png").read_bytes()).decode()
+    page.evaluate(
+        """([way, content]) => {
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const data = new DataTransfer();
+            data.items.add(new File([bytes], way + ".png", {type: "image/png"}));
+            const event = way === "drop"
+                ? new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
+                : new ClipboardEvent("paste", {clipboardData: data, bubbles: true});
+            document.body.dispatchEvent(event);
+        }""",
+        [way, content],
+    )
+    expect(page.locator(".photo-view figcaption")).to_contain_text(f"{way}.png")
+    assert preview(page) == [96, 64]
+
+
+def test_an_example_brings_its_references_and_scores(page: Page, tmp_path: Path) -> None:
+    references = page.locator("#references textarea")
+    page.locator("#examples .tile").nth(1).click()
+    expect(page.locator(".photo-view figcaption")).to_contain_text("photo01.png")
+    expect(references).to_have_value("\n".join(REFERENCES))
+    captions = compare(page)
+    scores = page.locator(".pane .scores dd")
+    assert all(score[0].isdigit() for score in scores.all_inner_texts())
+
+    # the caption itself as ground truth: every content word is shared, and the score is highest
+    references.fill(captions[0])
+    expect(page.locator(".pane").first.locator(".scores dd").nth(1)).to_have_text("1.00")
+    expect(page.locator(".pane").first.locator("mark").first).to_be_visible()
+    references.fill("")
+    expect(scores.first).to_have_text("–")
+    expect(page.locator(".pane mark")).to_have_count(0)
+
+    # another photo: captions of the old one go, and so do references that came with an example
+    page.locator("#examples .tile").first.click()
+    expect(references).to_have_value("\n".join(REFERENCES))
+    expect(page.locator('.pane[data-state="idle"]')).to_have_count(3)
+    choose(page, write_photo(tmp_path / "own.png", seed=9))
+    expect(references).to_have_value("")
+
+
+def test_the_gallery_pages_and_hands_over_a_photo(page: Page) -> None:
+    page.get_by_role("button", name="Gallery").click()
+    tiles = page.locator("#gallery-grid .tile")
+    expect(tiles).to_have_count(24)
+    page.get_by_role("button", name="Next", exact=True).click()
+    expect(tiles).to_have_count(2)
+    expect(page.locator("#gallery-note")).to_contain_text("26 photos, page 2 of 2")
+    tiles.nth(1).click()
+    expect(page.locator(".photo-view figcaption")).to_contain_text("photo25.png")
+    expect(page.locator("#references textarea")).to_have_value("\n".join(REFERENCES))
+
+
+def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, a[href], input, textarea, select")]
+            .filter((element) => element.checkVisibility())
+            .filter((element) => !(element.innerText?.trim() || element.ariaLabel || element.title
+                || element.labels?.length || element.getAttribute("aria-labelledby")))
+            .map((element) => element.outerHTML.slice(0, 120))"""
+    )
+    assert nameless == []
+    assert page.locator("img:not([alt])").count() == 0
+    assert page.locator("h1").count() == 1
+    assert page.evaluate("document.documentElement.lang") == "en"
+    pick = page.locator(".photo-pick")
+    pick.focus()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    assert pick.evaluate("element => element === document.activeElement")
+    assert pick.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
+    with page.expect_file_chooser():
+        page.keyboard.press("Enter")
+
+
+def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator("#examples .tile").first.click()
+    compare(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    boxes = [pane.bounding_box() for pane in page.locator(".pane").all()]
+    assert len({box["x"] for box in boxes}) == 1 and boxes[0]["width"] > 340
+    page.set_viewport_size({"width": 1280, "height": 900})
+    boxes = [pane.bounding_box() for pane in page.locator(".pane").all()]
+    assert len({round(box["width"]) for box in boxes}) == 1
+    assert len({round(box["height"]) for box in boxes}) == 1
+    assert len({box["y"] for box in boxes}) == 1
+
+
+def test_the_page_is_there_before_the_weights(
+    browser: Browser, settings: Settings, loader: LineupLoader
+) -> None:
+    gate, attempts = threading.Event(), []
+
+    def load(progress):
+        progress("Fetching the weights from a slow disk.")
+        gate.wait(120)
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise QvlaError("The disk came off: plug it in.")
+        return loader.lineup
+
+    with served(settings, LineupLoader(load).start()) as address:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        page.goto(address)
+        banner = page.locator("#banner")
+        expect(banner).to_contain_text("Fetching the weights from a slow disk.")
+        page.locator("#examples .tile").first.click()
+        assert preview(page) == [96, 64]
+        gate.set()
+        expect(banner).to_contain_text("The disk came off: plug it in.")
+        page.click("#retry")
+        expect(banner).to_contain_text("Ready")
+        assert len(set(compare(page))) == 3
+        page.close()
