@@ -1,4 +1,4 @@
-"""Makes the base of the embedded model: `python -m qvla.embedded.base --data DIR --work DIR --out DIR`.
+"""Makes the base of the embedded model: `python -m qvla.embedded.base --data DIR --work DIR`.
 
 Views of the photos, sight, then language. Each part is resumed where it stopped when the same
 command is given again; finished parts are not done again.

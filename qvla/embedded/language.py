@@ -78,7 +78,10 @@ def train_language(
         if run.step_number % 50 == 0:
             log.info(
                 "language step %d, %.1f min, %.0f photos/s: loss %.4f",
-                run.step_number, run.used / 60, run.step_number * PHOTOS / run.used, total / 50,
+                run.step_number,
+                run.used / 60,
+                run.step_number * PHOTOS / run.used,
+                total / 50,
             )
             total = 0.0
         if on_progress and (run.used - last_eval > 420 or run.finished):
@@ -93,7 +96,9 @@ def _of_one_length(batch: BatchFeature) -> dict[str, torch.Tensor]:
     """Rows cut or padded to LENGTH; the few that are longer lose the end of their answer."""
     fill = {"labels": IGNORED}
     missing = LENGTH - batch["input_ids"].shape[1]  # below 0 cuts
-    return {name: F.pad(rows, (0, missing), value=fill.get(name, 0)) for name, rows in batch.items()}
+    return {
+        name: F.pad(rows, (0, missing), value=fill.get(name, 0)) for name, rows in batch.items()
+    }
 
 
 def _common_words(photos: list[TrainingPhoto]) -> list[str]:

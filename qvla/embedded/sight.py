@@ -20,8 +20,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sources import TrainingPhoto
-from qvla.embedded.vocabulary import split_words
 from qvla.embedded.views import GRID, TARGET_WIDTH, Views
+from qvla.embedded.vocabulary import split_words
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,10 @@ def train_sight(
             rate = run.step_number * BATCH / run.used
             log.info(
                 "sight step %d, %.1f min, %.0f photos/s: imitation %.4f, scene %.4f, words %.4f",
-                run.step_number, run.used / 60, rate, *(sums / 100),
+                run.step_number,
+                run.used / 60,
+                rate,
+                *(sums / 100),
             )
             sums[:] = 0
         if on_progress and (run.used - last_eval > 300 or run.finished):
@@ -105,10 +108,8 @@ def train_sight(
 
 
 def word_targets(photos: list[TrainingPhoto]) -> torch.Tensor:
-    """(N, W) share of a photo's captions that hold each frequent word, the most frequent left out."""
-    said = [
-        [set(split_words(caption)) for caption in photo.example.references] for photo in photos
-    ]
+    """(N, W) share of a photo's captions that hold each frequent word, but for the commonest."""
+    said = [[set(split_words(caption)) for caption in photo.example.references] for photo in photos]
     counts = Counter(word for captions in said for word in set().union(*captions))
     common = [word for word, count in counts.most_common() if count < 0.5 * len(photos)]
     column = {word: index for index, word in enumerate(common[:WORD_CLASSES])}
@@ -134,7 +135,7 @@ def turn(
 
 
 def normalise(pixels: np.ndarray, rng: np.random.Generator | None = None) -> torch.Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) bf16 in -1 … 1, with some change of light if rng is given."""
+    """(B, H, W, 3) uint8 to (B, 3, H, W) bf16 in -1 … 1; with an rng, in another light."""
     values = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
     if rng is not None:
         shape = (len(values), 1, 1, 1)

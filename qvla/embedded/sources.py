@@ -1,4 +1,4 @@
-"""The photos that the embedded model is trained on: captions, scene class, and the extra NWPU ones."""
+"""The photos that the embedded model is trained on, with their captions and scene classes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ def training_photos(folder: Path) -> list[TrainingPhoto]:
             extra.setdefault(row["image"], []).append(row["caption"].strip())
             scenes[row["image"]] = row["scene_class"]
     examples += [
-        Example(images / name, "NWPU", "train", tuple(captions))
-        for name, captions in extra.items()
+        Example(images / name, "NWPU", "train", tuple(captions)) for name, captions in extra.items()
     ]
     return [TrainingPhoto(example, _plain(scenes[example.name])) for example in examples]
 
 
 def _plain(scene: str) -> str:
-    """One spelling over the three data sets: `BareLand`, `bare_land` and `bareland` differ only in form."""
+    """One spelling over the three data sets, which write bareland, bare land and bare_land."""
     return "".join(letter for letter in scene.lower() if letter.isalnum())

@@ -21,7 +21,7 @@ FUNCTION_WORDS = frozenset(
     "a an and are as at be by for from has have in into is it its of off on or over so some that "
     "the their there these this to two three four many with which several lots lot piece pieces "
     "were was can we see near next between around beside besides side sides other another one "
-    ". , ; : ! ? ( ) \"".split()
+    '. , ; : ! ? ( ) "'.split()
 )
 
 
@@ -31,8 +31,10 @@ class Prompt:
     suffix: str
 
 
-def prompts_of(photo: TrainingPhoto, common_words: Sequence[str], rng: random.Random) -> list[Prompt]:
-    """Four prompts about one photo: its scene or a question, keywords or a gap, and two sentences."""
+def prompts_of(
+    photo: TrainingPhoto, common_words: Sequence[str], rng: random.Random
+) -> list[Prompt]:
+    """Four about one photo: its scene or a question, keywords or a gap, and two sentences."""
     short = rng.choice((_classify, _answer))
     middle = rng.choice((_keywords, _fill))
     return [make(photo, common_words, rng) for make in (short, middle, _complete, _write)]

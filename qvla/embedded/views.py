@@ -32,7 +32,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Views:
-    """Memory-mapped views: `pixels` (N, V, 112, 112, 3) uint8, `targets` (N, V, 49, 256) float16."""
+    """Memory-mapped: `pixels` (N, V, 112, 112, 3) uint8, `targets` (N, V, 49, 256) float16."""
 
     names: list[str]
     pixels: np.ndarray
