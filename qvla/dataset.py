@@ -66,6 +66,8 @@ def read_examples(
             ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is not a readable CSV file in UTF-8: {error}.") from error
+    except OSError as error:
+        raise DatasetError(f"{table} cannot be read: {error.strerror}.") from error
     return [
         example
         for example in examples
@@ -91,7 +93,7 @@ def _image_folder(folder: Path) -> Path:
 
 def _example(row: dict[str, str | None], images: Path, table: Path, line: int) -> Example:
     name = (row["image"] or "").strip()
-    if not name or Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name:
         raise DatasetError(
             f"{table}, line {line}: the image column must hold a plain file name, not {name!r}."
         )

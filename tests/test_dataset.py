@@ -55,7 +55,7 @@ def test_splits_and_sources_choose(tmp_path: Path) -> None:
     assert names(splits=["val"]) == ["a.jpg", "c.jpg"]
     assert names(sources=["Farm"]) == ["b.jpg", "c.jpg", "d.jpg"]
     assert names(splits=["val"], sources=["Farm"]) == ["c.jpg"]
-    assert names(splits=[]) == []
+    assert names(splits=[]) == names(sources=[]) == []
     assert names(sources=["farm"]) == []
 
 
