@@ -14,6 +14,8 @@ from PIL import Image
 from transformers import PaliGemmaProcessor
 from transformers.feature_extraction_utils import BatchFeature
 
+from qvla.errors import QvlaError
+
 CAPTION_PREFIX = "caption en"
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
@@ -27,9 +29,14 @@ def encode_text(
 
     Without suffixes the rows are padded on the left, ready for `generate`. With suffixes they are
     padded on the right and `labels` (B, T) holds the suffix and `<eos>`, IGNORED elsewhere.
-    `token_type_ids` is 0 on the prefix, which attends both ways, and 1 on the suffix.
+    `token_type_ids` is 0 on the prefix, which attends both ways, and 1 on the suffix. Raises
+    QvlaError for a text that holds one of the special tokens, which would change the layout.
     """
     tokenizer = processor.tokenizer
+    for text in (*prefixes, *(suffixes or ())):
+        for token in (processor.image_token, tokenizer.bos_token, tokenizer.eos_token):
+            if token in text:
+                raise QvlaError(f"A prompt or caption may not hold {token}: take it out.")
     images = processor.image_token * processor.image_seq_length
     prompts = [f"{images}{tokenizer.bos_token}{prefix}\n" for prefix in prefixes]
     answers = None if suffixes is None else [text + tokenizer.eos_token for text in suffixes]

@@ -11,6 +11,7 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PaliGemmaProcessor, PreTrainedTokenizerFast, SiglipImageProcessor
 
+from qvla.errors import QvlaError
 from qvla.prompts import CAPTION_PREFIX, IGNORED, decode, encode_images, encode_text
 
 PREFIXES = ["caption en", "describe the beach", "caption en"]
@@ -161,3 +162,11 @@ def test_decode_drops_what_is_no_text(processor) -> None:
     words = tokenizer.convert_tokens_to_ids(["\n", "the", "sea", "."])
     ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     assert decode(processor, torch.tensor([[*words, *ends], [*ends * 3]])) == ["the sea .", ""]
+
+
+@pytest.mark.parametrize("token", ["<image>", "<bos>", "<eos>"])
+def test_special_tokens_in_a_text_are_refused(processor: PaliGemmaProcessor, token: str) -> None:
+    with pytest.raises(QvlaError, match=token):
+        encode_text(processor, [f"caption {token} en"])
+    with pytest.raises(QvlaError, match=token):
+        encode_text(processor, ["caption en"], [f"a beach {token}"])
