@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
-from qvla import cli
+from qvla import captioning, cli
+from qvla.lineup import Lineup
 from tests.alone import LENGTH, Alone, Weights, make_weights, photos
 
 ROOT = Path(cli.__file__).resolve().parents[1]
@@ -132,6 +134,23 @@ def test_photos_that_cannot_be_read_do_not_stop_the_rest(
     for path in (text, tmp_path / "none.png", tmp_path):
         assert f"{path}: " in errors
     assert "Traceback" not in errors
+
+
+def test_photos_go_in_full_batches_and_unreadable_ones_take_no_place(
+    run: Run, weights: Weights, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    real = captioning.caption
+
+    def counted(lineup: Lineup, images: list[Image.Image], *options: object) -> object:
+        sizes.append(len(images))
+        return real(lineup, images, *options)
+
+    monkeypatch.setattr(captioning, "caption", counted)
+    asked = [files[0], "none.png", *files, *files[:1]]
+    options = [*model_of(weights), "--variant", "base", "--batch-size", 2]
+    assert run("caption", *asked, *options)[0] == 1
+    assert sizes == [2, 2, 1]
 
 
 def test_without_json_the_captions_are_plain_text(

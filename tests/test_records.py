@@ -49,11 +49,11 @@ def test_two_records_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -
 
 def test_all_readable_records_come_oldest_first_and_the_rest_is_told(tmp_path: Path) -> None:
     day = timedelta(days=1)
-    early = a_record("z last by name", date=datetime(2026, 1, 1, tzinfo=timezone.utc))
-    late = a_record("a first by name", date=early.date + day)
-    for record in (late, early):
-        records.write(record, tmp_path)
-    good = json.loads(next(tmp_path.glob("*.json")).read_text())
+    early = a_record(date=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    late = a_record(date=early.date + day)
+    for record, name in ((late, "a.json"), (early, "b.json")):
+        records.write(record, tmp_path).rename(tmp_path / name)
+    good = json.loads((tmp_path / "a.json").read_text())
     (tmp_path / "cut.json").write_text('{"record": 1, "what"')
     (tmp_path / "foreign.json").write_text("[1, 2]")
     (tmp_path / "future.json").write_text(json.dumps({**good, "record": 2}))
