@@ -16,6 +16,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
+from qvla.adapters import WEIGHTS
 from qvla.dataset import read_examples
 from qvla.embedded.sources import training_photos
 from qvla.recipe import Recipe, make_recipe
@@ -33,15 +36,26 @@ def main(arguments: list[str] | None = None) -> int:
     def start() -> Outcome:
         photos = [photo.example for photo in training_photos(options.data)]
         evaluation = read_examples(options.data, splits=["val"], sources=EVALUATION_SOURCES)
-        return train(
+        outcome = train(
             _recipe(options, len(photos)),
             photos,
             evaluation,
             resume=options.resume,
             overwrite=options.overwrite,
         )
+        store_in_bfloat16(outcome.folder)
+        return outcome
 
     return run_and_report(start)
+
+
+def store_in_bfloat16(folder: Path) -> None:
+    """Halves the adapter's file: the repository keeps it, and the base beside it, in bfloat16."""
+    path = folder / WEIGHTS
+    halved = {name: weight.bfloat16() for name, weight in load_file(path).items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(halved, temporary, metadata={"format": "pt"})
+    temporary.replace(path)
 
 
 def _recipe(options: argparse.Namespace, photos: int) -> Recipe:
