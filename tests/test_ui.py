@@ -339,11 +339,18 @@ def as_file(path: str) -> dict[str, object]:
 
 def test_files_of_the_server_and_addresses_are_refused(address: str, settings: Settings) -> None:
     own = settings.data / "resized" / "field.png"
-    options = ["", 3, 1, 0, 1, None]
+    options = ["", 3, 1, 0, 1, ""]
     address_of_photo = "http://127.0.0.1:9/photo.png"
-    for photo in (as_file(str(own)), {"path": str(own)}, str(own), as_file(address_of_photo), ""):
+    refusals = [
+        (as_file(str(own)), ""),  # Gradio's own refusal, whose words it does not pass on
+        ({"path": str(own)}, "Choose a photo first."),
+        (str(own), "Choose a photo first."),
+        ("", "Choose a photo first."),
+        (as_file(address_of_photo), "Send the photo's file itself"),
+    ]
+    for photo, sentence in refusals:
         answer = call(address, "compare", [photo, *options])
-        assert "event: error" in answer and "caption" not in answer
+        assert "event: error" in answer and sentence in answer and "caption" not in answer
     assert httpx.get(f"{address}gradio_api/file={own}").status_code == 403
 
 
@@ -353,10 +360,10 @@ def test_uploads_beyond_the_limit_are_refused(address: str, settings: Settings) 
 
 
 def test_the_gallery_fills_in_photo_and_references(client: Client, tmp_path: Path) -> None:
-    photo, references, _ = client.predict("field.png", api_name="/take_gallery")
+    photo, references, *_ = client.predict("field.png", api_name="/take_gallery")
     assert references == "\n".join(REFERENCES)
     assert "field.png" in json.dumps(photo)
-    refused, references, _ = client.predict("../field.png", api_name="/take_gallery")
+    refused, references, *_ = client.predict("../field.png", api_name="/take_gallery")
     assert "There is no photo" in json.dumps(refused)
 
 

@@ -9,6 +9,9 @@ const announce = (text) => {
 
 async function take(file) {
   if (!file) return;
+  for (const tile of document.querySelectorAll('.tile[aria-pressed="true"]')) {
+    tile.setAttribute("aria-pressed", "false");
+  }
   if (file.size > props.max_bytes) {
     trigger("oversize"); // the server says why, as it does for every other bad file
     return;
@@ -59,6 +62,9 @@ document.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => {
   const file = event.clipboardData?.files?.[0];
   if (!file) return;
+  for (const tile of document.querySelectorAll('.tile[aria-pressed="true"]')) {
+    tile.setAttribute("aria-pressed", "false");
+  }
   event.preventDefault();
   take(file);
 });

@@ -30,7 +30,7 @@ def render_banner(settings: Settings, loader: LineupLoader) -> str:
         detail = _what_runs(settings, loader)
     return (
         f'<section class="banner" data-phase="{state.phase.value}" aria-label="Which model runs">'
-        f'<p role="status"><span class="lamp" aria-hidden="true"></span><b>{status}</b> '
+        f'<p role="status"><span class="lamp" aria-hidden="true"></span><b>{status}.</b> '
         f"<span>{detail}</span></p>{_how_to_run_the_real_one(settings)}</section>"
     )
 
@@ -55,8 +55,8 @@ def _what_runs(settings: Settings, loader: LineupLoader) -> str:
     where = f"runs in {escape(' and '.join(precisions))} on {escape(device)}."
     if is_embedded(settings):
         return (
-            f"The small model that comes with QVLA {where} It was trained from scratch on few "
-            "satellite photos: expect plain captions, and mistakes."
+            f"The small model that comes with QVLA {where} It was trained from scratch on about "
+            "11,000 photos from above: expect plain captions, and mistakes."
         )
     folder = Path(settings.model)
     return f"<b>{escape(folder.name if folder.is_dir() else settings.model)}</b> {where}"

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
-from qvla.dataset import Example
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader, Phase
+from qvla.loading import LineupLoader
 from qvla.settings import Settings
 from qvla.ui import comparison, history
-from qvla.ui.banner import render_banner
 from qvla.ui.controls import decoding_arguments, decoding_controls, read_references
+from qvla.ui.endpoint import compare_endpoint
 from qvla.ui.gallery import PhotoFolder, examples_or_none
 from qvla.ui.gallery_panel import GalleryPanel
 from qvla.ui.grid import photo_grid, render_tiles, tiles_of
-from qvla.ui.panes import IDLE_PANES, Pane, PaneState, render_panes
+from qvla.ui.panes import IDLE_PANES, Pane, render_panes
 from qvla.ui.photo import in_cache, open_photo, photo_input, photo_name, refused, shown, too_large
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
 from qvla.ui.visits import Runs
+from qvla.ui.weights import WeightsPanel
 
-POLL_SECONDS = 0.7
-# On narrow screens the panes lie below the photo, out of sight.
-SHOW_PANES = """() => {
+# Requests may have to wait for others; and on narrow screens the panes lie out of sight.
+ON_START = """() => {
+  if (!document.querySelector(".photo-view img")) return;
+  for (const text of document.querySelectorAll(".pane .placeholder")) {
+    text.textContent = "Waiting for a turn…";
+  }
   if (innerWidth < 860) document.getElementById("panes").scrollIntoView({behavior: "smooth"});
 }"""
 Update = dict[Any, Any]
@@ -51,10 +53,7 @@ class CompareTab:
         self.shown = gr.State(IDLE_PANES)  # the panes as last rendered
         self.visited = gr.State(())  # history.Comparison, oldest first
         self.filled = gr.State("")  # the references that came with an example
-        self.timer = gr.Timer(POLL_SECONDS, active=True)
-        with gr.Row(elem_classes="banner-row"):
-            self.banner = gr.HTML(render_banner(self.settings, self.loader), elem_id="banner")
-            self.retry = gr.Button("Try again", visible=False, size="sm", elem_id="retry")
+        self.weights = WeightsPanel(self.settings, self.loader)
         with gr.Row(elem_classes="workbench"):
             with gr.Column(elem_classes="photo-column", min_width=280):
                 self.photo = photo_input(self.settings)
@@ -67,8 +66,8 @@ class CompareTab:
                 self.references = gr.Textbox(
                     "",  # not None, so that clients may leave it out
                     label="Ground truth",
-                    info="One reference caption a line. Each caption is scored against them "
-                    "(CIDEr-D from 0 to 10, BLEU-4 from 0 to 1), and words they share are marked.",
+                    info="One reference caption a line. Captions are scored against them "
+                    "(CIDEr-D 0 to 10, BLEU-4 0 to 1), and shared words are marked.",
                     lines=5,
                     max_lines=8,
                     max_length=20_000,
@@ -98,23 +97,7 @@ class CompareTab:
 
     def _wire(self, page: gr.Blocks) -> None:
         quiet = {"show_progress": "hidden"}
-        gr.on(
-            [page.load, self.timer.tick],
-            self._refresh,
-            inputs=[self.shown],
-            outputs=[self.banner, self.retry, self.timer, self.panes, self.shown],
-            queue=False,
-            api_name="status",
-            api_visibility="undocumented",
-            **quiet,
-        )
-        self.retry.click(
-            self._retry,
-            outputs=[self.banner, self.retry, self.timer],
-            api_name="retry_loading",
-            api_visibility="undocumented",
-            **quiet,
-        )
+        self.weights.wire(page, self.panes, self.shown)
         chosen = [self.photo, self.references, self.filled, self.panes, self.shown]
         self.photo.upload(
             self._take_upload,
@@ -125,6 +108,7 @@ class CompareTab:
         )
         self.photo.oversize(
             self._refuse_large,
+            inputs=[self.references, self.filled],
             outputs=chosen,
             api_name="refuse_large_photo",
             api_visibility="undocumented",
@@ -168,7 +152,7 @@ class CompareTab:
             api_visibility="undocumented",
             **quiet,
         )
-        self.start.click(None, js=SHOW_PANES)
+        self.start.click(None, js=ON_START)
         self.references.change(  # not `input`, which does not fire for pasted text
             self._rescore,
             inputs=[self.references, self.shown],
@@ -180,54 +164,26 @@ class CompareTab:
         )
         self.stop.click(self._stop, api_name="stop", api_visibility="undocumented", queue=False)
         gr.Button(visible=False).click(
-            self._compare_for_client,
+            compare_endpoint(self.settings, self.loader),
             inputs=options,
             outputs=[self.result],
             api_name="compare",
-            api_description="Captions one photo with Base, Adapter and QVLA. References are "
-            "optional, one a line; with them each caption is scored.",
             **captions,
         )
-
-    # ---- the weights --------------------------------------------------------------------------
-
-    def _refresh(self, panes: tuple[Pane, ...]) -> Update:
-        """Shows how far loading has come; once it has, who will answer in each pane."""
-        phase = self.loader.state().phase
-        update: Update = {
-            self.banner: render_banner(self.settings, self.loader),
-            self.retry: gr.Button(visible=phase is Phase.FAILED),
-            self.timer: gr.Timer(active=phase is Phase.LOADING),
-        }
-        if phase is Phase.READY and all(pane.state is PaneState.IDLE for pane in panes):
-            panes = self._idle_panes()
-            update |= {self.panes: render_panes(panes), self.shown: panes}
-        return update
-
-    def _retry(self) -> Update:
-        self.loader.start()
-        return {
-            self.banner: render_banner(self.settings, self.loader),
-            self.retry: gr.Button(visible=False),
-            self.timer: gr.Timer(active=True),
-        }
-
-    def _idle_panes(self) -> tuple[Pane, ...]:
-        if self.loader.lineup is None:
-            return IDLE_PANES
-        return comparison.lineup_panes(self.loader.lineup, PaneState.IDLE, IDLE_PANES[0].message)
 
     # ---- the photo ----------------------------------------------------------------------------
 
     def _take_upload(
         self, photo: FileData | None, references: str, filled: str, request: gr.Request
     ) -> Update:
-        """References that came with an example go when a photo of the visitor's own comes."""
-        text = "" if references == filled else references
-        return self._choose(photo, text, request)
+        try:
+            image = open_photo(photo, self.settings)
+        except QvlaError as error:
+            return self._refuse(str(error), references, filled, request)
+        return {self.photo: shown(photo, image), **self._own(references, filled, request)}
 
-    def _refuse_large(self, request: gr.Request) -> Update:
-        return self._no_photo(too_large(self.settings), request)
+    def _refuse_large(self, references: str, filled: str, request: gr.Request) -> Update:
+        return self._refuse(too_large(self.settings), references, filled, request)
 
     def _take_example(self, name: str | None, request: gr.Request) -> Update:
         return self._take_from(self.examples, name, request)
@@ -235,46 +191,37 @@ class CompareTab:
     def _take_gallery(self, name: str | None, request: gr.Request) -> Update:
         return self._take_from(self.gallery.folder, name, request)
 
-    def _take_from(
-        self, folder: PhotoFolder | None, name: str | None, request: gr.Request
-    ) -> Update:
+    def _take_from(self, folder: PhotoFolder, name: str | None, request: gr.Request) -> Update:
         try:
-            if folder is None:
-                raise QvlaError("This app has no gallery: set QVLA_DATA to a folder of photos.")
-            example: Example = folder.find(name)
+            example = folder.find(name)
             photo = in_cache(example.image)
-        except QvlaError as error:
-            return self._no_photo(str(error), request)
-        except OSError:
-            return self._no_photo(f"The photo {name} is missing from its folder.", request)
-        return self._choose(photo, "\n".join(example.references), request, came_with_photo=True)
-
-    def _choose(
-        self,
-        photo: FileData | None,
-        references: str,
-        request: gr.Request,
-        *,
-        came_with_photo: bool = False,
-    ) -> Update:
-        try:
             image = open_photo(photo, self.settings)
         except QvlaError as error:
-            return self._no_photo(str(error), request)
+            return self._refuse(str(error), "", "", request)
+        except OSError:
+            return self._refuse(f"The photo {name} is missing from its folder.", "", "", request)
+        references = "\n".join(example.references)
         return {
             self.photo: shown(photo, image),
-            self.references: references,
-            self.filled: references if came_with_photo else "",
-            **self._drop_photo(request),
+            **self._own(references, "", request),
+            self.filled: references,
         }
 
-    def _no_photo(self, sentence: str, request: gr.Request) -> Update:
-        return {self.photo: refused(sentence), **self._drop_photo(request)}
+    def _refuse(self, sentence: str, references: str, filled: str, request: gr.Request) -> Update:
+        return {self.photo: refused(sentence), **self._own(references, filled, request)}
 
-    def _drop_photo(self, request: gr.Request) -> Update:
-        """Captions of another photo must not stay: stops them, and empties the panes."""
+    def _own(self, references: str, filled: str, request: gr.Request) -> Update:
+        """What goes with the old photo goes: captions, and references it came with."""
+        return {
+            self.references: "" if references == filled else references,
+            self.filled: "",
+            **self._drop_captions(request),
+        }
+
+    def _drop_captions(self, request: gr.Request) -> Update:
+        """Stops those that are still coming, and empties the panes."""
         self.runs.stop(_visit(request), discard=True)
-        panes = self._idle_panes()
+        panes = self.weights.idle_panes()
         return {self.panes: render_panes(panes), self.shown: panes}
 
     # ---- the comparison -----------------------------------------------------------------------
@@ -287,7 +234,7 @@ class CompareTab:
         num_beams: float,
         temperature: float,
         top_p: float,
-        seed: float | None,
+        seed: str,
         visited: tuple[history.Comparison, ...],
         request: gr.Request,
     ) -> Iterator[Update]:
@@ -310,7 +257,7 @@ class CompareTab:
                 first = {}
         finally:
             self.runs.end(visit, run)
-        if run.discarded:
+        if run.discarded or not any(pane.text for pane in panes):
             yield {self.stop: gr.Button(interactive=False)}
             return
         entry = history.Comparison(
@@ -341,28 +288,6 @@ class CompareTab:
 
     def _stop(self, request: gr.Request) -> None:
         self.runs.stop(_visit(request))
-
-    def _compare_for_client(
-        self,
-        photo: FileData,
-        references: str = "",
-        max_new_tokens: float = 40,
-        num_beams: float = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: float | None = None,
-    ) -> dict[str, Any]:
-        """One object a variant: caption, tokens, times in seconds, bytes of weights, scores."""
-        options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
-        try:
-            image = open_photo(photo, self.settings)
-        except QvlaError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        lines = read_references(references)
-        *_, panes = comparison.compare(self.loader, image, options, lines, Event())
-        if all(pane.state in (PaneState.FAILED, PaneState.UNAVAILABLE) for pane in panes):
-            raise gr.Error(panes[0].message, print_exception=False)
-        return {pane.name: history.pane_record(pane) for pane in panes}
 
 
 def _visit(request: gr.Request) -> str:

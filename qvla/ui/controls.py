@@ -16,7 +16,7 @@ class DecodingControls(NamedTuple):
     num_beams: gr.Slider
     temperature: gr.Slider
     top_p: gr.Slider
-    seed: gr.Number
+    seed: gr.Textbox
 
 
 def decoding_controls() -> DecodingControls:
@@ -45,31 +45,34 @@ def decoding_controls() -> DecodingControls:
                 value=1.0,
                 step=0.05,
                 label="Top-p",
-                info="above temperature 0: how much of the probability to sample from",
+                info="share of the probability to sample from",
                 min_width=200,
             )
-            seed = gr.Number(
-                value=None,
-                precision=0,
-                minimum=0,
+            seed = gr.Textbox(
+                "",  # gr.Number shows 0 where there is no number
+                max_lines=1,
                 label="Seed",
-                info="above temperature 0: leave empty for a new sample each time",
+                info="a whole number; empty: a new sample each time",
                 min_width=200,
             )
     return DecodingControls(max_new_tokens, num_beams, temperature, top_p, seed)
 
 
 def decoding_arguments(
-    max_new_tokens: float, num_beams: float, temperature: float, top_p: float, seed: float | None
+    max_new_tokens: float, num_beams: float, temperature: float, top_p: float, seed: str
 ) -> dict[str, Any]:
-    """Arguments of `Decoding`. The browser sends whole numbers as they come, 40 or 40.0."""
+    """Arguments of `Decoding`, which checks them. The browser sends 40 as 40 or as 40.0."""
     return {
         "max_new_tokens": _whole(max_new_tokens),
         "num_beams": _whole(num_beams),
         "temperature": temperature,
         "top_p": top_p,
-        "seed": None if seed is None else _whole(seed),
+        "seed": _seed(seed.strip()),
     }
+
+
+def _seed(text: str) -> int | str | None:
+    return int(text) if text.isdecimal() else text or None
 
 
 def read_references(text: str | None) -> tuple[str, ...]:

@@ -60,8 +60,9 @@ def render_tiles(tiles: Sequence[Tile], label: str) -> str:
     if not tiles:
         return ""
     items = "".join(
-        f'<li><button type="button" class="tile" data-key="{escape(tile.key)}" '
-        f'aria-label="{escape(tile.description)}" title="{escape(tile.description)}">'
+        f'<li><button type="button" class="tile" aria-pressed="false" '
+        f'data-key="{escape(tile.key)}" aria-label="{escape(tile.description)}" '
+        f'title="{escape(tile.description)}">'
         f"{_face(tile)}</button></li>"
         for tile in tiles
     )

@@ -129,7 +129,7 @@ def _caption(pane: Pane) -> str:
         return f'<span class="placeholder">{escape(pane.message)}</span>'
     pieces = pane.words or ((pane.text, False),)
     marked = "".join(
-        f"<mark>{word}</mark>" if shared else f"<span>{word}</span>"
+        f"<mark>{escape(word)}</mark>" if shared else f"<span>{escape(word)}</span>"
         for word, shared in pieces
     )
     return marked + ('<span class="cursor"></span>' if pane.state.busy else "")

@@ -71,6 +71,8 @@ def theme() -> Base:
         block_background_fill="white",
         block_background_fill_dark="*neutral_900",
         block_border_width="1px",
+        block_radius="10px",
+        container_radius="10px",
         block_border_color="*neutral_200",
         block_border_color_dark="#2b3733",
         border_color_primary="*neutral_200",

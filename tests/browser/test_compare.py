@@ -94,6 +94,11 @@ def preview(page: Page) -> list[int]:
     )
 
 
+def pane_boxes(page: Page) -> list[dict[str, float]]:
+    """All at one moment: the page may still be scrolling."""
+    return page.locator(".pane").evaluate_all("panes => panes.map(p => p.getBoundingClientRect())")
+
+
 def test_an_uploaded_photo_gets_three_captions(page: Page, tmp_path: Path) -> None:
     choose(page, write_photo(tmp_path / "field <b>.png", seed=5, size=(90, 60)))
     assert preview(page) == [90, 60]
@@ -188,8 +193,26 @@ def test_an_example_brings_its_references_and_scores(page: Page, tmp_path: Path)
     page.locator("#examples .tile").first.click()
     expect(references).to_have_value("\n".join(REFERENCES))
     expect(page.locator('.pane[data-state="idle"]')).to_have_count(3)
+    expect(page.locator('.tile[aria-pressed="true"]')).to_have_count(1)
     choose(page, write_photo(tmp_path / "own.png", seed=9))
     expect(references).to_have_value("")
+    expect(page.locator('.tile[aria-pressed="true"]')).to_have_count(0)
+
+
+def test_a_comparison_can_be_stopped(page: Page) -> None:
+    page.locator("#examples .tile").first.click()
+    expect(page.locator(".photo-view figcaption")).to_contain_text("photo00.png")
+    page.get_by_role("button", name="Decoding options").click()
+    page.get_by_label("number input for Maximum length").fill("128")
+    page.click("#compare")
+    expect(page.locator(".pane .cursor").first).to_be_visible()
+    page.click("#stop")
+    expect(page.locator('.pane[data-state="stopped"]').first).to_be_visible()
+    expect(page.locator(".panes")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#stop")).to_be_disabled()
+    page.get_by_label("number input for Maximum length").fill("20")
+    compare(page)
+    assert page.locator(".pane .note").all_inner_texts() == ["20 tokens"] * 3
 
 
 def test_the_gallery_pages_and_hands_over_a_photo(page: Page) -> None:
@@ -222,8 +245,12 @@ def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
     page.keyboard.press("Tab")
     assert pick.evaluate("element => element === document.activeElement")
     assert pick.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
-    with page.expect_file_chooser():
-        page.keyboard.press("Enter")
+    page.evaluate(
+        """() => document.getElementById("photo-file").addEventListener(
+            "click", (event) => { event.preventDefault(); window.pickerOpened = true; })"""
+    )
+    page.keyboard.press("Enter")
+    page.wait_for_function("window.pickerOpened === true")
 
 
 def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
@@ -231,10 +258,10 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
     page.locator("#examples .tile").first.click()
     compare(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    boxes = [pane.bounding_box() for pane in page.locator(".pane").all()]
+    boxes = pane_boxes(page)
     assert len({box["x"] for box in boxes}) == 1 and boxes[0]["width"] > 340
     page.set_viewport_size({"width": 1280, "height": 900})
-    boxes = [pane.bounding_box() for pane in page.locator(".pane").all()]
+    boxes = pane_boxes(page)
     assert len({round(box["width"]) for box in boxes}) == 1
     assert len({round(box["height"]) for box in boxes}) == 1
     assert len({box["y"] for box in boxes}) == 1

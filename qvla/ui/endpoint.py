@@ -1,0 +1,54 @@
+"""`/compare` for programs: a photo in, one object a variant out.
+
+from gradio_client import Client, handle_file
+captions = Client("http://127.0.0.1:7860").predict(handle_file("photo.jpg"), api_name="/compare")
+print(captions["qvla"]["caption"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from qvla.errors import QvlaError
+from qvla.loading import LineupLoader
+from qvla.settings import Settings
+from qvla.ui.comparison import compare
+from qvla.ui.controls import decoding_arguments, read_references
+from qvla.ui.history import pane_record
+from qvla.ui.panes import PaneState
+from qvla.ui.photo import open_photo
+
+
+def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., dict[str, Any]]:
+    """The function behind the endpoint. All but the photo may be left out."""
+
+    def compare_photo(
+        photo: FileData | None,
+        references: str = "",
+        max_new_tokens: float = 40,
+        num_beams: float = 1,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: str = "",
+    ) -> dict[str, Any]:
+        """Captions one photo with Base, Adapter and QVLA.
+
+        Of each: caption, tokens, times in seconds, weights in bytes, and with references (one a
+        line) its scores.
+        """
+        options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
+        try:
+            image = open_photo(photo, settings)
+        except QvlaError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        *_, panes = compare(loader, image, options, read_references(references), Event())
+        if all(pane.state in (PaneState.FAILED, PaneState.UNAVAILABLE) for pane in panes):
+            raise gr.Error(panes[0].message, print_exception=False)
+        return {pane.name: pane_record(pane) for pane in panes}
+
+    return compare_photo

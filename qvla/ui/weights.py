@@ -1,0 +1,73 @@
+"""The banner's place on the page: it follows the loading of the weights and offers to try again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from qvla.loading import LineupLoader, Phase
+from qvla.settings import Settings
+from qvla.ui import comparison
+from qvla.ui.banner import render_banner
+from qvla.ui.panes import IDLE_PANES, Pane, PaneState, render_panes
+
+POLL_SECONDS = 0.7
+
+
+class WeightsPanel:
+    """Asks the loader again and again until the weights are there or have failed to come."""
+
+    def __init__(self, settings: Settings, loader: LineupLoader) -> None:
+        self.settings = settings
+        self.loader = loader
+        self.timer = gr.Timer(POLL_SECONDS, active=True)
+        with gr.Row(elem_classes="banner-row"):
+            self.banner = gr.HTML(render_banner(settings, loader), elem_id="banner", label="Banner")
+            self.retry = gr.Button("Try again", visible=False, size="sm", elem_id="retry")
+
+    def wire(self, page: gr.Blocks, panes: gr.HTML, shown: gr.State) -> None:
+        """Idle panes get the identity of who will answer in them as soon as it is known."""
+
+        def refresh(now: tuple[Pane, ...]) -> dict[Any, Any]:
+            update = self._show()
+            ready = self.loader.state().phase is Phase.READY
+            if ready and all(pane.state is PaneState.IDLE for pane in now):
+                idle = self.idle_panes()
+                update |= {panes: render_panes(idle), shown: idle}
+            return update
+
+        gr.on(
+            [page.load, self.timer.tick],
+            refresh,
+            inputs=[shown],
+            outputs=[self.banner, self.retry, self.timer, panes, shown],
+            queue=False,
+            show_progress="hidden",
+            api_name="status",
+            api_visibility="undocumented",
+        )
+        self.retry.click(
+            self._retry,
+            outputs=[self.banner, self.retry, self.timer],
+            show_progress="hidden",
+            api_name="retry_loading",
+            api_visibility="undocumented",
+        )
+
+    def idle_panes(self) -> tuple[Pane, ...]:
+        if self.loader.lineup is None:
+            return IDLE_PANES
+        return comparison.lineup_panes(self.loader.lineup, PaneState.IDLE, IDLE_PANES[0].message)
+
+    def _show(self) -> dict[Any, Any]:
+        phase = self.loader.state().phase
+        return {
+            self.banner: render_banner(self.settings, self.loader),
+            self.retry: gr.Button(visible=phase is Phase.FAILED),
+            self.timer: gr.Timer(active=phase is Phase.LOADING),
+        }
+
+    def _retry(self) -> dict[Any, Any]:
+        self.loader.start()
+        return self._show()
