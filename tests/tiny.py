@@ -20,11 +20,14 @@ WORDS = (
 ).split()
 
 
-def build_tiny(folder: Path, *, hidden: int = 64, odd_vision: bool = False, seed: int = 0) -> Path:
+def build_tiny(
+    folder: Path, *, hidden: int = 64, layers: int = 3, odd_vision: bool = False, seed: int = 0
+) -> Path:
     """Writes the checkpoint and returns its folder.
 
-    `odd_vision` gives the vision MLP a width that is no multiple of 64, as SigLIP So400m's 4,304.
-    Weights are wide enough for greedy captions to differ between photos and between variants.
+    Many `layers` make it slow, for tests that have to come in between. `odd_vision` gives the
+    vision MLP a width that is no multiple of 64, as SigLIP So400m's 4,304. Weights are wide enough
+    for greedy captions to differ between photos and between variants.
     """
     processor = build_processor(WORDS, image_size=32, image_tokens=4)
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
@@ -32,7 +35,7 @@ def build_tiny(folder: Path, *, hidden: int = 64, odd_vision: bool = False, seed
         vocab_size=len(processor.tokenizer),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,

@@ -19,12 +19,12 @@ from qvla.errors import QvlaError
 from qvla.loading import LineupLoader
 from qvla.settings import Settings
 from tests.browser.bad_files import write_bad_files, write_odd_photos
+from tests.browser.visitor import PATIENCE, choose, compare, open_page
 from tests.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.tiny import build_tiny
 
 pytestmark = pytest.mark.browser
 
-PATIENCE = 60_000  # milliseconds; the machine may be busy
 REFERENCES = ["a river next to green trees .", "some white houses are near a road ."]
 PHOTOS = [("UCM", "val", f"photo{n:02}.png", REFERENCES) for n in range(26)]
 
@@ -32,7 +32,7 @@ PHOTOS = [("UCM", "val", f"photo{n:02}.png", REFERENCES) for n in range(26)]
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("app")
-    model = add_adapters(build_tiny(home / "model"))
+    model = add_adapters(build_tiny(home / "model", layers=24))
     return Settings(
         model=str(model),
         data=write_risc_folder(home / "risc", PHOTOS),
@@ -65,24 +65,6 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     yield page
     page.close()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
-
-
-def open_page(page: Page, address: str) -> None:
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    page.goto(address)
-    expect(page.locator("#banner")).to_contain_text("Ready")
-
-
-def choose(page: Page, file: Path) -> None:
-    page.set_input_files("#photo-file", str(file))
-
-
-def compare(page: Page) -> list[str]:
-    """Presses Compare and returns the three captions once all are there."""
-    page.click("#compare")
-    expect(page.locator('.pane[data-state="done"]')).to_have_count(3)
-    return page.locator(".pane .caption").all_inner_texts()
 
 
 def preview(page: Page) -> list[int]:
@@ -205,8 +187,7 @@ def test_a_comparison_can_be_stopped(page: Page) -> None:
     page.get_by_role("button", name="Decoding options").click()
     page.get_by_label("number input for Maximum length").fill("128")
     page.click("#compare")
-    expect(page.locator(".pane .cursor").first).to_be_visible()
-    page.click("#stop")
+    page.click("#stop")  # waits until it is enabled, which it is while captions come
     expect(page.locator('.pane[data-state="stopped"]').first).to_be_visible()
     expect(page.locator(".panes")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#stop")).to_be_disabled()

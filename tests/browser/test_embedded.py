@@ -1,0 +1,41 @@
+"""The app as a newcomer opens it: the embedded model, a real photo from disk, three captions."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Browser, expect
+
+from qvla.captioning import caption
+from qvla.dataset import read_examples
+from qvla.imagery import open_image
+from qvla.lineup import VARIANTS
+from qvla.loading import LineupLoader
+from qvla.settings import EMBEDDED_MODEL, Settings
+from tests.browser.visitor import choose, compare, open_page
+from tests.serving import served
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_real_photo_gets_three_captions_of_real_weights(browser: Browser) -> None:
+    settings = Settings(model=str(EMBEDDED_MODEL), device="cpu")
+    loader = LineupLoader.of(settings).start()
+    lineup = loader.wait(300)
+    # photos on which no two variants say the same
+    photos = [example.image for example in read_examples(settings.examples)]
+    said = {photo: caption(lineup, [open_image(photo)])[0] for photo in photos}
+    photo = next(p for p in photos if len({said[p][name].text for name in VARIANTS}) == 3)
+
+    with served(settings, loader) as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        open_page(page, address)
+        expect(page.locator("#banner")).to_contain_text("The small model that comes with QVLA")
+        choose(page, photo)
+        expect(page.locator(".photo-view figcaption")).to_contain_text(photo.name)
+        shown = compare(page)
+        page.close()
+
+    assert [text.strip() for text in shown] == [said[photo][name].text for name in VARIANTS]

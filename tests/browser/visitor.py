@@ -1,0 +1,27 @@
+"""What a visitor of the page does, for all browser tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+PATIENCE = 60_000  # milliseconds; the machine may be busy
+
+
+def open_page(page: Page, address: str) -> None:
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page.goto(address)
+    expect(page.locator("#banner")).to_contain_text("Ready")
+
+
+def choose(page: Page, file: Path) -> None:
+    page.set_input_files("#photo-file", str(file))
+
+
+def compare(page: Page) -> list[str]:
+    """Presses Compare and returns the three captions once all are there."""
+    page.click("#compare")
+    expect(page.locator('.pane[data-state="done"]')).to_have_count(3)
+    return page.locator(".pane .caption").all_inner_texts()
