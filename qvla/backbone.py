@@ -6,6 +6,7 @@ and reads pickles. Everything that can be wrong with a checkpoint is told here i
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 from dataclasses import dataclass
@@ -155,7 +156,15 @@ def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
                 f"{sorted(found[keys])[0]}: fetch or save the checkpoint again."
             )
     wrong = {key: (tuple(shape), tuple(due)) for key, shape, due in found["mismatched_keys"]}
-    for key, layer in nf4.layers(model):  # Transformers compares no shapes of quantised weights
+    # Of a model that it quantises, Transformers compares no shapes, and before 5.23 not even those
+    # of the weights that stay as they are.
+    with torch.device("meta"):
+        skeleton = PaliGemmaForConditionalGeneration(copy.deepcopy(model.config))
+    due_shapes = {key: tuple(p.shape) for key, p in skeleton.named_parameters() if p.ndim == 1}
+    for key, parameter in model.named_parameters():
+        if due_shapes.get(key, tuple(parameter.shape)) != tuple(parameter.shape):
+            wrong[key] = (tuple(parameter.shape), due_shapes[key])
+    for key, layer in nf4.layers(model):
         shape = tuple(layer.weight.quant_state.shape)
         if shape != (layer.out_features, layer.in_features):
             wrong[f"{key}.weight"] = (shape, (layer.out_features, layer.in_features))

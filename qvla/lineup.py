@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from qvla.backbone import (
     AdapterError,
@@ -124,6 +125,7 @@ class Lineup:
         when the float backbone, without which there is no base, cannot be loaded.
         """
         report = progress or log.info
+        transformers_logging.disable_progress_bar()  # `report` tells instead
         device = _device(device)
         floating = SharedBackbone(
             str(model), _float_precision(precision, device), device, ("base", "adapter")

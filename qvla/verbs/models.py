@@ -48,11 +48,8 @@ def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
 
     Raises QvlaError when the base cannot be loaded; for others see `Lineup.variant(...).reason`.
     """
-    import transformers
-
     from qvla.lineup import Lineup
 
-    transformers.utils.logging.disable_progress_bar()
     return Lineup.load(
         settings.model,
         adapter=settings.adapter if "adapter" in variants else None,
