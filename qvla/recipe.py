@@ -82,7 +82,7 @@ class Recipe(BaseModel):
         None, description="recompute activations (default: the report's choice, only for qvla)"
     )
     attention: Literal["auto", "eager", "sdpa"] = Field(
-        "auto", description="the decoder's attention; auto: eager on the CPU, sdpa on a GPU"
+        "auto", description="the decoder's attention; auto: eager on the CPU, as loaded on a GPU"
     )
 
     log_steps: int = Field(10, ge=1, description="steps between points of the loss curve")

@@ -218,7 +218,9 @@ def _set_attention(backbone: Backbone, recipe: Recipe) -> None:
     """On the CPU, fused attention's backward is slower than the plain one at these lengths."""
     chosen = recipe.attention
     if chosen == "auto":
-        chosen = "sdpa" if backbone.device.type == "cuda" else "eager"
+        if backbone.device.type == "cuda":
+            return  # as loaded: SDPA, but for Gemma 2, which it cannot do
+        chosen = "eager"
     backbone.model.set_attn_implementation({"text_config": chosen})
 
 
