@@ -11,6 +11,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from qvla.files import write_json
 from qvla.recipe import MAY_CHANGE, Recipe, TrainingError
 
 RECIPE_FILE = "recipe.json"
@@ -91,13 +92,6 @@ def publish(model: PeftModel, recipe: Recipe, card: dict[str, Any]) -> None:
             os.replace(output, old)
         os.replace(new, output)
     shutil.rmtree(recipe.checkpoints, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON under a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _check_same(now: dict[str, Any], path: Path) -> None:

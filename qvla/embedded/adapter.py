@@ -16,11 +16,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from qvla.adapters import WEIGHTS
 from qvla.dataset import read_examples
 from qvla.embedded.sources import training_photos
+from qvla.files import write_tensors
 from qvla.recipe import Recipe, make_recipe
 from qvla.training import Outcome, run_and_report, train
 
@@ -52,10 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def store_in_bfloat16(folder: Path) -> None:
     """Halves the adapter's file: the repository keeps it, and the base beside it, in bfloat16."""
     path = folder / WEIGHTS
-    halved = {name: weight.bfloat16() for name, weight in load_file(path).items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(halved, temporary, metadata={"format": "pt"})
-    temporary.replace(path)
+    write_tensors(path, {name: weight.bfloat16() for name, weight in load_file(path).items()})
 
 
 def _recipe(options: argparse.Namespace, photos: int) -> Recipe:

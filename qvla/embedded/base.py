@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from qvla.embedded.architecture import IMAGE_SIZE, IMAGE_TOKENS, mini_config
@@ -21,6 +21,7 @@ from qvla.embedded.sources import TrainingPhoto, training_photos
 from qvla.embedded.tasks import TASK_WORDS
 from qvla.embedded.views import prepare
 from qvla.embedded.vocabulary import build_processor, words_of
+from qvla.files import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def make_base(data: Path, work: Path, out: Path, *, sight: float, language: floa
         weights = train_sight(
             photos, views, config.vision_config, minutes=sight, checkpoint=work / "sight.pt"
         )
-        _save(weights, tower_file)
+        write_tensors(tower_file, weights)
     torch.manual_seed(0)
     model = PaliGemmaForConditionalGeneration._from_config(config, attn_implementation="eager")
     model.model.vision_tower.load_state_dict(load_file(tower_file))
@@ -56,12 +57,6 @@ def make_processor(photos: list[TrainingPhoto]) -> PaliGemmaProcessor:
     captions = [caption for photo in photos for caption in photo.example.references]
     words = [*TASK_WORDS, *sorted({p.scene for p in photos}), *words_of(captions, at_least=4)]
     return build_processor(words, image_size=IMAGE_SIZE, image_tokens=IMAGE_TOKENS)
-
-
-def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, temporary)
-    temporary.replace(path)
 
 
 def main() -> None:

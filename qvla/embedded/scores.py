@@ -8,12 +8,12 @@ is reported apart as photos from elsewhere. Writes `scores.json` into the model'
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
 from qvla.captioning import caption
 from qvla.dataset import Example, read_examples
+from qvla.files import write_json
 from qvla.imagery import open_image
 from qvla.lineup import VARIANTS, Lineup
 from qvla.scoring.corpus import corpus_scores
@@ -74,10 +74,7 @@ def main() -> None:
         "data_fingerprint": fingerprint(examples),
         "scores": score(lineup, examples),
     }
-    path = options.model / "scores.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(options.model / "scores.json", result)
     for name, groups in result["scores"].items():
         for group, values in groups.items():
             print(f"{name:8} {group:30} CIDEr {values['CIDEr']:.4f}  BLEU-4 {values['BLEU-4']:.4f}")

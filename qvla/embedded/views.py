@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from qvla.dataset import Example
+from qvla.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def prepare(examples: list[Example], folder: Path, *, per_photo: int = 6, seed: 
             pixels.flush()
             targets.flush()
             progress["done"] = stop
-            _write_json(progress_file, progress)
+            write_json(progress_file, progress)
             log.info("views of %d of %d photos", stop, len(names))
     return Views(names, pixels, targets)
 
@@ -157,12 +158,6 @@ def _crop(image: Image.Image, view: int, rng: random.Random) -> Image.Image:
 
 def _resized(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-
-
-def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

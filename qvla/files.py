@@ -1,0 +1,34 @@
+"""Files that are whole or not there: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A value as JSON."""
+    temporary = _beside(path)
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Tensors as safetensors, readable for others, which the library's own files are not."""
+    from safetensors.torch import save_file
+
+    temporary = _beside(path)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
