@@ -121,7 +121,7 @@ class Generation:
         # (B, N, D): what the vision tower and projector, which carry no adapter, see in each image
         seen = model.get_image_features(pixels).pooler_output
         seen = seen.repeat(len(self.variants), 1, 1)  # (V * B, N, D), in the order of the rows
-        ends = _end_tokens(model, processor)
+        ends = end_tokens(model, processor)
         watch = _Watch(len(names), ends, self.decoding.num_beams > 1, device, self.cancelled)
         if tell is not None and self.decoding.num_beams == 1:
             watch.listener = lambda: tell(self._partials(watch.rows, start))
@@ -212,7 +212,8 @@ class _Watch(StoppingCriteria):
         return torch.full((len(input_ids),), stop, dtype=torch.bool, device=input_ids.device)
 
 
-def _end_tokens(model: torch.nn.Module, processor: object) -> set[int]:
+def end_tokens(model: torch.nn.Module, processor: object) -> set[int]:
+    """Every token that `generate` ends a caption of this checkpoint with."""
     ends = model.generation_config.eos_token_id
     if ends is None:
         ends = processor.tokenizer.eos_token_id

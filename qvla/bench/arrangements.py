@@ -17,7 +17,7 @@ from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 from qvla.backbone import Precision
 from qvla.decoding import Decoding
 from qvla.errors import QvlaError
-from qvla.generation import Caption, Generation
+from qvla.generation import Caption, Generation, end_tokens
 from qvla.lineup import VARIANTS, Lineup, SharedBackbone
 from qvla.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
 from qvla.settings import Settings
@@ -42,15 +42,8 @@ class FixedLength(Decoding):
 
 def fixed_length(shared: SharedBackbone, new_tokens: int) -> FixedLength:
     """Captions of exactly `new_tokens` tokens from this checkpoint."""
-    return FixedLength(max_new_tokens=new_tokens, ends=tuple(sorted(end_tokens(shared))))
-
-
-def end_tokens(shared: SharedBackbone) -> set[int]:
-    """Every token that this checkpoint ends a caption with."""
-    ends = shared.backbone.model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, (list, tuple)) else [ends]
-    tokenizer = shared.backbone.processor.tokenizer
-    return {end for end in (*ends, tokenizer.eos_token_id) if end is not None}
+    ends = end_tokens(shared.backbone.model, shared.backbone.processor)
+    return FixedLength(max_new_tokens=new_tokens, ends=tuple(sorted(ends)))
 
 
 def load_lineup(settings: Settings) -> Lineup:
@@ -127,7 +120,7 @@ def caption_without_cache(
     """
     model, processor = shared.backbone.model, shared.backbone.processor
     device = shared.backbone.device
-    ends, processors = end_tokens(shared), decoding.processors()
+    ends, processors = end_tokens(model, processor), decoding.processors()
     captions = []
     with shared.lock, torch.inference_mode():
         for image in images:
