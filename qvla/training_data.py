@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PaliGemmaProcessor
 
 from qvla.dataset import Example
+from qvla.imagery import ImageError, open_image
 from qvla.prompts import IGNORED, encode_images, encode_text
 from qvla.recipe import TrainingError
 
@@ -213,9 +214,8 @@ def view(pixels: np.ndarray, augment: str, rng: random.Random) -> np.ndarray:
 def open_photo(path: Path) -> Image.Image:
     """An RGB photo; TrainingError names the file when it cannot be decoded."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return open_image(path)
+    except ImageError as error:
         raise TrainingError(
             f"{path} cannot be read as an image; mend the file or take out its row."
         ) from error
