@@ -8,6 +8,7 @@ tolerated; a row with no image name, or whose image leaves the folder, is not.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,17 @@ def groups(examples: Iterable[Example]) -> dict[tuple[str, str], list[Example]]:
     for example in examples:
         result.setdefault((example.source, example.split), []).append(example)
     return result
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 over names, sources, splits, captions and file sizes, whatever the order."""
+    rows = sorted(
+        "\t".join(
+            (item.name, str(item.image.stat().st_size), item.source, item.split, *item.references)
+        )
+        for item in examples
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def _image_folder(folder: Path) -> Path:

@@ -14,7 +14,8 @@ import platform
 import re
 import subprocess
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -70,7 +71,14 @@ class Hardware(Part):
 
 
 class Record(Part):
-    """One measurement. Names of `numbers` end in their unit: `_seconds`, `_bytes`, `_ratio`."""
+    """One measurement.
+
+    Names of `numbers` are paths, from what they are of to what they are, as `qvla/loaded_bytes`. A
+    last step with a unit ends in it (`_seconds`, `_bytes`, `_ratio`, `_per_second`). The ends of a
+    95 % interval are one step deeper: `…/CIDEr/low` and `…/CIDEr/high`. `series` are curves, by the
+    same rules, and all series of one stem are of equal length. `files` are further results, by
+    paths relative to the folder above the record's own.
+    """
 
     record: Literal[1] = SCHEMA
     what: str
@@ -78,6 +86,8 @@ class Record(Part):
     variants: tuple[str, ...]
     data: Data | None
     numbers: dict[str, int | FiniteFloat | None]
+    series: dict[str, tuple[FiniteFloat, ...]] = {}
+    files: dict[str, str] = {}
     protocol: dict[str, JsonValue]
     hardware: Hardware
     versions: dict[str, str]
@@ -91,8 +101,10 @@ def new_record(
     model: str,
     variants: Iterable[str],
     data: Data | None,
-    numbers: dict[str, int | float | None],
-    protocol: dict[str, JsonValue],
+    numbers: Mapping[str, int | float | None],
+    protocol: Mapping[str, JsonValue],
+    series: Mapping[str, Iterable[float]] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Record:
     """A record of something measured just now, on this machine, with this code."""
     return Record(
@@ -100,8 +112,10 @@ def new_record(
         model=model,
         variants=tuple(variants),
         data=data,
-        numbers=numbers,
-        protocol=protocol,
+        numbers=dict(numbers),
+        series={name: tuple(values) for name, values in (series or {}).items()},
+        files=dict(files or {}),
+        protocol=dict(protocol),
         hardware=hardware(),
         versions=versions(),
         commit=commit(),
@@ -147,18 +161,50 @@ def read(path: str | Path) -> Record:
         raise RecordError(f"The record {path} is damaged at {field}: {first['msg']}.") from error
 
 
-def read_all(folder: str | Path, on_problem: Callable[[str], None] = log.warning) -> list[Record]:
-    """All readable records of a folder, the oldest first; each other file is told to `on_problem`.
+@dataclass(frozen=True)
+class Kept:
+    """A record with the file it lies in."""
 
-    A folder that does not exist holds no records.
+    path: Path
+    record: Record
+
+    def file(self, name: str) -> Path | None:
+        """Where one of the record's `files` lies; None when it has none of that name.
+
+        A path that leaves the folder above the record's own is as good as none.
+        """
+        root = self.path.resolve().parent.parent
+        if name not in self.record.files:
+            return None
+        path = (root / self.record.files[name]).resolve()
+        return path if path.is_relative_to(root) else None
+
+
+def read_all(folder: str | Path, on_problem: Callable[[str], None] = log.warning) -> list[Record]:
+    """All readable records of one folder, the oldest first. See `find`."""
+    return [kept.record for kept in find(None, [folder], on_problem)]
+
+
+def find(
+    what: str | None = None,
+    folders: Iterable[str | Path] = (SHIPPED, MEASURED_HERE),
+    on_problem: Callable[[str], None] = log.warning,
+) -> list[Kept]:
+    """All readable records of some folders, or those of one kind, the oldest first.
+
+    Each file that is no record is told to `on_problem` and left out. A folder that does not exist
+    holds no records.
     """
-    records = []
-    for path in sorted(Path(folder).glob("*.json")):
+    found = []
+    for path in (path for folder in folders for path in sorted(Path(folder).glob("*.json"))):
         try:
-            records.append(read(path))
+            kept = Kept(path, read(path))
         except RecordError as error:
             on_problem(f"{error} It was left out.")
-    return sorted(records, key=lambda record: record.date)
+            continue
+        if what in (None, kept.record.what):
+            found.append(kept)
+    return sorted(found, key=lambda kept: kept.record.date)
 
 
 def fingerprint(files: Iterable[Path], also: Iterable[str] = ()) -> str:

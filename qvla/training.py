@@ -29,11 +29,11 @@ from transformers import TrainingArguments, set_seed
 from qvla.backbone import Backbone, Precision, load_backbone
 from qvla.bottleneck import BottleneckConfig
 from qvla.caption_trainer import CaptionTrainer
-from qvla.dataset import Example, read_examples
+from qvla.dataset import Example, fingerprint, read_examples
 from qvla.errors import QvlaError
 from qvla.recipe import Recipe, TrainingError, add_arguments, read_recipe
 from qvla.run_folder import claim, publish, step_of
-from qvla.training_data import CaptionedPhotos, Collator, fingerprint, usable
+from qvla.training_data import CaptionedPhotos, Collator, usable
 
 log = logging.getLogger(__name__)
 

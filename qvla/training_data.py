@@ -6,7 +6,6 @@ before, so that a resumed run and one with other workers see the same batches.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -46,17 +45,6 @@ def usable(examples: Sequence[Example]) -> list[Example]:
             *(len(examples) - len(kept), len(examples)),
         )
     return kept
-
-
-def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 over names, sources, splits, captions and file sizes, whatever the order."""
-    rows = sorted(
-        "\t".join(
-            (item.name, str(item.image.stat().st_size), item.source, item.split, *item.references)
-        )
-        for item in examples
-    )
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 class Photos:

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from qvla import cli, records
-from qvla.bench import arrangements, core
+from qvla.bench import arrangements, core, turns
 from qvla.decoding import Decoding
 from qvla.errors import QvlaError
 from qvla.lineup import SharedBackbone
@@ -133,14 +133,14 @@ def test_cases_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> No
 
         return case
 
-    monkeypatch.setattr(core, "clock", lambda device: now)
-    times = core.in_turns({"a": work("a", 1), "b": work("b", 3)}, 2, torch.device("cpu"))
+    monkeypatch.setattr(turns, "clock", lambda device: now)
+    times = turns.in_turns({"a": work("a", 1), "b": work("b", 3)}, 2, torch.device("cpu"))
     assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert times == {"a": (1, 2), "b": (3, 6)}
 
 
 def test_a_figure_compares_medians_and_shows_the_range_of_turns() -> None:
-    figure = core.Figure("x_ratio", "ours", "other", "s", (1.0, 2.0, 9.0), (4.0, 4.0, 3.0))
+    figure = turns.Figure("x_ratio", "ours", "other", "s", (1.0, 2.0, 9.0), (4.0, 4.0, 3.0))
     assert figure.ratio == 0.5
     assert figure.spread == (0.25, 3.0)
 

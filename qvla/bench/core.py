@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,17 +15,15 @@ from PIL import Image
 from qvla import records
 from qvla.bench import arrangements, memory
 from qvla.bench.arrangements import BenchError
+from qvla.bench.turns import Case, Figure, in_turns
 from qvla.captioning import caption
 from qvla.dataset import read_examples
 from qvla.decoding import Decoding
 from qvla.imagery import open_image
 from qvla.lineup import VARIANTS, Lineup
-from qvla.measure import clock
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
-
-Case = Callable[[int], object]  # does the work of one turn, whose number it is given
 
 
 @dataclass(frozen=True)
@@ -44,30 +43,21 @@ class Plan:
                 raise BenchError(f"--{name.replace('_', '-')} must be at least 1.")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One thing measured against another, turn by turn. `values` and `others` go in pairs."""
-
-    name: str  # of the ratio in the record
-    ours: str
-    other: str
-    unit: str  # s or bytes
-    values: tuple[float, ...]
-    others: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        """Median against median: below 1 is less than the other."""
-        return median(self.values) / median(self.others)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The lowest and the highest ratio of any one turn."""
-        ratios = [value / other for value, other in zip(self.values, self.others, strict=True)]
-        return min(ratios), max(ratios)
+def run(options: argparse.Namespace, settings: Settings) -> tuple[str, records.Record]:
+    """The suite as `qvla bench` runs it: its table and its record."""
+    plan = Plan(
+        repeats=options.repeats,
+        memory_repeats=options.memory_repeats,
+        photos=options.photos,
+        new_tokens=options.new_tokens,
+        stop=options.stop,
+        data=options.data,
+    )
+    figures, record = measure(plan, settings)
+    return table(figures, record), record
 
 
-def run(plan: Plan, settings: Settings) -> tuple[list[Figure], records.Record]:
+def measure(plan: Plan, settings: Settings) -> tuple[list[Figure], records.Record]:
     """Measures everything. Memory comes first, while this process holds no weights."""
     settings = arrangements.made_explicit(settings)
     paths, images = _photos(plan, settings)
@@ -86,25 +76,6 @@ def run(plan: Plan, settings: Settings) -> tuple[list[Figure], records.Record]:
     figures = _figures(times, held, weights)
     record = _record(plan, settings, lineup, paths, figures, times, held, same)
     return figures, record
-
-
-def in_turns(
-    cases: Mapping[str, Case], repeats: int, device: torch.device
-) -> dict[str, tuple[float, ...]]:
-    """Seconds of every case in every turn. Each case runs once before, to warm up.
-
-    The cases follow each other within a turn, so that what drifts on the machine meets them all.
-    """
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for case in cases.values():
-        case(0)
-    for turn in range(repeats):
-        for name, case in cases.items():
-            start = clock(device)
-            case(turn)
-            times[name].append(clock(device) - start)
-        log.info("Turn %d of %d of %s.", turn + 1, repeats, ", ".join(cases))
-    return {name: tuple(seconds) for name, seconds in times.items()}
 
 
 def _photos(plan: Plan, settings: Settings) -> tuple[list[Path], list[Image.Image]]:

@@ -12,12 +12,11 @@ import logging
 from pathlib import Path
 
 from qvla.captioning import caption
-from qvla.dataset import Example, read_examples
+from qvla.dataset import Example, fingerprint, read_examples
 from qvla.files import write_json
 from qvla.imagery import open_image
 from qvla.lineup import VARIANTS, Lineup
 from qvla.scoring.corpus import corpus_scores
-from qvla.training_data import fingerprint
 
 log = logging.getLogger(__name__)
 
