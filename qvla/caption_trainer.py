@@ -49,13 +49,19 @@ def caption_loss(
     return loss, labelled.sum()
 
 
-@torch.no_grad()
 def image_features(
     model: torch.nn.Module, pixel_values: torch.Tensor, photo_rows: torch.Tensor
 ) -> torch.Tensor:
-    """Distinct photos (D, 3, S, S) through the frozen vision tower, then one copy for each row."""
+    """Distinct photos (D, 3, S, S) through the vision tower, then one copy for each row.
+
+    A frozen tower keeps nothing for the backward pass; with full fine-tuning it is trained too.
+    """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return base.get_image_features(pixel_values).pooler_output[photo_rows]
+    trained = torch.is_grad_enabled() and any(
+        parameter.requires_grad for parameter in base.model.vision_tower.parameters()
+    )
+    with torch.set_grad_enabled(trained):
+        return base.get_image_features(pixel_values).pooler_output[photo_rows]
 
 
 class CaptionTrainer(Trainer):

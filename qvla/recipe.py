@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qvla.errors import QvlaError
 from qvla.prompts import CAPTION_PREFIX
+
+# All linear layers of the decoder, which QLoRA found to matter most (arXiv 2305.14314, section 4).
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+QUANTISED = ("qvla", "qlora")
+# QLoRA's for models up to 13B (its table 9), and PaliGemma's usual one for transfers.
+LEARNING_RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
 
 
 class TrainingError(QvlaError):
@@ -26,8 +32,10 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    method: Literal["adapter", "qvla"] = Field(
-        "adapter", description="adapter: on a frozen float base; qvla: on a frozen NF4 base"
+    method: Literal["adapter", "qvla", "lora", "qlora", "full"] = Field(
+        "adapter",
+        description="adapter, lora: on a frozen float base; qvla, qlora: the same on a frozen NF4 "
+        "base; full: all weights of the base",
     )
     model: str = Field(description="base checkpoint: a folder or a hub id")
     data: Path = Field(description="folder in the RISC layout (captions.csv and images)")
@@ -42,7 +50,11 @@ class Recipe(BaseModel):
     max_steps: int | None = Field(None, ge=1, description="stop after these steps, not the epochs")
     batch_size: int = Field(4, ge=1, description="photos a step on each device")
     gradient_accumulation: int = Field(1, ge=1, description="batches added up to one step")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="peak learning rate (default: 5e-4 as in the report, 2e-4 for LoRA, 1e-5 full)",
+    )
     lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="what follows the warm-up; constant has none unless warmup_steps"
     )
@@ -63,8 +75,13 @@ class Recipe(BaseModel):
     sites: list[Literal["attention", "mlp"]] = Field(
         ["attention", "mlp"], min_length=1, description="sublayers with an adapter after them"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the bottleneck")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the bottleneck or LoRA")
     train_norms: bool = Field(False, description="also train the norm after each adapter")
+    rank: int = Field(16, ge=1, description="rank of LoRA; 16 trains about what the adapter does")
+    lora_alpha: float = Field(32.0, gt=0, description="LoRA's output is scaled by this / rank")
+    lora_targets: list[str] = Field(
+        list(LORA_TARGETS), min_length=1, description="decoder projections that LoRA goes around"
+    )
 
     prefix: str = Field(CAPTION_PREFIX, min_length=1, description="the task's prompt")
     augment: Literal["none", "flips", "crops"] = Field(
@@ -76,10 +93,11 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     bf16: bool = Field(True, description="bfloat16 autocast")
     precision: Literal["fp32", "bf16"] | None = Field(
-        None, description="of the float base (default: bf16 with --bf16, else fp32)"
+        None,
+        description="of the float base (default: bf16 with --bf16, else fp32; full: fp32)",
     )
     gradient_checkpointing: bool | None = Field(
-        None, description="recompute activations (default: the report's choice, only for qvla)"
+        None, description="recompute activations (default: only on NF4, the report's choice)"
     )
     attention: Literal["auto", "eager", "sdpa"] = Field(
         "auto", description="the decoder's attention; auto: eager on the CPU, as loaded on a GPU"
@@ -88,7 +106,21 @@ class Recipe(BaseModel):
     log_steps: int = Field(10, ge=1, description="steps between points of the loss curve")
     eval_steps: int = Field(1000, ge=1, description="steps between evaluations")
     save_steps: int = Field(500, ge=1, description="steps between checkpoints")
-    report_to: list[str] = Field([], description="trackio, wandb or tensorboard")
+    report_to: list[Literal["trackio", "wandb", "tensorboard"]] = Field(
+        [], description="trackers that hear of every logged step; install the one you name"
+    )
+    sample_photos: int = Field(
+        4, ge=0, description="evaluation photos that are captioned at each evaluation"
+    )
+    device_lock: Path | None = Field(
+        None, description="lock file by which an app on the same device goes first (qvla.sharing)"
+    )
+
+    @model_validator(mode="after")
+    def _choose_learning_rate(self) -> Recipe:
+        if self.learning_rate is None:
+            self.learning_rate = LEARNING_RATES.get(self.method, 5e-4)
+        return self
 
     @property
     def checkpoints(self) -> Path:
@@ -96,17 +128,24 @@ class Recipe(BaseModel):
         return self.output.with_name(self.output.name + ".checkpoints")
 
     @property
+    def events(self) -> Path:
+        """The file that tells what happens in the run (`qvla.events`); it stays when it is done."""
+        return self.output.with_name(self.output.name + ".events.jsonl")
+
+    @property
     def base_precision(self) -> str:
         """The base's precision as `qvla.backbone.Precision` spells it."""
-        if self.method == "qvla":
+        if self.method in QUANTISED:
             return "nf4"
+        if self.method == "full":  # steps of 1e-5 are lost in bfloat16 weights
+            return self.precision or "fp32"
         return self.precision or ("bf16" if self.bf16 else "fp32")
 
     @property
     def recomputes(self) -> bool:
         """Whether activations are recomputed in the backward pass."""
         if self.gradient_checkpointing is None:
-            return self.method == "qvla"
+            return self.method in QUANTISED
         return self.gradient_checkpointing
 
     def card(self) -> dict[str, Any]:
@@ -114,6 +153,7 @@ class Recipe(BaseModel):
         values = self.model_dump(mode="json")
         for name in ("data", "output"):
             values[name] = Path(values[name]).name
+        del values["device_lock"]
         values["model"] = self.model_name
         return values
 
@@ -126,7 +166,7 @@ class Recipe(BaseModel):
 # What may differ when a run is resumed: where things lie and how they are watched.
 MAY_CHANGE = {
     *("model", "data", "output", "log_steps", "eval_steps", "save_steps", "report_to"),
-    *("num_workers", "cache_mb", "eval_splits", "eval_photos"),
+    *("num_workers", "cache_mb", "eval_splits", "eval_photos", "sample_photos", "device_lock"),
 }
 
 

@@ -6,10 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from peft import PeftModel
 
 from qvla.files import write_json
 from qvla.recipe import MAY_CHANGE, Recipe, TrainingError
@@ -45,8 +44,8 @@ def claim(recipe: Recipe, fingerprint: str, *, resume: bool, overwrite: bool) ->
     output, checkpoints = recipe.output, recipe.checkpoints
     if output.exists() and not overwrite:
         raise TrainingError(f"{output} is there already; add --overwrite to replace it.")
-    if output.exists() and not (output / "adapter_config.json").is_file():
-        raise TrainingError(f"{output} holds no adapter, so it is not replaced; name another.")
+    if output.exists() and not (output / CARD_FILE).is_file():
+        raise TrainingError(f"{output} holds no earlier run, so it is not replaced; name another.")
     earlier = last_checkpoint(checkpoints)
     if resume and earlier is None:
         raise TrainingError(f"There is no whole checkpoint to resume from in {checkpoints}.")
@@ -75,18 +74,14 @@ def claim(recipe: Recipe, fingerprint: str, *, resume: bool, overwrite: bool) ->
     return earlier if resume else None
 
 
-def publish(model: PeftModel, recipe: Recipe, card: dict[str, Any]) -> None:
-    """Writes adapter and card under a temporary name, renames them into place, and takes the
-    checkpoints away.
+def publish(save: Callable[[Path], None], recipe: Recipe, card: dict[str, Any]) -> None:
+    """Has `save` write the result into a folder under a temporary name, adds the card, renames the
+    folder into place, and takes the checkpoints away.
     """
     output = recipe.output
-    # A path of this machine would say nothing to whoever loads the adapter.
-    model.peft_config[model.active_adapter].base_model_name_or_path = recipe.model_name
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
         new, old = Path(folder) / "new", Path(folder) / "old"
-        model.save_pretrained(str(new), save_embedding_layers=False)
-        (new / "README.md").unlink(missing_ok=True)  # PEFT's template, all blanks
-        (new / "adapter_model.safetensors").chmod(0o644)  # safetensors shuts others out
+        save(new)
         write_json(new / CARD_FILE, card)
         if output.exists():
             os.replace(output, old)

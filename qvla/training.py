@@ -1,51 +1,38 @@
-"""One fine-tune run on the Transformers Trainer: bottleneck adapters on a frozen PaliGemma.
+"""One fine-tune run on the Transformers Trainer: adapters on a frozen PaliGemma, or all of it.
 
     python -m qvla train --method adapter --model checkpoints/mini --data DIR --output DIR
     accelerate launch -m qvla.training --config run.yaml
 
-What is saved is the adapter alone, with `run.json`: recipe, data fingerprint, versions, curve and
-speed. Checkpoints lie beside the output until the run is done.
+Only what was trained is saved, with `run.json`: recipe, data fingerprint, versions, curve and
+speed. Checkpoints lie beside the output until the run is done, and the file of its events stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
-import platform
 import random
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
-from transformers import TrainingArguments, set_seed
 
-from qvla.backbone import Backbone, Precision, load_backbone
-from qvla.bottleneck import BottleneckConfig
-from qvla.caption_trainer import CaptionTrainer
+from qvla import events, preflight
+from qvla.attempt import Attempt, Ended, Outcome
+from qvla.backbone import is_out_of_memory
 from qvla.dataset import Example, fingerprint, read_examples
 from qvla.errors import QvlaError
+from qvla.faults import first_line
 from qvla.recipe import Recipe, TrainingError, add_arguments, read_recipe
-from qvla.run_folder import claim, publish, step_of
-from qvla.training_data import CaptionedPhotos, Collator, usable
+from qvla.run_events import Ender
+from qvla.run_folder import claim, last_checkpoint
+from qvla.training_data import usable
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run: the adapter's folder and what `run.json` says."""
-
-    folder: Path
-    card: dict[str, Any]
+ENDED = 128 + 15  # what shells report of a process that SIGTERM ended
 
 
 def train(
@@ -55,12 +42,15 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    ender: Ender | None = None,
 ) -> Outcome:
-    """Runs the recipe and writes its adapter to `recipe.output`, complete or not at all.
+    """Runs the recipe and writes what it trained to `recipe.output`, complete or not at all.
 
     Without `examples` they are read from `recipe.data`. Raises TrainingError, before any weight is
-    loaded, for unusable data or an output that cannot be written, and during the run when the loss
-    or a gradient is no finite number; the last checkpoint is then still there.
+    loaded, for what cannot work: unusable data, an output that cannot be written, a batch or
+    checkpoints too large for the machine; and during the run when the loss or a gradient is no
+    finite number. The last checkpoint is then still there. Memory that runs out halves the batch
+    once. Raises Ended when `ender` was asked to end the run.
     """
     if examples is None:
         examples = _read(recipe, recipe.splits)
@@ -71,64 +61,70 @@ def train(
         evaluation = random.Random(recipe.seed).sample(evaluation, recipe.eval_photos)
     data = {"fingerprint": fingerprint(training), "photos": len(training)}
     data |= {"captions": sum(len(item.references) for item in training)}
-    _check_optimiser(recipe)
-    adapter_config(recipe)
+    preflight.check(recipe)
     checkpoint = claim(recipe, data["fingerprint"], resume=resume, overwrite=overwrite)
+    if not resume:
+        recipe.events.unlink(missing_ok=True)
 
-    started = time.monotonic()
-    backbone = load_backbone(
-        recipe.model, Precision(recipe.base_precision), device=recipe.device, for_training=True
+    run = Attempt(recipe, training, evaluation, data, checkpoint, ender or Ender())
+    try:
+        try:
+            return run.go()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = _halved(recipe)
+        # Out here the error is gone, and with its traceback the model and the tensors of the batch.
+        log.warning("%s", smaller.sentence)
+        events.append(recipe.events, "note", text=smaller.sentence)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        checkpoint = last_checkpoint(recipe.checkpoints)
+        try:
+            run = Attempt(smaller.recipe, training, evaluation, data, checkpoint, run.ender)
+            return run.go()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"Memory ran out with batches of {recipe.batch_size} and of half of it: start anew "
+                "with a smaller --batch-size, or use --gradient-checkpointing or the method qvla."
+            ) from error
+    except Ended:
+        events.append(recipe.events, "end", state="ended", text=str(Ended()))
+        raise
+    except Exception as error:
+        sentence = str(error) if isinstance(error, QvlaError) else f"A fault: {first_line(error)}"
+        events.append(recipe.events, "end", state="failed", text=sentence)
+        raise
+
+
+@dataclass(frozen=True)
+class _Smaller:
+    recipe: Recipe
+    sentence: str
+
+
+def _halved(recipe: Recipe) -> _Smaller:
+    """The same steps in half the batch; TrainingError when there is no half."""
+    if recipe.batch_size == 1:
+        raise TrainingError(
+            "Memory ran out with a single photo a batch: use --gradient-checkpointing, the method "
+            "qvla, or a smaller model."
+        )
+    if recipe.batch_size % 2:
+        raise TrainingError(
+            f"Memory ran out with batches of {recipe.batch_size}, which cannot be halved; start "
+            "anew with a smaller --batch-size."
+        )
+    half, twice = recipe.batch_size // 2, recipe.gradient_accumulation * 2
+    changes = {"batch_size": half, "gradient_accumulation": twice}
+    return _Smaller(
+        recipe.model_copy(update=changes),
+        f"Memory ran out with batches of {recipe.batch_size}: the run goes on with {half}, and "
+        f"{twice} of them a step.",
     )
-    _set_attention(backbone, recipe)
-    set_seed(recipe.seed)
-    model = add_adapter(backbone, recipe)
-    trainer = _trainer(recipe, backbone, model, training, evaluation)
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    history = trainer.state.log_history
-    evaluated = {row["step"] for row in history if "eval_loss" in row}
-    if evaluation and result.global_step not in evaluated:
-        trainer.evaluate()
-
-    card = {
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "recipe": recipe.card(),
-        "data": data,
-        "versions": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
-        "device": _device_name(backbone.device),
-        "parameters": {
-            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "adapter_percent": round(_adapter_percent(model), 4),
-        },
-        "steps": result.global_step,
-        "resumed_from_step": None if checkpoint is None else step_of(checkpoint),
-        "seconds": round(time.monotonic() - started, 1),
-        "images_per_second": round(trainer.clock.images_per_second, 2),
-        "curve": [row for row in history if "loss" in row or "eval_loss" in row],
-    }
-    if trainer.is_world_process_zero():
-        publish(model, recipe, card)
-    return Outcome(recipe.output, card)
-
-
-def adapter_config(recipe: Recipe) -> BottleneckConfig:
-    """The recipe's adapter in PEFT's terms; BottleneckError for a setting it cannot have."""
-    return BottleneckConfig(
-        reduction_factor=recipe.reduction_factor,
-        activation=recipe.activation,
-        layers=recipe.layers,
-        sites=recipe.sites,
-        dropout=recipe.dropout,
-        train_norms=recipe.train_norms,
-    )
-
-
-def add_adapter(backbone: Backbone, recipe: Recipe) -> PeftModel:
-    """The recipe's adapter around the backbone: trained in float32, everything else frozen."""
-    model = get_peft_model(backbone.model, adapter_config(recipe))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
 
 
 def run(options: argparse.Namespace) -> int:
@@ -139,89 +135,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def run_and_report(start: Callable[[], Outcome]) -> int:
-    """A run from a shell: its result in one line, or what stopped it in one sentence."""
+    """A run from a shell: its result in one line, or what stopped it in one sentence.
+
+    The exit code is 0 when it is done, 143 when SIGTERM ended it, and 1 otherwise.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         outcome = start()
+    except Ended as error:
+        print(error, file=sys.stderr)
+        return ENDED
     except QvlaError as error:
         print(error, file=sys.stderr)
         return 1
     card = outcome.card
     print(f"{outcome.folder}: {card['steps']} steps, {card['images_per_second']} images a second")
     return 0
-
-
-def _trainer(
-    recipe: Recipe,
-    backbone: Backbone,
-    model: PeftModel,
-    training: list[Example],
-    evaluation: list[Example],
-) -> CaptionTrainer:
-    processor, seed, cache_bytes = backbone.processor, recipe.seed, recipe.cache_mb << 20
-    shown = CaptionedPhotos(
-        training, processor, seed=seed, augment=recipe.augment, cache_bytes=cache_bytes
-    )
-    held_out = CaptionedPhotos(evaluation, processor, seed=seed, cache_bytes=cache_bytes)
-    on_cuda = backbone.device.type == "cuda"
-    arguments = TrainingArguments(
-        output_dir=str(recipe.checkpoints),
-        num_train_epochs=recipe.epochs,
-        max_steps=recipe.max_steps or -1,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=_schedule(recipe),
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        adam_beta2=recipe.adam_beta2,
-        max_grad_norm=recipe.max_grad_norm,
-        optim=recipe.optimiser,
-        seed=recipe.seed,
-        use_cpu=not on_cuda,
-        bf16=recipe.bf16,
-        activation_checkpointing=recipe.recomputes,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        dataloader_num_workers=recipe.num_workers,
-        dataloader_persistent_workers=recipe.num_workers > 0,
-        dataloader_pin_memory=on_cuda,
-        logging_steps=recipe.log_steps,
-        logging_first_step=True,
-        eval_strategy="steps" if evaluation else "no",
-        eval_steps=recipe.eval_steps,
-        save_steps=recipe.save_steps,
-        save_total_limit=2,
-        report_to=recipe.report_to or "none",
-        disable_tqdm=not sys.stderr.isatty(),
-        label_names=["labels"],
-        prediction_loss_only=True,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-    )
-    return CaptionTrainer(
-        model=model,
-        args=arguments,
-        data_collator=Collator(processor, recipe.prefix),
-        train_dataset=shown,
-        eval_dataset=held_out if evaluation else None,
-    )
-
-
-def _schedule(recipe: Recipe) -> str:
-    if recipe.lr_scheduler == "constant" and recipe.warmup_steps:
-        return "constant_with_warmup"
-    return recipe.lr_scheduler
-
-
-def _set_attention(backbone: Backbone, recipe: Recipe) -> None:
-    """On the CPU, fused attention's backward is slower than the plain one at these lengths."""
-    chosen = recipe.attention
-    if chosen == "auto":
-        if backbone.device.type == "cuda":
-            return  # as loaded: SDPA, but for Gemma 2, which it cannot do
-        chosen = "eager"
-    backbone.model.set_attn_implementation({"text_config": chosen})
 
 
 def _read(recipe: Recipe, splits: Sequence[str]) -> list[Example]:
@@ -242,25 +171,6 @@ def _checked(examples: Sequence[Example] | None, kind: str = "") -> list[Example
             f"No {kind}row is usable: each needs a caption and a photo that can be opened."
         )
     return kept
-
-
-def _check_optimiser(recipe: Recipe) -> None:
-    if recipe.optimiser.endswith("8bit") and (
-        recipe.device == "cpu" or not torch.cuda.is_available()
-    ):
-        raise TrainingError(
-            f"The optimiser {recipe.optimiser} needs a CUDA GPU; use adamw_torch here."
-        )
-
-
-def _adapter_percent(model: PeftModel) -> float:
-    """Trained parameters in percent of the base's (4-bit weights counted unpacked)."""
-    trained, everything = model.get_nb_trainable_parameters()
-    return 100 * trained / (everything - trained)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,8 @@ import csv
 import itertools
 import json
 import random
+import shutil
+from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +18,14 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
-from qvla import nf4, training
+from qvla import attempt, nf4
 from qvla.backbone import load_backbone
 from qvla.caption_trainer import CaptionTrainer, caption_loss, image_features
 from qvla.dataset import Example, read_examples
+from qvla.methods import add_method
 from qvla.prompts import CAPTION_PREFIX, IGNORED, encode_images, encode_text
 from qvla.recipe import Recipe, TrainingError, make_recipe
-from qvla.training import add_adapter, main, train
+from qvla.training import main, train
 from qvla.training_data import CaptionedPhotos, Collator, EpochSampler, view
 
 CAPTIONS = {
@@ -99,7 +102,7 @@ def adapted(model: Path, data: Path, precision: str = "fp32", **changes: object)
     method = "qvla" if precision == "nf4" else "adapter"
     recipe = recipe_for(model, data, data / "none", method=method, **changes)
     torch.manual_seed(0)
-    return add_adapter(load_backbone(model, precision, device="cpu", for_training=True), recipe)
+    return add_method(load_backbone(model, precision, device="cpu", for_training=True), recipe)
 
 
 @pytest.mark.parametrize("method", ["adapter", "qvla"])
@@ -114,7 +117,7 @@ def test_a_run_learns_and_writes_the_adapter_alone(
     assert {path.name for path in output.iterdir()} == {
         *("adapter_config.json", "adapter_model.safetensors", "run.json")
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert {path.name for path in tmp_path.iterdir()} == {"adapter", "adapter.events.jsonl"}
     weights = load_file(output / "adapter_model.safetensors")
     assert weights and all("bottleneck_" in name for name in weights)
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
@@ -324,12 +327,12 @@ def test_a_number_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         return gradient * (float("inf") if len(steps) == 3 else 1)
 
     def adapter_that_overflows(*args: object) -> PeftModel:
-        model = add_adapter(*args)
+        model = add_method(*args)
         next(p for p in model.parameters() if p.requires_grad).register_hook(overflowing)
         return model
 
     if what == "gradient":
-        monkeypatch.setattr(training, "add_adapter", adapter_that_overflows)
+        monkeypatch.setattr(attempt, "add_method", adapter_that_overflows)
     with pytest.raises(TrainingError, match=f"The {what} stopped being a finite number at step 3"):
         train(recipe)
     assert not recipe.output.exists()
@@ -340,19 +343,27 @@ def test_a_number_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
 
 def test_what_cannot_work_is_refused_before_the_weights_are_loaded(
-    data: Path, tmp_path: Path
+    tiny_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    absent = tmp_path / "no-model"  # reaching the weights would fail with another sentence
+    absent = tmp_path / "no-weights"  # reaching the weights would fail with another sentence
+    shutil.copytree(tiny_checkpoint, absent, ignore=shutil.ignore_patterns("*.safetensors"))
 
     def refused(sentence: str, *, of: Path = data, output: str = "out", **changes: object) -> None:
+        settings = {"model": str(absent), **changes}
         with pytest.raises(TrainingError, match=sentence) as caught:
-            train(recipe_for(absent, of, tmp_path / output, **changes))
+            train(recipe_for(settings.pop("model"), of, tmp_path / output, **settings))
         assert "\n" not in str(caught.value)
 
     refused("split 'test'", splits=["train", "test"])
     refused("split 'test'", eval_splits=["test"])
     refused("of ELSEWHERE", sources=["ELSEWHERE"])
     refused("optimiser", optimiser="paged_adamw_8bit")
+    refused("will not fit", batch_size=10**9)
+    refused("layers 0 to 2", layers=[1, 3])
+    refused("no projection 'query'", method="lora", lora_targets=["q_proj", "query"])
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(shutil, "disk_usage", lambda folder: namedtuple("_", "free")(1000))
+        refused("of disk")
 
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -367,12 +378,13 @@ def test_what_cannot_work_is_refused_before_the_weights_are_loaded(
     refused("cannot be written", output="file/out")
     (tmp_path / "taken").mkdir()
     refused("there already", output="taken")
-    with pytest.raises(TrainingError, match="holds no adapter"):
+    with pytest.raises(TrainingError, match="holds no earlier run"):
         train(recipe_for(absent, data, tmp_path / "taken"), overwrite=True)
     with pytest.raises(TrainingError, match="no whole checkpoint"):
         train(recipe_for(absent, data, tmp_path / "out"), resume=True)
     with pytest.raises(TrainingError, match="method"):
         recipe_for(absent, data, tmp_path / "out", method="prefix-tuning")
+    assert not (tmp_path / "out.events.jsonl").exists()
 
 
 def test_the_command_line_reads_a_file_and_flags_win(

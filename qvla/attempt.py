@@ -1,0 +1,189 @@
+"""One attempt at a recipe: from loading the base to writing what was trained."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import TrainingArguments, set_seed
+
+from qvla import events
+from qvla.backbone import Backbone, Precision, load_backbone
+from qvla.caption_trainer import CaptionTrainer
+from qvla.dataset import Example
+from qvla.errors import QvlaError
+from qvla.methods import Trained, add_method, save
+from qvla.recipe import Recipe
+from qvla.run_events import Ender, EventLog, device_name
+from qvla.run_folder import publish, step_of
+from qvla.sharing import StepTurns
+from qvla.training_data import CaptionedPhotos, Collator
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+
+
+class Ended(QvlaError):
+    """The run was asked to end before it was done."""
+
+    def __init__(self) -> None:
+        super().__init__("The run was ended; its last checkpoint is kept, so it can be resumed.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: the folder of what was trained, and what its `run.json` says."""
+
+    folder: Path
+    card: dict[str, Any]
+
+
+class Attempt:
+    """One attempt at a recipe, from loading to the written result."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        training: list[Example],
+        evaluation: list[Example],
+        data: dict[str, Any],
+        checkpoint: Path | None,
+        ender: Ender,
+    ) -> None:
+        self.recipe, self.data, self.checkpoint, self.ender = recipe, data, checkpoint, ender
+        self.training, self.evaluation = training, evaluation
+
+    def go(self) -> Outcome:
+        recipe, checkpoint = self.recipe, self.checkpoint
+        started = time.monotonic()
+        backbone = load_backbone(
+            recipe.model, Precision(recipe.base_precision), device=recipe.device, for_training=True
+        )
+        _set_attention(backbone, recipe)
+        set_seed(recipe.seed)
+        model = add_method(backbone, recipe)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trainer = _trainer(recipe, backbone, model, self.training, self.evaluation, self.ender)
+        with self.ender.listening():
+            result = trainer.train(
+                resume_from_checkpoint=None if checkpoint is None else str(checkpoint)
+            )
+        if self.ender.asked and result.global_step < trainer.state.max_steps:
+            raise Ended
+        history = trainer.state.log_history
+        evaluated = {row["step"] for row in history if "eval_loss" in row}
+        if evaluated and result.global_step not in evaluated:
+            trainer.evaluate()
+
+        card = {
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "recipe": recipe.card(),
+            "data": self.data,
+            "versions": {name: version(name) for name in PACKAGES}
+            | {"python": sys.version.split()[0]},
+            "device": device_name(backbone.device),
+            "parameters": {
+                "trained": trained,
+                "adapter_percent": round(_percent_of_base(model, trained), 4),
+            },
+            "steps": result.global_step,
+            "resumed_from_step": None if checkpoint is None else step_of(checkpoint),
+            "seconds": round(time.monotonic() - started, 1),
+            "images_per_second": round(trainer.clock.images_per_second, 2),
+            "curve": [row for row in history if "loss" in row or "eval_loss" in row],
+        }
+        if trainer.is_world_process_zero():
+            publish(lambda folder: save(model, backbone.processor, recipe, folder), recipe, card)
+            events.append(recipe.events, "end", state="done", text="The run is done.")
+        return Outcome(recipe.output, card)
+
+
+def _trainer(
+    recipe: Recipe,
+    backbone: Backbone,
+    model: Trained,
+    training: list[Example],
+    evaluation: list[Example],
+    ender: Ender,
+) -> CaptionTrainer:
+    processor, seed, cache_bytes = backbone.processor, recipe.seed, recipe.cache_mb << 20
+    shown = CaptionedPhotos(
+        training, processor, seed=seed, augment=recipe.augment, cache_bytes=cache_bytes
+    )
+    held_out = CaptionedPhotos(evaluation, processor, seed=seed, cache_bytes=cache_bytes)
+    on_cuda = backbone.device.type == "cuda"
+    arguments = TrainingArguments(
+        output_dir=str(recipe.checkpoints),
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=_schedule(recipe),
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2,
+        max_grad_norm=recipe.max_grad_norm,
+        optim=recipe.optimiser,
+        seed=recipe.seed,
+        use_cpu=not on_cuda,
+        bf16=recipe.bf16,
+        activation_checkpointing=recipe.recomputes,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        dataloader_num_workers=recipe.num_workers,
+        dataloader_persistent_workers=recipe.num_workers > 0,
+        dataloader_pin_memory=on_cuda,
+        logging_steps=recipe.log_steps,
+        logging_first_step=True,
+        eval_strategy="steps" if evaluation else "no",
+        eval_steps=recipe.eval_steps,
+        save_steps=recipe.save_steps,
+        save_total_limit=2,
+        report_to=recipe.report_to or "none",
+        disable_tqdm=not sys.stderr.isatty(),
+        label_names=["labels"],
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
+    told = EventLog(recipe, backbone, evaluation)
+    trainer = CaptionTrainer(
+        model=model,
+        args=arguments,
+        data_collator=Collator(processor, recipe.prefix),
+        train_dataset=shown,
+        eval_dataset=held_out if evaluation else None,
+        callbacks=[told, ender, StepTurns(recipe.device_lock)],
+    )
+    told.images_per_second = lambda: trainer.clock.images_per_second
+    return trainer
+
+
+def _schedule(recipe: Recipe) -> str:
+    if recipe.lr_scheduler == "constant" and recipe.warmup_steps:
+        return "constant_with_warmup"
+    return recipe.lr_scheduler
+
+
+def _set_attention(backbone: Backbone, recipe: Recipe) -> None:
+    """On the CPU, fused attention's backward is slower than the plain one at these lengths."""
+    chosen = recipe.attention
+    if chosen == "auto":
+        if backbone.device.type == "cuda":
+            return  # as loaded: SDPA, but for Gemma 2, which it cannot do
+        chosen = "eager"
+    backbone.model.set_attn_implementation({"text_config": chosen})
+
+
+def _percent_of_base(model: Trained, trained: int) -> float:
+    """Trained parameters in percent of the base's (4-bit weights counted unpacked)."""
+    if not isinstance(model, PeftModel):
+        return 100.0
+    _, everything = model.get_nb_trainable_parameters()
+    return 100 * trained / (everything - trained)

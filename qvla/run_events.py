@@ -1,0 +1,166 @@
+"""Callbacks of the Trainer: they tell what happens in a run, and let the run be ended early."""
+
+from __future__ import annotations
+
+import platform
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from qvla import events
+from qvla.backbone import Backbone
+from qvla.captioning import Decoding
+from qvla.dataset import Example
+from qvla.generation import Generation
+from qvla.imagery import open_image
+from qvla.lineup import SharedBackbone
+from qvla.measure import peak_memory
+from qvla.methods import Trained
+from qvla.recipe import Recipe
+
+SAMPLE_TOKENS = 40
+
+
+class EventLog(TrainerCallback):
+    """Writes the run's events, in the first of several processes only."""
+
+    def __init__(self, recipe: Recipe, backbone: Backbone, examples: Sequence[Example]) -> None:
+        self.path = recipe.events
+        self._recipe = recipe
+        self._backbone = backbone
+        self._samples = examples[: recipe.sample_photos]
+        self.images_per_second = lambda: 0.0
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Trained | None = None,
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            self._tell(
+                "start",
+                step=state.global_step,
+                total_steps=state.max_steps,
+                trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+                base_precision=self._recipe.base_precision,
+                device=device_name(args.device),
+                batch_size=self._recipe.batch_size,
+                gradient_accumulation=self._recipe.gradient_accumulation,
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        model: Trained | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
+            self._tell(
+                "step",
+                step=state.global_step,
+                loss=logs["loss"],
+                learning_rate=logs.get("learning_rate"),
+                images_per_second=round(self.images_per_second(), 3),
+                memory_bytes=peak_memory(args.device),
+            )
+        elif "eval_loss" in logs:
+            samples = self._captions(model)
+            self._tell(
+                "evaluation", step=state.global_step, loss=logs["eval_loss"], samples=samples
+            )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._tell("checkpoint", step=state.global_step)
+
+    def _tell(self, event: str, **values: Any) -> None:
+        events.append(self.path, event, **values)
+
+    def _captions(self, model: Trained) -> list[dict[str, Any]]:
+        """What the model says of the fixed photos now, with what people said."""
+        if not self._samples:
+            return []
+        images = [open_image(example.image) for example in self._samples]
+        with torch.autocast(self._backbone.device.type, torch.bfloat16, enabled=self._recipe.bf16):
+            said = caption_in_training(self._backbone, model, images, self._recipe)
+        return [
+            {"image": example.name, "caption": text, "references": list(example.references)}
+            for example, text in zip(self._samples, said, strict=True)
+        ]
+
+
+def caption_in_training(
+    backbone: Backbone, model: Trained, images: Sequence[Any], recipe: Recipe
+) -> list[str]:
+    """Greedy captions of RGB images from the model as trained so far; its mode is given back."""
+    was_training = model.training
+    model.eval()
+    try:
+        own = Backbone(
+            model, backbone.processor, backbone.name, backbone.precision, backbone.device
+        )
+        adapters = {}
+        if recipe.method != "full":
+            adapters = {"adapter": model.active_adapter}
+        shared = SharedBackbone(
+            backbone.name, backbone.precision, str(backbone.device), ("adapter",), own, adapters
+        )
+        name = "adapter" if adapters else "base"
+        decoding = Decoding(max_new_tokens=SAMPLE_TOKENS)
+        answers = Generation(shared, [name], images, decoding, recipe.prefix).run()
+    finally:
+        model.train(was_training)
+    return [answer.text for answer in answers[name]]
+
+
+class Ender(TrainerCallback):
+    """Ends the run at the next step, with a checkpoint, once it is asked to."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.asked:
+            control.should_save = True
+            control.should_training_stop = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGTERM asks for the end, where this is the main thread; a second one is not waited for.
+
+        The step under way is finished first: what it has computed would be lost.
+        """
+
+        def ask(number: int, frame: object) -> None:
+            self.asked = True
+            signal.signal(signal.SIGTERM, before)
+
+        try:
+            before = signal.signal(signal.SIGTERM, ask)
+        except ValueError:  # not the main thread: nobody can send it a signal
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
