@@ -2,26 +2,31 @@
 
 `captions.csv` has the columns source, split, image, caption_1 … caption_5. Images lie in the same
 folder or in `resized/` (the name the RISC data set uses). Missing captions and extra columns are
-tolerated; a row with no image name, or whose image leaves the folder, is not.
+tolerated; a row with no image name, or whose image leaves the folder, is not. Parquet files and
+data sets on the Hugging Face Hub are written out in this layout first (see `qvla.hub_data`), so
+that this is the only reader.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qvla.errors import QvlaError
 
+TABLE = "captions.csv"
 CAPTION_COLUMNS = tuple(f"caption_{number}" for number in range(1, 6))
 REQUIRED_COLUMNS = ("source", "split", "image")
 IMAGE_FOLDERS = ("resized", "images", ".")
 
 
 class DatasetError(QvlaError):
-    """The folder cannot be read as the RISC layout; the message says what to mend."""
+    """The data cannot be read as the RISC layout; the message says what to mend."""
 
 
 @dataclass(frozen=True)
@@ -38,43 +43,97 @@ class Example:
         return self.image.name
 
 
+@dataclass(frozen=True)
+class Row:
+    """One row of `captions.csv` as it stands; `image` may be no file name at all.
+
+    `line` is where the row begins in the file, the header's being 1. Empty captions are left out.
+    """
+
+    line: int
+    image: str
+    source: str
+    split: str
+    captions: tuple[str, ...]
+
+    @property
+    def has_plain_name(self) -> bool:
+        """Whether the image is named by a file name alone, which cannot leave the folder."""
+        return self.image not in ("", "..") and Path(self.image).name == self.image
+
+
 def read_examples(
-    folder: str | Path,
+    source: str | Path,
     *,
     splits: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
 ) -> list[Example]:
-    """Examples of the folder in file order, optionally only of some splits and sources.
+    """Examples in file order, optionally only of some splits and sources.
 
-    Raises DatasetError when the folder, its captions.csv or a needed column is missing.
-    Whether each image can be opened is not checked here.
+    Args:
+        source: a folder in the RISC layout; or a parquet file, a folder of parquet files or the id
+            of a data set on the hub (`owner/name`), which are written out in that layout once.
+
+    Raises DatasetError when the data or a needed column is missing, or an image's name is unusable.
+    Whether each image can be opened is not checked here; see `qvla.data_check`.
     """
-    folder = Path(folder)
-    table = folder / "captions.csv"
-    if not folder.is_dir():
-        raise DatasetError(f"There is no data folder at {folder}.")
-    if not table.is_file():
-        raise DatasetError(f"{folder} has no captions.csv, so it is not in the RISC layout.")
-    images = _image_folder(folder)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in REQUIRED_COLUMNS if name not in (rows.fieldnames or ())]
-            if missing:
-                raise DatasetError(f"{table} lacks the column(s) {', '.join(missing)}.")
-            examples = [
-                _example(row, images, table, line) for line, row in enumerate(rows, start=2)
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{table} is not a readable CSV file in UTF-8: {error}.") from error
-    except OSError as error:
-        raise DatasetError(f"{table} cannot be read: {error.strerror}.") from error
+    folder = risc_folder(source)
+    images = image_folder(folder)
+    examples = [_example(row, images, folder / TABLE) for row in read_rows(folder)]
     return [
         example
         for example in examples
         if (splits is None or example.split in splits)
         and (sources is None or example.source in sources)
     ]
+
+
+def risc_folder(source: str | Path) -> Path:
+    """The folder in the RISC layout that `source` is or, once written out, becomes."""
+    folder = Path(source).expanduser()
+    if (folder / TABLE).is_file():
+        return folder
+    from qvla.hub_data import converted  # only now: it brings the hub's libraries with it
+
+    return converted(source)
+
+
+def image_folder(folder: Path) -> Path:
+    """Where the images of a folder in the RISC layout lie."""
+    for name in IMAGE_FOLDERS:
+        if (folder / name).is_dir():
+            return folder / name
+    return folder
+
+
+def read_rows(folder: Path) -> Iterator[Row]:
+    """All rows of the folder's `captions.csv`, usable or not. Raises DatasetError."""
+    table = folder / TABLE
+    lines = csv.reader(io.StringIO(_text(table), newline=""))
+    try:
+        header = next(lines, [])
+        missing = [name for name in REQUIRED_COLUMNS if name not in header]
+        if missing:
+            raise DatasetError(f"{table} lacks the column(s) {', '.join(missing)}.")
+        end = lines.line_num
+        for cells in lines:
+            begin, end = end + 1, lines.line_num
+            if not cells:  # a blank line
+                continue
+            # Too few cells leave captions out, too many belong to no column.
+            row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
+            captions = (row.get(name, "") for name in CAPTION_COLUMNS)
+            yield Row(
+                line=begin,
+                image=row.get("image", ""),
+                source=row.get("source", ""),
+                split=row.get("split", ""),
+                captions=tuple(caption for caption in captions if caption),
+            )
+    except csv.Error as error:
+        raise DatasetError(
+            f"{table} is not a readable CSV file: {error} at line {lines.line_num}."
+        ) from error
 
 
 def groups(examples: Iterable[Example]) -> dict[tuple[str, str], list[Example]]:
@@ -96,23 +155,24 @@ def fingerprint(examples: Sequence[Example]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def _image_folder(folder: Path) -> Path:
-    for name in IMAGE_FOLDERS:
-        if (folder / name).is_dir():
-            return folder / name
-    return folder
-
-
-def _example(row: dict[str, str | None], images: Path, table: Path, line: int) -> Example:
-    name = (row["image"] or "").strip()
-    if name in ("", "..") or Path(name).name != name:
+def _text(table: Path) -> str:
+    try:
+        data = table.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise DatasetError(f"{table} cannot be read: {error.strerror}.") from error
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise DatasetError(
-            f"{table}, line {line}: the image column must hold a plain file name, not {name!r}."
+            f"{table} is not in UTF-8 (see line {line}): save it with that encoding."
+        ) from error
+
+
+def _example(row: Row, images: Path, table: Path) -> Example:
+    if not row.has_plain_name:
+        raise DatasetError(
+            f"{table}, line {row.line}: the image column must hold a plain file name, not "
+            f"{row.image!r}."
         )
-    references = (row.get(column) or "" for column in CAPTION_COLUMNS)
-    return Example(
-        image=images / name,
-        source=(row["source"] or "").strip(),
-        split=(row["split"] or "").strip(),
-        references=tuple(text.strip() for text in references if text.strip()),
-    )
+    return Example(images / row.image, row.source, row.split, row.captions)

@@ -123,3 +123,26 @@ def test_an_image_name_never_leaves_the_folder(tmp_path: Path, name: str) -> Non
     write(tmp_path, HEADER, [ROWS[0], ["Farm", "val", name, "a field ."]])
     with pytest.raises(DatasetError, match="line 3"):
         read_examples(tmp_path)
+
+
+def test_a_bad_row_is_told_by_its_line_in_the_file(tmp_path: Path) -> None:
+    """Not by its number: a caption may go over several lines, and lines may be blank."""
+    text = (
+        'source,split,image,caption_1\nFarm,val,a.jpg,"one\nand\ntwo"\n\nFarm,val,../b.jpg,three\n'
+    )
+    (tmp_path / "captions.csv").write_text(text)
+    assert text.splitlines()[5].startswith("Farm,val,../b.jpg")
+    with pytest.raises(DatasetError, match="line 6"):
+        read_examples(tmp_path)
+
+
+def test_the_line_in_another_encoding_is_told(tmp_path: Path) -> None:
+    write(tmp_path, HEADER, [ROWS[0], ["Côte", "val", "a.jpg"]], encoding="latin-1")
+    with pytest.raises(DatasetError, match="line 3"):
+        read_examples(tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    write(tmp_path, HEADER, ROWS)
+    with pytest.raises(DatasetError, match="name its folder"):
+        read_examples(tmp_path / "captions.csv")
