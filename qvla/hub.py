@@ -1,12 +1,11 @@
 """From a name to a folder: a folder stays what it is, a hub id is fetched or found in the cache.
 
 Everything after this file reads local folders only, so this is the one place that knows what the
-Hugging Face Hub can answer.
+Hugging Face Hub can answer, of models and of data sets.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
 
@@ -37,17 +37,33 @@ def local_folder(name: str | Path, files: Sequence[str], fault: type[QvlaError])
         return folder
     if folder.exists():
         raise fault(f"{name} is a file: name the folder that holds it.")
-    if isinstance(name, Path) or not _is_hub_id(name):
+    if isinstance(name, Path) or not is_hub_id(name):
         raise fault(f"There is no folder {name}: check the path, or name a model on the hub.")
     try:
         # ignore_patterns: files of the same kinds in sub-folders belong to other formats.
         return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns="*/*"))
     except Exception as error:
-        raise fault(_explain(name, error)) from error
+        raise fault(_explain(name, error, "model", None)) from error
 
 
-def _is_hub_id(name: str) -> bool:
-    if name.startswith((".", "~", os.sep)) or os.sep not in name:
+def data_set_folder(
+    name: str, files: Sequence[str], revision: str | None, fault: type[QvlaError]
+) -> Path:
+    """The files of a data set in the download cache, in a folder named after the commit."""
+    try:
+        return Path(
+            snapshot_download(
+                name, repo_type="dataset", revision=revision, allow_patterns=list(files)
+            )
+        )
+    except Exception as error:
+        raise fault(_explain(name, error, "data set", revision)) from error
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether the name could be `owner/name` on the hub, and no path."""
+    name = str(name)
+    if name.startswith((".", "~")) or name.count("/") != 1:
         return False
     try:
         validate_repo_id(name)
@@ -56,31 +72,33 @@ def _is_hub_id(name: str) -> bool:
     return True
 
 
-def _explain(name: str, error: Exception) -> str:
-    page = f"{constants.ENDPOINT}/{name}"
+def _explain(name: str, error: Exception, kind: str, revision: str | None) -> str:
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
     if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, which it is too
         if get_token() is None:
             return (
-                f"{name} is gated and this machine is not logged in to the hub: accept its licence "
+                f"{name} is gated and this machine is not logged in to the hub: accept its terms "
                 f"at {page}, then run `hf auth login` or set HF_TOKEN."
             )
         return (
             f"{name} is gated and the account of this machine's token may not read it: accept its "
-            f"licence at {page}, or log in with another token."
+            f"terms at {page}, or log in with another token."
         )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name} has no revision {revision}: see {page}."
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"{name} is neither a folder here nor a model that this account can see on "
+            f"{name} is neither a path here nor a {kind} that this account can see on "
             f"{constants.ENDPOINT}: check the spelling, or log in if it is private."
         )
     if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
         if constants.HF_HUB_OFFLINE:
             return (
-                f"{name} is neither a folder here nor wholly in the download cache, and the hub is "
+                f"{name} is neither a path here nor wholly in the download cache, and the hub is "
                 "switched off by HF_HUB_OFFLINE: unset it to download, or name a local folder."
             )
         return (
-            f"{name} is neither a folder here nor wholly in the download cache, and "
+            f"{name} is neither a path here nor wholly in the download cache, and "
             f"{constants.ENDPOINT} did not serve it: check the connection, or name a local folder."
         )
     if isinstance(error, HfHubHTTPError):

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import metadata_load
 
 from qvla.data_columns import PRESETS, SPLITS, Columns, find_columns
-from qvla.data_set_files import CARD, is_hub_id, snapshot
 from qvla.dataset import TABLE, DatasetError
 from qvla.files import write_json
+from qvla.hub import data_set_folder, is_hub_id
 from qvla.records import REPOSITORY
 from qvla.risc_layout import write_risc
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 CONVERTED = REPOSITORY / "runs" / "data"
 ABOUT = "about.json"  # what a folder was written from, and on what terms
+CARD = "README.md"
+# Tables, pictures and archives of pictures. Code and pickles are neither fetched nor run.
+FETCHED = [CARD, *(f"*.{kind}" for kind in "parquet csv tsv jsonl arrow zip tar".split())]
+FETCHED += [f"*.{kind}" for kind in "jpg jpeg png tif tiff webp".split()]
 LAYOUT = 1  # of what is written: a new number makes older folders stale
 SPLIT_NAMES = {"train": "train", "test": "test", "val": "val", **SPLITS}
 
@@ -125,7 +129,7 @@ def _locate(
         files = _parquet(path)
         revision = _contents(path, files)
     elif is_hub_id(source):
-        path = snapshot(str(source), revision)
+        path = data_set_folder(str(source), FETCHED, revision, DatasetError)
         revision = path.name
     else:
         raise DatasetError(

@@ -143,7 +143,7 @@ def test_a_model_is_fetched_and_refusals_are_told_apart(
     assert "is gated and this machine is not logged in" in answers["gated"]
     assert f"{hub}/owner/gated" in answers["gated"]  # where the licence is
     assert "account of this machine's token may not read it" in answers["gated with a token"]
-    assert "neither a folder here nor a model that this account can see" in answers["missing"]
+    assert "neither a path here nor a model that this account can see" in answers["missing"]
     for name in ("broken", "barred"):
         assert f"{hub} did not serve it" in answers[name]
 
