@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qvla.errors import QvlaError
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED_MODEL = ROOT / "checkpoints" / "mini"
 PREFIX = "QVLA_"
+Embeddings = Literal["int8", "bf16"]
+EMBEDDINGS = get_args(Embeddings)
 
 
 class SettingsError(QvlaError):
@@ -37,6 +46,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of base and adapter; auto is bf16 on CUDA and fp32 on the CPU"
     )
+    nf4_embeddings: Embeddings = Field(
+        "int8", description="of QVLA's embedding table, which NF4 leaves as it is"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     data: Path | None = Field(None, description="folder in the RISC layout, for the gallery")
@@ -46,6 +58,28 @@ class Settings(BaseSettings):
     max_pixels: int = Field(50_000_000, ge=64, description="largest photo, width times height")
     concurrency: int = Field(1, ge=1, le=64, description="comparisons that may run at once")
     queue_size: int = Field(16, ge=1, le=10_000, description="comparisons that may wait")
+
+    records: Path = Field(ROOT / "runs" / "records", description="where measured records lie")
+    measure: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether visitors may start measurements; auto: not on a Space"
+    )
+
+    admins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="accounts that may use the admin tab of a Space, with commas between"
+    )
+    admin_password: SecretStr | None = Field(None, description="of the admin tab, off a Space")
+    jobs: Path = Field(ROOT / "runs" / "jobs", description="fine-tune jobs: their files and store")
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="folders whose data a job may name, with commas between; QVLA_DATA is one"
+    )
+    max_waiting_jobs: int = Field(8, ge=1, le=1000, description="jobs that may wait in the queue")
+    worker: Literal["auto", "off"] = Field(
+        "auto", description="auto: the app runs a worker; off: `qvla worker` does, elsewhere"
+    )
+    redis_url: str | None = Field(None, description="queue jobs on Redis, for several machines")
+    database_url: str | None = Field(
+        None, description="job store as SQLAlchemy names it (default: a SQLite file in `jobs`)"
+    )
 
     host: str = Field(
         "127.0.0.1", validation_alias=AliasChoices("QVLA_HOST", "GRADIO_SERVER_NAME", "host")
@@ -58,10 +92,22 @@ class Settings(BaseSettings):
         description="unset: the first free one from 7860",
     )
 
-    @field_validator("data", "examples")
+    @field_validator("data", "examples", "records", "jobs")
     @classmethod
     def _home(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser()
+
+    @field_validator("admins", "data_roots", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("data_roots")
+    @classmethod
+    def _homes(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(folder.expanduser() for folder in folders)
 
     @model_validator(mode="after")
     def _adapters_beside_the_model(self) -> Settings:
@@ -73,6 +119,18 @@ class Settings(BaseSettings):
         if "host" not in self.model_fields_set and os.environ.get("SPACE_ID"):
             self.host = "0.0.0.0"
         return self
+
+    @property
+    def device_lock(self) -> Path:
+        """The lock by which comparing goes before fine-tunes (`qvla.sharing`)."""
+        return self.jobs / "device.lock"
+
+    @property
+    def may_measure(self) -> bool:
+        """Whether visitors may start measurements on this machine."""
+        if self.measure == "auto":
+            return not os.environ.get("SPACE_ID")
+        return self.measure == "on"
 
     @property
     def max_upload_bytes(self) -> int:

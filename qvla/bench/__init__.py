@@ -68,6 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", help="some of base, adapter and qvla, separated by commas (default: all)"
     )
+    parser.add_argument(
+        "--parts",
+        help="memory, report: some of loading, captioning and training, separated by commas "
+        "(default: all)",
+    )
     parser.add_argument("--data", type=Path, help="photos in the RISC layout (default: examples)")
     parser.add_argument(
         "--random-weights",

@@ -6,9 +6,11 @@ share nothing, and the report's loop, which keeps nothing from one token to the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -18,10 +20,12 @@ from qvla.backbone import Precision
 from qvla.decoding import Decoding
 from qvla.errors import QvlaError
 from qvla.generation import Caption, Generation, end_tokens
-from qvla.lineup import VARIANTS, Lineup, SharedBackbone
+from qvla.lineup import TITLES, VARIANTS, Lineup, SharedBackbone
 from qvla.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
 from qvla.settings import Settings
 from qvla.verbs import models
+
+log = logging.getLogger(__name__)
 
 
 class BenchError(QvlaError):
@@ -46,16 +50,41 @@ def fixed_length(shared: SharedBackbone, new_tokens: int) -> FixedLength:
     return FixedLength(max_new_tokens=new_tokens, ends=tuple(sorted(ends)))
 
 
-def load_lineup(settings: Settings) -> Lineup:
-    """The line-up with all three variants; raises BenchError when one is not there."""
-    lineup = models.load_lineup(settings, VARIANTS)
-    for variant in lineup.variants():
+def load_lineup(settings: Settings, variants: Sequence[str] = VARIANTS) -> Lineup:
+    """The line-up with these variants; raises BenchError when one is not there."""
+    lineup = models.load_lineup(settings, variants)
+    for variant in map(lineup.variant, variants):
         if not variant.available:
             raise BenchError(
-                f"This suite needs all three variants, and {variant.title} is not available: "
+                f"This suite needs {', '.join(variants)}, and {variant.title} is not available: "
                 f"{variant.reason}"
             )
     return lineup
+
+
+def chosen_variants(named: str | None, settings: Settings) -> tuple[str, ...]:
+    """The variants of a comma-separated list, or all that the settings name weights for.
+
+    In the order of `VARIANTS`, each once. Raises BenchError for a name that is none of them.
+    """
+    adapters = {"adapter": settings.adapter, "qvla": settings.nf4_adapter}
+    if named is None:
+        without = [name for name, adapter in adapters.items() if adapter is None]
+        for name in without:
+            log.warning("%s is left out: it has no adapter.", TITLES[name])
+        return tuple(name for name in VARIANTS if name not in without)
+    names = {name.strip() for name in named.split(",")} - {""}
+    unknown = sorted(names.difference(VARIANTS))
+    if unknown or not names:
+        found = repr(unknown[0]) if unknown else "none"
+        raise BenchError(f"--variant takes some of {', '.join(VARIANTS)}, not {found}.")
+    return tuple(name for name in VARIANTS if name in names)
+
+
+def model_name(settings: Settings) -> str:
+    """What a record calls the model: its id, or the name of its folder without the path."""
+    folder = Path(settings.model)
+    return folder.name if folder.is_dir() else settings.model
 
 
 def made_explicit(settings: Settings) -> Settings:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from qvla.records import REPOSITORY
 from qvla.settings import Settings, load_settings
@@ -31,26 +32,32 @@ class Memory:
     peak: int
 
 
-def measure_in_own_process(
-    arrangement: str, settings: Settings, photo: str, new_tokens: int
-) -> Memory:
-    """Starts the process and waits for it; raises BenchError with its last words when it fails."""
+def in_own_process(module: str, *arguments: str, what: str) -> dict[str, Any]:
+    """Runs `python -m MODULE ARGUMENTS` and returns the JSON object that it prints last.
+
+    `what` names the work in the sentence of the BenchError that a failure raises.
+    """
     from qvla.bench.arrangements import BenchError
 
     environment = dict(os.environ)
     paths = [str(REPOSITORY), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    command = [sys.executable, "-m", "qvla.bench.memory", arrangement]
     result = subprocess.run(
-        [*command, settings.model_dump_json(), photo, str(new_tokens)],
-        env=environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True
     )
     if result.returncode != 0:
         words = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
-        raise BenchError(f"Memory could not be measured ({arrangement}): {words[-1]}")
-    return Memory(**json.loads(result.stdout.strip().splitlines()[-1]))
+        raise BenchError(f"{what} could not be measured: {words[-1]}")
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def measure_in_own_process(
+    arrangement: str, settings: Settings, photo: str, new_tokens: int
+) -> Memory:
+    """Starts the process and waits for it; raises BenchError with its last words when it fails."""
+    given = (settings.model_dump_json(), photo, str(new_tokens))
+    what = f"Memory of the arrangement {arrangement}"
+    return Memory(**in_own_process("qvla.bench.memory", arrangement, *given, what=what))
 
 
 def measure(arrangement: str, settings: Settings, photo: str, new_tokens: int) -> Memory:

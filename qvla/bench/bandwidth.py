@@ -1,0 +1,57 @@
+"""How fast this machine reads memory: the limit of a decoding step, which reads all its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from qvla import nf4
+from qvla.census import part_of
+from qvla.lineup import SharedBackbone
+from qvla.measure import clock
+
+LARGEST = 2**30  # bytes; no processor's cache holds as many, so that more need not be read
+READS = 4  # in one timing, so that starting a kernel and waiting for it weigh little
+TIMINGS = 7
+
+
+def seconds_to_read(size: int, device: torch.device) -> float:
+    """Seconds in which the device reads `size` bytes once: the best of several timings.
+
+    What is read is a float32 tensor of that size, or of `LARGEST` and then in proportion, by
+    summing it. Fewer bytes than the cache holds are read from the cache, as such weights would be.
+    """
+    held = torch.ones(max(1, min(size, LARGEST) // 4), device=device)
+    held.sum()
+    best = float("inf")
+    for _ in range(TIMINGS):
+        start = clock(device)
+        for _ in range(READS):
+            held.sum()
+        best = min(best, clock(device) - start)
+    return best / READS * size / held.nbytes
+
+
+def step_bytes(shared: SharedBackbone, variant: str) -> int:
+    """Bytes of the weights that a decoding step of the variant must read at least once.
+
+    Those of the language model, its output head and the variant's adapter: the vision tower and the
+    projector have done their part by then. Quantised weights count with their scales as loaded. The
+    cache of keys and values is left out, so what is counted is less than what is read.
+    """
+    model = shared.backbone.model
+    others = set(shared.adapters.values()) - {shared.adapters.get(variant)}
+    head = model.get_output_embeddings()
+    size = sum(tensor.nbytes for tensor in (*head.parameters(), *head.buffers()))
+    for name, parameter in model.named_parameters():
+        if part_of(name) == "language_model" and not others & set(name.split(".")):
+            size += parameter.nbytes
+    for name, layer in nf4.layers(model):
+        if part_of(name) == "language_model":
+            size += nf4.state_bytes(layer.in_features * layer.out_features)
+    return size
+
+
+def head_dtype(shared: SharedBackbone) -> str:
+    """The type in which the output head, the largest of those weights, is held."""
+    weight = shared.backbone.model.get_output_embeddings().weight
+    return str(weight.dtype).removeprefix("torch.")

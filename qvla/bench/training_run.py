@@ -1,0 +1,274 @@
+"""A few steps of fine-tuning, watched, in a process of its own: as the product takes them, or plainly.
+
+Run as `python -m qvla.bench.training_run JOB`, a JSON object with the fields of `Job`: prints one
+JSON object, the fields of `Outcome`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from qvla.dataset import Example
+    from qvla.recipe import Recipe
+
+    Collate = Callable[[Sequence[Any]], dict[str, torch.Tensor]]
+
+WAYS = ("product", "plain")
+WARM_UP = 3  # steps before the timed ones: buffers, kernels and the optimiser's states are made
+COUNTED = 2  # steps after the timed ones, in which tensors are counted
+POINTS = 300  # of a curve
+INTERVALS = {"cpu": 0.02, "cuda": 0.005}  # seconds between points before thinning
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train, how, and for how many timed steps. `device` is cpu or cuda."""
+
+    way: str
+    method: str
+    model: str
+    data: str
+    device: str
+    precision: str
+    batch_size: int
+    steps: int
+
+    @property
+    def all_steps(self) -> int:
+        return WARM_UP + self.steps + COUNTED
+
+
+@dataclass
+class Outcome:
+    """Bytes are those of `qvla.measure.Meter`, but `activations`: what tensors took in a step above
+    what they took at its start, from PyTorch's allocator. The curve begins with the weights loaded.
+    """
+
+    held: int = 0
+    peak: int = 0
+    activations: int = 0
+    images: int = 0
+    seconds: list[float] = field(default_factory=list)  # of each timed step, with its data
+    curve_seconds: list[float] = field(default_factory=list)
+    curve_bytes: list[int] = field(default_factory=list)
+    tokens: int = 0  # the most of a row, the photo's included
+    labels: int = 0  # the most of a batch
+    fingerprint: str = ""
+    photos: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+class Watch:
+    """Measures a run from its own beginnings and ends of steps."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        from qvla.measure import Meter
+
+        self.job = job
+        self.device = device
+        self.meter = Meter(device)
+        self.outcome = Outcome()
+        self._shapes: list[tuple[int, int, int]] = []  # rows, tokens and labels of each batch
+        self._done = 0
+        self._mark = 0.0
+        self._model: torch.nn.Module | None = None
+        self._curve = ExitStack()
+        self._counting = ExitStack()
+
+    def begins(self, model: torch.nn.Module) -> None:
+        """The weights are loaded, and nothing was trained yet."""
+        from qvla.measure import sampled
+
+        self._model = model
+        self.outcome.held = self.meter.held(model)
+        in_files = self.outcome.held - self.meter.held()
+        self._samples = self._curve.enter_context(
+            sampled(lambda: self.meter.held() + in_files, INTERVALS[self.device.type])
+        )
+
+    def watching(self, collate: Collate) -> Collate:
+        """The same collator, whose batches are noted."""
+        from qvla.prompts import IGNORED
+
+        def noting(items: Sequence[Any]) -> dict[str, torch.Tensor]:
+            batch = collate(items)
+            labels = batch["labels"][:, 1:] != IGNORED  # position t predicts token t + 1
+            self._shapes.append((*batch["input_ids"].shape, int(labels.sum())))
+            return batch
+
+        return noting
+
+    def step_begins(self) -> None:
+        from qvla.measure import tensors_measured
+
+        if self._done >= WARM_UP + self.job.steps:
+            self._usage = self._counting.enter_context(tensors_measured(self.device))
+
+    def step_ends(self) -> None:
+        from qvla.measure import clock
+
+        now = clock(self.device)
+        self._done += 1
+        timed_until = WARM_UP + self.job.steps
+        if WARM_UP < self._done <= timed_until:
+            self.outcome.seconds.append(now - self._mark)
+        if self._done == timed_until:
+            self.outcome.peak = self.meter.peak(self._model)
+            self._end_curve()
+        if self._done > timed_until:
+            self._counting.close()
+            most = max(self.outcome.activations, self._usage.peak_bytes)
+            self.outcome.activations = most
+        if self._done == WARM_UP:
+            self.meter.reset()
+        self._mark = clock(self.device)
+
+    def finished(self) -> Outcome:
+        timed = self._shapes[WARM_UP : WARM_UP + self.job.steps]
+        self.outcome.images = sum(rows for rows, _, _ in timed)
+        seen = self._shapes[: self.job.all_steps]
+        self.outcome.tokens = max(tokens for _, tokens, _ in seen)
+        self.outcome.labels = max(labels for _, _, labels in seen)
+        return self.outcome
+
+    def _end_curve(self) -> None:
+        self._curve.close()
+        curve = self._samples.thinned(POINTS)
+        self.outcome.curve_seconds, self.outcome.curve_bytes = curve.seconds, curve.values
+
+
+def measure(job: Job) -> Outcome:
+    """Trains here, for as many steps as the job says and a few more. Call it once in a process."""
+    import bitsandbytes  # noqa: F401
+    import torch
+    from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor  # noqa: F401
+
+    from qvla import training
+    from qvla.bench.arrangements import BenchError
+    from qvla.dataset import fingerprint, read_examples
+    from qvla.recipe import make_recipe
+    from qvla.training_data import usable
+
+    del training  # imported before the meter is made, as all that training needs
+    device = torch.device(job.device)
+    examples = usable(read_examples(job.data))[: job.batch_size * job.all_steps]
+    if len(examples) < job.batch_size:
+        raise BenchError(f"{job.data} has fewer usable photos than a batch of {job.batch_size}.")
+    with tempfile.TemporaryDirectory(prefix="qvla-bench-") as folder:
+        recipe = make_recipe(
+            method=job.method,
+            model=job.model,
+            data=job.data,
+            output=Path(folder) / "adapter",
+            max_steps=job.all_steps,
+            batch_size=job.batch_size,
+            device=job.device,
+            precision=job.precision,
+            log_steps=10 * job.all_steps,
+            eval_splits=[],
+            sample_photos=0,
+        )
+        if device.type == "cuda":
+            torch.zeros(1, device=device)  # starts CUDA itself
+        watch = Watch(job, device)
+        (train_as_product if job.way == "product" else train_plainly)(recipe, examples, watch)
+    outcome = watch.finished()
+    outcome.fingerprint, outcome.photos = fingerprint(examples), len(examples)
+    outcome.recipe = {
+        name: getattr(recipe, name)
+        for name in ("base_precision", "bf16", "recomputes", "optimiser", "attention")
+    }
+    return outcome
+
+
+def train_as_product(recipe: Recipe, examples: list[Example], watch: Watch) -> None:
+    """`qvla.training.train` itself, watched through a callback of its trainer."""
+    import torch
+    from transformers import TrainerCallback
+
+    from qvla import training
+    from qvla.caption_trainer import CaptionTrainer
+
+    class Watching(TrainerCallback):
+        def on_train_begin(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+            watch.begins(model)
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            watch.step_begins()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            watch.step_ends()
+
+    make = CaptionTrainer.__init__
+
+    def make_watched(trainer: CaptionTrainer, *args: Any, **kwargs: Any) -> None:
+        make(trainer, *args, **kwargs)
+        trainer.add_callback(Watching())
+        trainer.data_collator = watch.watching(trainer.data_collator)
+
+    CaptionTrainer.__init__ = make_watched  # for the rest of this process, which is all ours
+    training.train(recipe, examples, [])
+
+
+def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None:
+    """The report's way: every photo through the vision tower as part of the model's call, logits at
+    all positions, attention as Transformers chooses it. Data, adapter, precision, recomputing and
+    optimiser are the product's.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+    from transformers import set_seed
+
+    from qvla.backbone import load_backbone
+    from qvla.methods import add_method
+    from qvla.training_data import CaptionedPhotos, Collator, EpochSampler
+
+    backbone = load_backbone(
+        recipe.model, recipe.base_precision, device=recipe.device, for_training=True
+    )
+    set_seed(recipe.seed)
+    model = add_method(backbone, recipe)
+    model.train()
+    if recipe.recomputes:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(
+        trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    photos = CaptionedPhotos(examples, backbone.processor, seed=recipe.seed)
+    collate = watch.watching(Collator(backbone.processor, recipe.prefix))
+    sampler = EpochSampler(photos)
+    loader = DataLoader(photos, recipe.batch_size, sampler=sampler, collate_fn=collate)
+    device, done = backbone.device, 0
+    watch.begins(model)
+    while done < recipe.max_steps:
+        for batch in loader:
+            watch.step_begins()
+            batch = {name: tensor.to(device) for name, tensor in batch.items()}
+            rows = batch.pop("photo_rows")
+            batch["pixel_values"] = batch["pixel_values"][rows]
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+                loss = model(**batch, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, recipe.max_grad_norm)
+            optimiser.step()
+            optimiser.zero_grad()
+            watch.step_ends()
+            done += 1
+            if done == recipe.max_steps:
+                return
+        photos.set_epoch(photos.epoch + 1)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measure(Job(**json.loads(sys.argv[1]))))))
