@@ -20,7 +20,7 @@ from pycocoevalcap.cider.cider_scorer import precook
 
 from qvla.dataset import read_examples
 from qvla.errors import QvlaError
-from qvla.scoring.corpus import ScoringError
+from qvla.scoring.checks import ScoringError
 from qvla.scoring.ptb import tokenize
 from qvla.scoring.sentence import hash_ngram
 

@@ -21,7 +21,7 @@ import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from qvla.scoring.corpus import ScoringError
+from qvla.scoring.checks import ScoringError
 from qvla.scoring.ptb import find_tokens, tokenize
 
 TABLE = Path(__file__).resolve().parents[2] / "assets" / "document_frequencies.npz"
