@@ -18,11 +18,26 @@ from PIL import Image
 
 from qvla.decoding import Decoding
 from qvla.errors import QvlaError
-from qvla.generation import Cancelled, Caption, CaptioningError, Generation, Partial
+from qvla.generation import (
+    Cancelled,
+    Caption,
+    CaptioningError,
+    Generation,
+    OutOfMemoryError,
+    Partial,
+)
 from qvla.lineup import VARIANTS, Lineup, SharedBackbone
 from qvla.prompts import CAPTION_PREFIX
 
-__all__ = ["Caption", "CaptioningError", "Decoding", "Partial", "caption", "stream"]
+__all__ = [
+    "Caption",
+    "CaptioningError",
+    "Decoding",
+    "OutOfMemoryError",
+    "Partial",
+    "caption",
+    "stream",
+]
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +55,8 @@ def caption(
     """Captions of RGB images, all in one batch: one dict an image, in the order given.
 
     The caller chooses how many images a batch holds. Raises QvlaError when a variant is unknown,
-    and CaptioningError when one is not available or the batch does not fit into memory.
+    CaptioningError when one is not available, and its OutOfMemoryError when the batch does not fit
+    into memory.
     """
     names = _names(variants)
     _check_images(images)

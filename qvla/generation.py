@@ -26,6 +26,10 @@ class CaptioningError(QvlaError):
     """A caption could not be made; the message says why and what to do."""
 
 
+class OutOfMemoryError(CaptioningError):
+    """The batch did not fit into memory; a smaller one may."""
+
+
 @dataclass(frozen=True)
 class Caption:
     """One variant's answer to one photo.
@@ -92,7 +96,7 @@ class Generation:
             backbone = self.shared.backbone
             if backbone.device.type == "cuda":
                 torch.cuda.empty_cache()
-            raise CaptioningError(
+            raise OutOfMemoryError(
                 f"Memory ran out on {backbone.device} while captioning in "
                 f"{backbone.precision.value}: use fewer photos at once, fewer beams or a shorter "
                 "maximum length."

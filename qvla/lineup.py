@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from qvla.adapters import detach_adapters
 from qvla.backbone import (
     AdapterError,
     Backbone,
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 VARIANTS = ("base", "adapter", "qvla")
 TITLES = {"base": "Base", "adapter": "Adapter", "qvla": "QVLA"}
+NO_ADAPTER = "It has no adapter: name the folder or hub id of one made for this model."
+NOT_ASKED = "It was not among the variants that were asked for."
 
 Progress = Callable[[str], None]
 
@@ -79,7 +82,8 @@ class SharedBackbone:
         old = self.adapters.get(variant)
         name = f"{variant}_swapped" if old == variant else variant
         try:
-            attach_adapter(backbone, folder, name)
+            alone = set(self.adapters) <= {variant}
+            attach_adapter(backbone, folder, name, in_place_of_all=alone)
         except Exception:
             self._forget(name)
             raise
@@ -89,8 +93,21 @@ class SharedBackbone:
         if old is not None:
             self._forget(old)
 
+    def detach(self, variant: str) -> None:
+        """Takes the variant's adapter off."""
+        name = self.adapters.pop(variant, None)
+        if name is None:
+            return
+        if self.adapters:
+            self._forget(name)
+        else:
+            detach_adapters(self.backbone)
+
     def row_names(self, variants: Sequence[str], images: int) -> list[str]:
         """PEFT's adapter name of each row: all images of one variant, then of the next."""
+        gone = [TITLES[name] for name in variants if name != "base" and name not in self.adapters]
+        if gone:
+            raise AdapterError(f"{gone[0]} has lost its adapter meanwhile: compare again.")
         names = [BASE if name == "base" else self.adapters[name] for name in variants]
         return [name for name in names for _ in range(images)]
 
@@ -115,31 +132,38 @@ class Lineup:
         nf4_adapter: str | Path | None = None,
         precision: str = "auto",
         device: str = "auto",
+        variants: Sequence[str] = VARIANTS,
         progress: Progress | None = None,
     ) -> Lineup:
         """Loads what can be loaded; `variant(...).reason` tells in words what could not.
 
         `precision` is that of base and adapter: fp32, bf16, or auto, which is bf16 on CUDA and fp32
-        on the CPU. Without an `nf4_adapter` the NF4 backbone is left unloaded until `swap_adapter`
-        brings one. `progress` is called with a sentence before each step. Raises BackboneError
-        when the float backbone, without which there is no base, cannot be loaded.
+        on the CPU. Only the backbones that the asked `variants` answer on are loaded, and without
+        an `nf4_adapter` the NF4 backbone is left unloaded until `swap_adapter` brings one.
+        `progress` is called with a sentence before each step. Raises BackboneError when the float
+        backbone is needed and cannot be loaded, and QvlaError for a name that is not in VARIANTS.
         """
         report = progress or log.info
         transformers_logging.disable_progress_bar()  # `report` tells instead
-        device = _device(device)
+        device = device_of(device)
         floating = SharedBackbone(
-            str(model), _float_precision(precision, device), device, ("base", "adapter")
+            str(model), float_precision(precision, device), device, ("base", "adapter")
         )
         nf4 = SharedBackbone(str(model), Precision.NF4, device, ("qvla",))
         lineup = cls(floating, nf4)
         title = Path(model).name
-        report(f"Loading {title} in {floating.precision.value} on {device}.")
-        floating.load()
-        lineup._record("base")
+        for variant in variants:
+            _check(variant, VARIANTS)
+        if "base" in variants or ("adapter" in variants and adapter is not None):
+            report(f"Loading {title} in {floating.precision.value} on {device}.")
+            floating.load()
+        lineup._record("base", reason="" if "base" in variants else NOT_ASKED)
         for variant, folder in (("adapter", adapter), ("qvla", nf4_adapter)):
+            if variant not in variants:
+                lineup._record(variant, reason=NOT_ASKED)
+                continue
             if folder is None:
-                reason = "It has no adapter: name the folder or hub id of one made for this model."
-                lineup._record(variant, reason=reason)
+                lineup._record(variant, reason=NO_ADAPTER)
                 continue
             shared = lineup.shared(variant)
             if shared.backbone is None:
@@ -153,7 +177,7 @@ class Lineup:
                 log.warning("%s is not available: %s", TITLES[variant], error)
                 lineup._record(variant, reason=str(error))
         ready = ", ".join(one.title for one in lineup.variants() if one.available)
-        report(f"Ready: {ready}.")
+        report(f"Ready: {ready or 'none'}.")
         return lineup
 
     def variant(self, name: str) -> Variant:
@@ -169,18 +193,26 @@ class Lineup:
         _check(variant, VARIANTS)
         return self._shared[variant]
 
-    def swap_adapter(self, variant: str, folder: str | Path) -> None:
+    def swap_adapter(self, variant: str, folder: str | Path, *, name: str | None = None) -> None:
         """Puts another adapter behind `adapter` or `qvla`, once the generation under way has ended.
 
-        All or nothing: on AdapterError (or BackboneError, where NF4 weights had yet to be loaded)
-        the variant answers as before.
+        It is shown under `name`, or else its folder's. All or nothing: on AdapterError (or
+        BackboneError, where NF4 weights had yet to be loaded) the variant answers as before.
         """
         _check(variant, ("adapter", "qvla"))
         shared = self._shared[variant]
         with shared.lock:
             shared.load()
             shared.attach(variant, folder)
-            self._record(variant, folder=folder)
+            self._record(variant, folder=name or folder)
+
+    def drop_adapter(self, variant: str) -> None:
+        """Leaves `adapter` or `qvla` without one, once the generation under way has ended."""
+        _check(variant, ("adapter", "qvla"))
+        shared = self._shared[variant]
+        with shared.lock:
+            shared.detach(variant)
+            self._record(variant, reason=NO_ADAPTER)
 
     def _record(self, name: str, *, folder: str | Path | None = None, reason: str = "") -> None:
         shared = self._shared[name]
@@ -201,13 +233,15 @@ class Lineup:
         )
 
 
-def _device(device: str) -> str:
+def device_of(device: str) -> str:
+    """The device that `auto` stands for here: CUDA where there is one, else the CPU."""
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _float_precision(precision: str, device: str) -> Precision:
+def float_precision(precision: str, device: str) -> Precision:
+    """The precision of base and adapter that `auto` stands for on a device; see `Lineup.load`."""
     if precision == "auto":
         return Precision.BF16 if device.startswith("cuda") else Precision.FP32
     allowed = (Precision.FP32.value, Precision.BF16.value)

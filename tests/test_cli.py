@@ -67,7 +67,7 @@ def test_help_comes_without_loading_any_heavy_library() -> None:
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules)))"
     )
-    for arguments in (["--help"], ["caption", "--help"]):
+    for arguments in (["--help"], ["caption", "--help"], ["evaluate", "--help"]):
         result = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
         )
@@ -198,6 +198,17 @@ def test_adapters_beside_the_model_are_found_and_missing_ones_are_told(
     code, output, errors = run("caption", files[0], "--model", model, "--variant", "qvla")
     assert (code, output) == (2, "")
     assert "QVLA is not available: " in errors
+
+
+def test_one_variant_loads_only_its_own_weights(
+    run: Run, weights: Weights, files: list[str]
+) -> None:
+    for variant, loaded, other in (("qvla", "nf4", "fp32"), ("base", "fp32", "nf4")):
+        options = [*model_of(weights), "--variant", variant, "--device", "cpu", "--json"]
+        code, output, errors = run("caption", files[0], *options)
+        assert code == 0
+        assert list(json.loads(output)[0]["variants"]) == [variant]
+        assert f"in {loaded} on cpu" in errors and f"in {other} on cpu" not in errors
 
 
 def test_a_seed_makes_sampling_repeatable(run: Run, weights: Weights, files: list[str]) -> None:

@@ -265,6 +265,71 @@ def test_when_nf4_cannot_be_loaded_base_and_adapter_answer(
     assert texts(lineup, images) == {name: expected[name] for name in VARIANTS}
 
 
+@pytest.mark.parametrize(
+    ("asked", "loaded"),
+    [
+        (("qvla",), {Precision.NF4}),
+        (("base",), {Precision.FP32}),
+        (("adapter",), {Precision.FP32}),
+        (("adapter", "qvla"), {Precision.FP32, Precision.NF4}),
+    ],
+)
+def test_only_the_backbones_of_the_asked_variants_are_loaded(
+    weights: Weights,
+    expected: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    images: list[Image.Image],
+    asked: tuple[str, ...],
+    loaded: set[Precision],
+) -> None:
+    load, precisions = qvla.lineup.load_backbone, []
+
+    def watched(name: str, precision: Precision, **options: str) -> Backbone:
+        precisions.append(precision)
+        return load(name, precision, **options)
+
+    monkeypatch.setattr(qvla.lineup, "load_backbone", watched)
+    lineup = Lineup.load(
+        weights.model,
+        adapter=weights.adapter,
+        nf4_adapter=weights.nf4_adapter,
+        precision="fp32",
+        device="cpu",
+        variants=asked,
+    )
+    assert set(precisions) == loaded and len(precisions) == len(loaded)
+    for variant in lineup.variants():
+        assert variant.available == (variant.name in asked)
+        assert ("asked for" in variant.reason) == (variant.name not in asked)
+    assert texts(lineup, images) == {name: expected[name] for name in asked}
+    if "qvla" not in asked:
+        with pytest.raises(QvlaError, match="QVLA is not available: It was not among"):
+            caption(lineup, images[:1], ("qvla",), DECODING)
+
+
+def test_a_variant_that_was_not_asked_for_can_be_swapped_in(
+    weights: Weights, expected: dict[str, list[str]], images: list[Image.Image]
+) -> None:
+    lineup = Lineup.load(
+        weights.model,
+        nf4_adapter=weights.nf4_adapter,
+        precision="fp32",
+        device="cpu",
+        variants=("qvla",),
+    )
+    lineup.swap_adapter("adapter", weights.adapter)
+    assert texts(lineup, images) == {name: expected[name] for name in ("adapter", "qvla")}
+
+
+def test_qvla_alone_needs_no_float_backbone(tmp_path: Path) -> None:
+    lineup = Lineup.load(
+        tmp_path / "nothing", nf4_adapter=tmp_path, device="cpu", variants=("qvla",)
+    )
+    assert "nothing" in lineup.variant("qvla").reason
+    with pytest.raises(QvlaError, match="everything"):
+        Lineup.load(tmp_path / "nothing", device="cpu", variants=("everything",))
+
+
 def test_no_base_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(BackboneError) as error:
         Lineup.load(tmp_path / "nothing", device="cpu")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -69,6 +70,77 @@ def test_all_readable_records_come_oldest_first_and_the_rest_is_told(tmp_path: P
     assert any("schema 2" in problem for problem in problems)
 
 
+def test_records_are_found_by_kind_in_several_folders_with_their_files(tmp_path: Path) -> None:
+    day = timedelta(days=1)
+    first = a_record("evaluation", date=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    other = a_record("bench/core", date=first.date + day)
+    last = a_record("evaluation", date=first.date + 2 * day)
+    paths = {
+        records.write(record, tmp_path / folder): record
+        for folder, record in (("here", last), ("shipped", first), ("here", other))
+    }
+    folders = [tmp_path / "here", tmp_path / "shipped", tmp_path / "nowhere"]
+    assert [kept.record for kept in records.find(None, folders)] == [first, other, last]
+    found = records.find("evaluation", folders)
+    assert [kept.record for kept in found] == [first, last]
+    assert all(paths[kept.path] == kept.record for kept in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "is damaged: it is not JSON"),
+        (lambda whole: "", "is damaged: it is not JSON"),
+        (lambda whole: whole.replace('"record": 1', '"record": 7'), "has schema 7; only 1"),
+        (lambda whole: whole.replace('"record": 1,', ""), "is not a record of this project"),
+        (lambda whole: whole.replace('"model": "some/model",', ""), "is damaged at model"),
+        (lambda whole: whole.replace('"record": 1,', '"record": 1, "mood": 1,'), "at mood"),
+        (lambda whole: whole.replace("1.5", '"fast"'), "is damaged at numbers.time_ratio"),
+    ],
+)
+def test_a_file_that_is_no_record_is_skipped_with_a_message_that_says_why(
+    tmp_path: Path, change: Callable[[str], str], words: str
+) -> None:
+    good = a_record()
+    path = records.write(good, tmp_path)
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    (tmp_path / "changed.json").write_text(changed)
+    problems: list[str] = []
+    assert [kept.record for kept in records.find(None, [tmp_path], problems.append)] == [good]
+    [problem] = problems
+    assert "changed.json" in problem and words in problem
+    assert problem.endswith("It was left out.") and "\n" not in problem
+
+
+def test_series_and_files_come_back_as_they_were_written(tmp_path: Path) -> None:
+    record = a_record(
+        series={"qvla/training_seconds": (0.0, 0.1), "qvla/training_bytes": (1e9, 2.5e9)},
+        files={"predictions/base": "evaluations/x/base.jsonl"},
+    )
+    path = records.write(record, tmp_path / "runs" / "records")
+    assert records.read(path) == record
+    content = json.loads(path.read_text())
+    assert content["series"]["qvla/training_bytes"] == [1e9, 2.5e9]
+    [kept] = records.find("bench/core", [path.parent])
+    there = tmp_path / "runs" / "evaluations" / "x" / "base.jsonl"
+    assert kept.file("predictions/base") == there.resolve()
+    assert kept.file("predictions/adapter") is None
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a/../../secret", "link/secret"])
+def test_files_outside_of_the_record_s_surroundings_are_not_given(
+    tmp_path: Path, path: str
+) -> None:
+    (tmp_path / "secret").write_text("")
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path)
+    written = records.write(a_record(files={"it": path}), root / "records")
+    [kept] = records.find(None, [written.parent])
+    assert kept.file("it") is None
+
+
 def test_a_missing_folder_holds_no_records(tmp_path: Path) -> None:
     assert records.read_all(tmp_path / "nothing") == []
 
@@ -81,8 +153,9 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_only_finite_numbers_are_recorded(number: float) -> None:
-    with pytest.raises(ValueError):
-        a_record(numbers={"ratio": number})
+    for numbers in ({"numbers": {"ratio": number}}, {"series": {"seconds": (0.0, number)}}):
+        with pytest.raises(ValueError):
+            a_record(**numbers)
 
 
 def test_a_date_without_a_time_zone_is_refused() -> None:

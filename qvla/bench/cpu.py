@@ -31,7 +31,7 @@ from qvla.imagery import open_image
 from qvla.lineup import VARIANTS, Lineup
 from qvla.prediction_log import Prediction
 from qvla.predictions import FIRST_BATCH, Predictions, predict
-from qvla.scoring import METRICS, score
+from qvla.scoring import METRICS, forget, score
 from qvla.settings import Settings
 
 PHOTOS = 64
@@ -158,18 +158,12 @@ def _scoring(
     candidates: Mapping[str, str],
     repeats: int,
 ) -> tuple[dict[str, tuple[float, ...]], str]:
-    """Seconds of scoring what was not scored before, and whose tokens they are.
-
-    Tokens of texts are remembered, so each turn puts one more space before every text.
-    """
+    """Seconds of scoring what was not scored before, and whose tokens they are."""
     used: list[str] = []
-    spaces = count(1)
 
     def scoring(turn: int) -> None:
-        space = " " * next(spaces)
-        truth = {name: [space + text for text in texts] for name, texts in references.items()}
-        said = {name: space + text for name, text in candidates.items()}
-        scored = score(truth, said, "standard", metrics=METRICS, resamples=RESAMPLES)
+        forget()
+        scored = score(references, candidates, "standard", metrics=METRICS, resamples=RESAMPLES)
         used.append(scored.tokenizer)
 
     return in_turns({"scoring": scoring}, repeats, torch.device("cpu")), used[-1]

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 from qvla.cli import FAILED_PHOTOS
 from qvla.errors import QvlaError
 from qvla.settings import Settings
-from qvla.verbs.models import add_model_arguments, load_lineup, settings_of
+from qvla.verbs.models import (
+    add_decoding_arguments,
+    add_model_arguments,
+    decoding_of,
+    load_lineup,
+    positive,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,22 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variant", choices=CHOICES, default="all", help="all (the default) is all there are"
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=8, metavar="N", help="photos at once (default 8)"
+        "--batch-size", type=positive, default=8, metavar="N", help="photos at once (default 8)"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object a photo")
     add_model_arguments(parser)
-    group = parser.add_argument_group("decoding")
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default 40)")
-    group.add_argument("--num-beams", type=int, metavar="N", help="beam search (default 1: none)")
-    group.add_argument("--temperature", type=float, help="above 0 samples (default 0: greedy)")
-    group.add_argument("--top-p", type=float, metavar="P", help="share to sample from (default 1)")
-    group.add_argument("--seed", type=int, help="makes sampling repeatable")
+    add_decoding_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the results in the order given; exit code 1 when a photo could not be captioned."""
     settings = settings_of(options)
-    decoding = _decoding(options)
+    decoding = decoding_of(options)
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
         lineup, variants = _lineup(settings, options.variant)
@@ -150,24 +152,9 @@ def _lineup(settings: Settings, choice: str) -> tuple[Lineup, list[str]]:
     return lineup, [name for name in asked if lineup.variant(name).available]
 
 
-def _decoding(options: argparse.Namespace) -> Decoding:
-    from qvla.decoding import Decoding
-
-    names = ("max_new_tokens", "num_beams", "temperature", "top_p", "seed")
-    given = {name: getattr(options, name) for name in names}
-    return Decoding(**{name: value for name, value in given.items() if value is not None})
-
-
 def _in_words(result: Result) -> str:
     lines = [result["photo"]]
     for name, answer in result["variants"].items():
         speed = f"{answer['tokens']} tokens in {answer['seconds']:.2f} s"
         lines.append(f"  {name:8}{answer['caption']}  ({speed})")
     return "\n".join(lines)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value

@@ -1,4 +1,4 @@
-"""What several verbs share: the options that name a model, and the line-up loaded from them."""
+"""What several verbs share: options of model and decoding, and what is made from them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qvla.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from qvla.decoding import Decoding
     from qvla.lineup import Lineup
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,33 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `qvla.decoding.Decoding`."""
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default 40)")
+    group.add_argument("--num-beams", type=int, metavar="N", help="beam search (default 1: none)")
+    group.add_argument("--temperature", type=float, help="above 0 samples (default 0: greedy)")
+    group.add_argument("--top-p", type=float, metavar="P", help="share to sample from (default 1)")
+    group.add_argument("--seed", type=int, help="makes sampling repeatable")
+
+
+def decoding_of(options: argparse.Namespace) -> Decoding:
+    """The decoding as the options say, the rest by default; raises QvlaError for bad values."""
+    from qvla.decoding import Decoding
+
+    names = ("max_new_tokens", "num_beams", "temperature", "top_p", "seed")
+    given = {name: getattr(options, name) for name in names}
+    return Decoding(**{name: value for name, value in given.items() if value is not None})
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as argparse wants its types."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
 def settings_of(options: argparse.Namespace, *more: str) -> Settings:
     """The settings with the given options put over them; raises SettingsError.
 
@@ -46,15 +74,17 @@ def settings_of(options: argparse.Namespace, *more: str) -> Settings:
 def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
     """The line-up with the weights that these variants need, and no others.
 
-    Raises QvlaError when the base cannot be loaded; for others see `Lineup.variant(...).reason`.
+    Raises QvlaError when a float backbone that they need cannot be loaded; for whatever else is
+    not there see `Lineup.variant(...).reason`.
     """
     from qvla.lineup import Lineup
 
     return Lineup.load(
         settings.model,
-        adapter=settings.adapter if "adapter" in variants else None,
-        nf4_adapter=settings.nf4_adapter if "qvla" in variants else None,
+        adapter=settings.adapter,
+        nf4_adapter=settings.nf4_adapter,
         precision=settings.precision,
         device=settings.device,
+        variants=variants,
         progress=log.info,
     )

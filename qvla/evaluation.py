@@ -1,0 +1,257 @@
+"""An evaluation: photos captioned by the variants, scored under the protocols, kept as a record."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qvla import records
+from qvla.dataset import Example, fingerprint
+from qvla.decoding import Decoding
+from qvla.errors import QvlaError
+from qvla.lineup import VARIANTS, Lineup
+from qvla.predictions import Predictions, predict
+from qvla.progress import progress
+from qvla.prompts import CAPTION_PREFIX
+from qvla.scoring import DOCUMENT_FREQUENCIES, PROTOCOLS, Scored, compare, score
+from qvla.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PAIRS = (("base", "adapter"), ("base", "qvla"), ("adapter", "qvla"))  # second minus first
+ALL = "all"  # the group of all sources together
+NAMED = 3  # photos that a message names
+NO_TOKENIZER = "none"  # of the reported protocol
+
+
+class EvaluationError(QvlaError):
+    """The photos cannot be evaluated as asked; the message says what to mend."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How captions are scored: under which protocols, by what, with how many bootstrap samples.
+
+    `seed` draws the one reference of the reported protocol, and the bootstrap samples. `metrics` of
+    None are all that can be had here.
+    """
+
+    protocols: tuple[str, ...] = PROTOCOLS
+    metrics: tuple[str, ...] | None = None
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A record not yet written, and the captions that it is of."""
+
+    record: records.Record
+    predictions: Predictions
+
+
+def choose(examples: Sequence[Example], limit: int | None = None) -> list[Example]:
+    """The examples to evaluate, in the order given: those with references, at most `limit`.
+
+    A limit takes the photos whose names have the smallest SHA-256: a sample spread evenly over the
+    data, the same everywhere, and part of every larger one. Raises EvaluationError when nothing is
+    left, and for photos that are listed twice.
+    """
+    times = Counter(example.name for example in examples)
+    twice = [name for name, count in times.items() if count > 1]
+    if twice:
+        raise EvaluationError(
+            f"Photos that are listed more than once cannot be scored: {_some(twice)}; see "
+            "`qvla data check`."
+        )
+    bare = [example.name for example in examples if not example.references]
+    if bare:
+        log.warning("Photos without captions to score against are left out: %s.", _some(bare))
+    kept = [example for example in examples if example.references]
+    if not kept:
+        raise EvaluationError(
+            "The data has no photos with captions of that split and those sources; see "
+            "`qvla data stats`."
+        )
+    if limit is None:
+        return kept
+    order = sorted(times, key=lambda name: hashlib.sha256(name.encode()).digest())
+    with_references = {example.name for example in kept}
+    taken = set([name for name in order if name in with_references][:limit])
+    return [example for example in kept if example.name in taken]
+
+
+def evaluate(
+    settings: Settings,
+    examples: Sequence[Example],
+    variants: Sequence[str] = VARIANTS,
+    *,
+    data: str,
+    out: Path,
+    records_folder: Path = records.MEASURED_HERE,
+    limit: int | None = None,
+    decoding: Decoding | None = None,
+    prefix: str = CAPTION_PREFIX,
+    batch_size: int | None = None,
+    scoring: Scoring | None = None,
+    lineup: Lineup | None = None,
+) -> Evaluation:
+    """Captions and scores the examples; `data` is their name in words.
+
+    See `choose` for which examples are taken and `predict` for how they are captioned. The record
+    is meant for a file in `records_folder`. It can name the files of captions only if `out` lies
+    beside that folder.
+    """
+    scoring = scoring or Scoring()
+    decoding = decoding or Decoding()
+    chosen = choose(examples, limit)
+    predictions = predict(
+        settings,
+        chosen,
+        variants,
+        out=out,
+        decoding=decoding,
+        prefix=prefix,
+        batch_size=batch_size,
+        lineup=lineup,
+    )
+    answered = [example for example in chosen if example.name not in predictions.unreadable]
+    if not answered:
+        raise EvaluationError("None of the photos could be opened, so there is nothing to score.")
+    numbers, tokenizer = _scores(answered, predictions.captions, scoring)
+    folder = Path(settings.model)
+    record = records.new_record(
+        "evaluation",
+        model=folder.name if folder.is_dir() else settings.model,
+        variants=variants,
+        data=records.Data(
+            name=data, items=len(answered), fingerprint=f"sha256:{fingerprint(answered)}"
+        ),
+        numbers=numbers | _speeds(predictions),
+        protocol={
+            "split": predictions.plan.split,
+            "sources": list(dict.fromkeys(example.source for example in answered)),
+            "limit": limit,
+            "unreadable": len(predictions.unreadable),
+            "decoding": asdict(decoding),
+            "prefix": prefix,
+            "protocols": list(scoring.protocols),
+            "tokenizer": tokenizer,
+            "seed": scoring.seed,
+            "resamples": scoring.resamples,
+            "document_frequencies": DOCUMENT_FREQUENCIES,
+            "batch_size": predictions.batch_size,
+            "captioned_now": dict(predictions.made),
+            "timing": "photos captioned now, from decoded photos to the last token of each batch; "
+            "base and adapter share batches, and qvla runs beside them",
+            "device": predictions.plan.device,
+            "precision": predictions.plan.precision,
+            "nf4_embeddings": predictions.plan.nf4_embeddings,
+        },
+        files=_files(predictions, records_folder),
+    )
+    return Evaluation(record, predictions)
+
+
+def _scores(
+    examples: Sequence[Example], captions: Mapping[str, Mapping[str, str]], scoring: Scoring
+) -> tuple[dict[str, float], str]:
+    """Scores and paired differences by the record's keys, and whose PTB tokens were used."""
+    numbers: dict[str, float] = {}
+    tokenizers: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    groups = {ALL: list(examples)}  # first, for what was tokenised and aligned for it is remembered
+    for example in examples:
+        groups.setdefault(example.source, []).append(example)
+    steps = len(scoring.protocols) * len(groups) * len(captions)
+    with progress(steps, "Scoring captions") as bar:
+        for protocol in scoring.protocols:
+            for group, own in groups.items():
+                references = {example.name: example.references for example in own}
+                scored: dict[str, Scored] = {}
+                for variant, said in captions.items():
+                    scored[variant] = score(
+                        references,
+                        {name: said[name] for name in references},
+                        protocol,
+                        seed=scoring.seed,
+                        metrics=scoring.metrics,
+                        resamples=scoring.resamples,
+                    )
+                    tokenizers[protocol] = scored[variant].tokenizer
+                    notes |= dict.fromkeys(scored[variant].notes)
+                    bar.step()
+                numbers[f"{protocol}/{group}/images"] = len(own)
+                numbers |= _values(protocol, group, scored)
+                numbers |= _differences(protocol, group, scored, scoring)
+    for note in notes:
+        log.info("%s", note)
+    return numbers, next(
+        iter(tokenizers.values())
+    )  # standard comes before reported, which has none
+
+
+def _values(protocol: str, group: str, scored: Mapping[str, Scored]) -> dict[str, float]:
+    numbers = {}
+    for variant, own in scored.items():
+        for metric, interval in own.metrics.items():
+            key = f"{protocol}/{variant}/{group}/{metric}"
+            numbers[key] = interval.value
+            numbers[f"{key}/low"], numbers[f"{key}/high"] = interval.low, interval.high
+    return numbers
+
+
+def _differences(
+    protocol: str, group: str, scored: Mapping[str, Scored], scoring: Scoring
+) -> dict[str, float]:
+    numbers = {}
+    for first, second in PAIRS:
+        if first not in scored or second not in scored:
+            continue
+        differences = compare(
+            scored[first], scored[second], resamples=scoring.resamples, seed=scoring.seed
+        )
+        for metric, difference in differences.items():
+            key = f"{protocol}/{second}-minus-{first}/{group}/{metric}"
+            numbers[key] = difference.value
+            numbers[f"{key}/low"], numbers[f"{key}/high"] = difference.low, difference.high
+            numbers[f"{key}/p_value"] = difference.p_value
+    return numbers
+
+
+def _speeds(predictions: Predictions) -> dict[str, float]:
+    """Of the photos captioned by this run; nothing for variants whose captions were all there."""
+    numbers = {}
+    for variant, made in predictions.made.items():
+        if made:
+            seconds = predictions.seconds[variant]
+            numbers[f"{variant}/captioning_seconds"] = seconds
+            numbers[f"{variant}/images_per_second"] = made / seconds
+    return numbers
+
+
+def _files(predictions: Predictions, records_folder: Path) -> dict[str, str]:
+    root = records_folder.resolve().parent
+    folder = predictions.folder.resolve()
+    if not folder.is_relative_to(root):
+        log.warning(
+            "The record cannot name the captions in %s, because they lie outside of %s.",
+            predictions.folder,
+            root,
+        )
+        return {}
+    return {
+        f"predictions/{variant}": (folder / predictions.file(variant).name)
+        .relative_to(root)
+        .as_posix()
+        for variant in predictions.captions
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMED])
+    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown

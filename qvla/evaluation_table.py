@@ -1,0 +1,90 @@
+"""A record of an evaluation in words: its scores as tables, and what differs between variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qvla.evaluation import ALL, PAIRS
+from qvla.lineup import TITLES
+from qvla.records import Record
+
+SHOWN = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR")  # the record has the others too
+PROTOCOLS = {
+    "standard": "all references, PTB tokens",
+    "reported": "one drawn reference, raw strings",
+}
+
+
+def table(record: Record) -> str:
+    """All groups under each protocol, then speeds and the verdict on each pair of variants."""
+    protocol = record.protocol
+    machine = ", ".join(record.hardware.accelerators) or record.hardware.processor
+    lines = [
+        f"{record.model} on {protocol['device']} ({machine}), base and adapter in "
+        f"{protocol['precision']}: {record.data.items:,} photos of {record.data.name}, "
+        f"{protocol['split']}",
+    ]
+    for name in protocol["protocols"]:
+        lines += ["", *_protocol(record, name)]
+    lines += ["", *_speeds(record)]
+    lines += [verdict(record, *pair) for pair in PAIRS if set(pair) <= set(record.variants)]
+    return "\n".join(lines)
+
+
+def verdict(record: Record, first: str, second: str) -> str:
+    """Whether the two differ in CIDEr, in one sentence from the paired bootstrap.
+
+    By the standard protocol if the record has it. Raises KeyError for a variant it has not.
+    """
+    name = "standard" if "standard" in record.protocol["protocols"] else "reported"
+    key = f"{name}/{second}-minus-{first}/{ALL}/CIDEr"
+    value, low, high, chance = (
+        record.numbers[f"{key}{end}"] for end in ("", "/low", "/high", "/p_value")
+    )
+    amount = (
+        f"({name} CIDEr {value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {chance:.2g})"
+    )
+    ours, other = TITLES[second], TITLES[first]
+    if low <= 0 <= high:
+        return f"{ours} and {other} cannot be told apart on these photos {amount}."
+    return f"{ours} is {'better' if value > 0 else 'worse'} than {other} {amount}."
+
+
+def _protocol(record: Record, name: str) -> list[str]:
+    metrics = [
+        metric
+        for metric in SHOWN
+        if f"{name}/{record.variants[0]}/{ALL}/{metric}" in record.numbers
+    ]
+    groups = [ALL, *record.protocol["sources"]]
+    rows = [("", "", metrics)]
+    for group in groups:
+        photos = f"{group}, {record.numbers[f'{name}/{group}/images']:,}"
+        for variant in record.variants:
+            cells = [_cell(record, f"{name}/{variant}/{group}/{metric}") for metric in metrics]
+            rows.append((photos, variant, cells))
+            photos = ""
+    width = max(len(row[0]) for row in rows)
+    head = f"{name}: {PROTOCOLS[name]}; 95 % intervals"
+    return [head, *(_row(*row, width) for row in rows)]
+
+
+def _cell(record: Record, key: str) -> str:
+    value, low, high = (record.numbers[f"{key}{end}"] for end in ("", "/low", "/high"))
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _row(group: str, variant: str, cells: Sequence[str], width: int) -> str:
+    return f"  {group:{width}}  {variant:8}" + "".join(f"{cell:>25}" for cell in cells)
+
+
+def _speeds(record: Record) -> list[str]:
+    lines = []
+    for variant in record.variants:
+        speed = record.numbers.get(f"{variant}/images_per_second")
+        if speed is not None:
+            made = record.protocol["captioned_now"][variant]
+            lines.append(f"{variant}: {made:,} photos captioned now, {speed:.1f} a second")
+        else:
+            lines.append(f"{variant}: captioned before")
+    return lines

@@ -1,0 +1,164 @@
+"""`qvla evaluate --data DIR --split val`: captions photos, scores the captions, keeps a record."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvla import records
+from qvla.cli import FAILED_PHOTOS
+from qvla.errors import QvlaError
+from qvla.settings import Settings
+from qvla.verbs.models import (
+    add_decoding_arguments,
+    add_model_arguments,
+    decoding_of,
+    positive,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from qvla.evaluation import Scoring
+
+VARIANTS = ("base", "adapter", "qvla")
+PROTOCOLS = ("standard", "reported")
+AUTO = "auto"
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "The same command goes on where an earlier one was cut off, and captions nothing twice."
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="SOURCE", help="folder in the RISC layout, or hub id"
+    )
+    parser.add_argument("--split", default="val", help="default: val")
+    parser.add_argument(
+        "--source", type=_names, metavar="NAMES", help="such as RSICD,UCM (default: all)"
+    )
+    parser.add_argument(
+        "--variant",
+        type=_variants,
+        metavar="NAMES",
+        help=f"some of {','.join(VARIANTS)} (default: all that have weights)",
+    )
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="photos; always the same even sample"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=AUTO,
+        metavar="N",
+        help="photos at once, halved whenever memory runs out (default: auto)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=(*PROTOCOLS, "both"),
+        default="both",
+        help="standard: all references, PTB tokens; reported: one drawn reference, raw strings",
+    )
+    parser.add_argument(
+        "--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap"
+    )
+    parser.add_argument(
+        "--reference-seed", type=int, default=0, metavar="N", help="draws the reported reference"
+    )
+    parser.add_argument(
+        "--no-meteor", action="store_true", help="save the minute or so that METEOR takes"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of captions (default: beside the records)"
+    )
+    parser.add_argument(
+        "--records", type=Path, default=records.MEASURED_HERE, help="where the record goes"
+    )
+    parser.add_argument("--json", action="store_true", help="print the record instead of tables")
+    add_decoding_arguments(parser)
+    add_model_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints tables or the record, and keeps the record; exit code 1 when photos were left out."""
+    settings = settings_of(options)
+    variants = options.variant or _with_weights(settings)
+    output = sys.stdout
+    with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
+        from qvla.dataset import read_examples
+        from qvla.evaluation import evaluate
+        from qvla.evaluation_table import table
+
+        _check_sampling(options)
+        folder = Path(options.data).expanduser()
+        evaluation = evaluate(
+            settings,
+            read_examples(options.data, splits=[options.split], sources=options.source),
+            variants,
+            data=folder.resolve().name if folder.exists() else options.data,
+            out=options.out or options.records.resolve().parent / "evaluations",
+            records_folder=options.records,
+            limit=options.limit,
+            decoding=decoding_of(options),
+            batch_size=None if options.batch_size == AUTO else options.batch_size,
+            scoring=_scoring(options),
+        )
+        record = evaluation.record
+        path = records.write(record, options.records)
+        text = record.model_dump_json(indent=2) if options.json else table(record)
+    print(text, file=output, flush=True)
+    log.info("The captions are in %s and the record is %s.", evaluation.predictions.folder, path)
+    unreadable = len(evaluation.predictions.unreadable)
+    if unreadable:
+        log.error("%d photos could not be opened and are left out of all scores.", unreadable)
+    return FAILED_PHOTOS if unreadable else 0
+
+
+def _scoring(options: argparse.Namespace) -> Scoring:
+    from qvla.evaluation import Scoring
+    from qvla.scoring import METRICS
+
+    return Scoring(
+        protocols=PROTOCOLS if options.protocol == "both" else (options.protocol,),
+        metrics=METRICS if options.no_meteor else None,
+        resamples=options.resamples,
+        seed=options.reference_seed,
+    )
+
+
+def _with_weights(settings: Settings) -> list[str]:
+    adapters = {"adapter": settings.adapter, "qvla": settings.nf4_adapter}
+    missing = [name for name, folder in adapters.items() if folder is None]
+    for name in missing:
+        log.info("%s is left out: there is no adapter for it.", name)
+    return [name for name in VARIANTS if name not in missing]
+
+
+def _check_sampling(options: argparse.Namespace) -> None:
+    if options.temperature and options.seed is None:
+        raise QvlaError(
+            "Sampled captions need a --seed here, so that an evaluation that goes on later is one."
+        )
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _variants(text: str) -> list[str]:
+    names = _names(text)
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(
+            f"choose some of {', '.join(VARIANTS)}, not {', '.join(unknown) or 'none'}"
+        )
+    return names
+
+
+def _batch_size(text: str) -> int | str:
+    return AUTO if text == AUTO else positive(text)
