@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from qvla import nf4
+from qvla import int8_embedding, nf4
 from qvla.adapters import AdapterError, attach_adapter
 from qvla.checkpoint import (
     CONFIG,
@@ -30,6 +30,7 @@ from qvla.checkpoint import (
 )
 from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
+from qvla.settings import EMBEDDINGS, load_settings
 
 __all__ = [
     "AdapterError",
@@ -45,7 +46,10 @@ log = logging.getLogger(__name__)
 
 
 class Precision(str, Enum):
-    """How the base weights are held; NF4 computes in bfloat16."""
+    """How the base weights are held; NF4 computes in bfloat16.
+
+    With NF4 the embedding table, which is the output head too, is held apart: see `load_backbone`.
+    """
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -69,6 +73,7 @@ def load_backbone(
     *,
     device: str = "auto",
     for_training: bool = False,
+    embeddings: str | None = None,
 ) -> Backbone:
     """Loads a PaliGemma or PaliGemma 2 checkpoint, ready for evaluation.
 
@@ -77,15 +82,20 @@ def load_backbone(
         precision: of the base weights; see `Precision`.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         for_training: keep NF4 layers in the form through which gradients are right (`nf4`).
+        embeddings: how NF4 holds the embedding table, "int8" or "bf16" (`int8_embedding`), which
+            quantisation to NF4 leaves alone; None is what the setting `nf4_embeddings` says. Other
+            precisions hold it as all their weights.
 
     Raises:
         BackboneError: for everything that a user can mend, from a missing licence to memory.
+        SettingsError: the setting was asked for and an environment variable has a bad value.
     """
     if precision not in list(Precision):
         raise BackboneError(
             f"There is no precision {precision!r}: use {', '.join(p.value for p in Precision)}."
         )
     precision = Precision(precision)
+    in_int8 = precision is Precision.NF4 and _embeddings(embeddings) == "int8"
     target = _device(device)
     fault = None
     try:
@@ -95,6 +105,8 @@ def load_backbone(
         check_weight_files(folder, name)
         processor = read_processor(folder, name, config)
         model = _model(folder, name, config, precision, target, for_training)
+        if in_int8:
+            int8_embedding.quantise_embeddings(model)
     except BackboneError:
         raise
     except Exception as error:
@@ -140,6 +152,16 @@ def _model(
     else:
         nf4.prepare_for_inference(model)
     return model
+
+
+def _embeddings(embeddings: str | None) -> str:
+    if embeddings is None:
+        return load_settings().nf4_embeddings
+    if embeddings not in EMBEDDINGS:
+        raise BackboneError(
+            f"NF4 cannot hold embeddings in {embeddings!r}: use {' or '.join(EMBEDDINGS)}."
+        )
+    return embeddings
 
 
 def _attention(config: PaliGemmaConfig) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """What a model is made of: parameters by part and by dtype, and the bytes that they take.
 
 `get_memory_footprint()` of Transformers leaves out the quantisation state of NF4 layers; here it is
-counted. Tied weights are counted once. Buffers (rotary frequencies, position indices) are no
-weights and are left out.
+counted, and so are the scales of embeddings in 8 bits. Tied weights are counted once. Other buffers
+(rotary frequencies, position indices) are no weights and are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from qvla import nf4
+from qvla import int8_embedding, nf4
 
 ADAPTERS = "adapters"
 OTHER = "other"
@@ -64,6 +64,7 @@ def census(model: nn.Module) -> Census:
     counts = Census()
     owners = dict(_adapter_parameters(model))
     quantised = {id(layer.weight): layer for _, layer in nf4.layers(model)}
+    scales = {id(table.weight): table.scale for _, table in int8_embedding.tables(model)}
     seen: set[object] = set()
     for name, parameter in model.named_parameters():  # leaves out what is tied to an earlier one
         adapter = owners.get(id(parameter))
@@ -71,7 +72,9 @@ def census(model: nn.Module) -> Census:
         size, dtype = parameter.numel(), _dtype(parameter)
         layer = quantised.get(id(parameter))
         logical = size if layer is None else layer.out_features * layer.in_features
-        state = () if layer is None else nf4.state_tensors(layer)
+        state = [scales[id(parameter)]] if id(parameter) in scales else []
+        if layer is not None:
+            state.extend(nf4.state_tensors(layer))
         state_bytes = sum(_bytes(tensor, seen) for tensor in state)
         stored_bytes = _bytes(parameter, seen) + state_bytes
         counts.parameters[part] += logical

@@ -16,7 +16,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
-from qvla import nf4
+from qvla import int8_embedding, nf4
 from qvla.architectures import BUILT_IN, PALIGEMMA_3B
 from qvla.bottleneck import BottleneckConfig, count_parameters
 from qvla.census import census
@@ -43,13 +43,15 @@ def report(
     report's table I counts), `adapter_norm_params`, `adapter_sites`, `adapter_percent` (of
     full_params), `nf4_packed_elements`, `nf4_elements` (stored elements by dtype, with the float16
     and the float32 one-dimensional parameters of the report's own count), and `weight_bytes` by
-    precision: `nf4` as `load_backbone` holds it, `nf4_float32_norms` as the report's script did.
+    precision: `nf4` with the embedding table in bfloat16, `nf4_float32_norms` as the report's
+    script held it, `nf4_int8_embeddings` with the table in 8 bits, as `load_backbone` holds it
+    unless told otherwise.
 
     Raises:
         BackboneError: an unknown model or one that is no PaliGemma.
         BottleneckError: an adapter that this model cannot carry.
     """
-    config = _config(model)
+    config = read_model_config(model)
     with torch.device("meta"):
         base = PaliGemmaForConditionalGeneration(config)
     counts = census(base)
@@ -81,7 +83,8 @@ def report(
     }
 
 
-def _config(model: str | Path) -> PaliGemmaConfig:
+def read_model_config(model: str | Path) -> PaliGemmaConfig:
+    """The configuration of a built-in name, a folder or a hub id; raises BackboneError."""
     if not Path(model).is_dir() and str(model) in BUILT_IN:
         return BUILT_IN[str(model)]()
     try:
@@ -105,6 +108,8 @@ def _nf4(config: PaliGemmaConfig) -> dict[str, Any]:
     packed = sum(-(-size // 2) for size in sizes)
     rest = total - sum(sizes)
     state_bytes = sum(map(nf4.state_bytes, sizes))
+    tables = {id(m.weight): m.weight for m in (model.lm_head, model.get_input_embeddings())}
+    saved = [2 * one.numel() - int8_embedding.table_bytes(*one.shape) for one in tables.values()]
     return {
         "layers": len(sizes),
         "elements": {
@@ -116,5 +121,6 @@ def _nf4(config: PaliGemmaConfig) -> dict[str, Any]:
         "bytes": {
             "nf4": packed + state_bytes + 2 * rest,
             "nf4_float32_norms": packed + state_bytes + 2 * (rest + one_dimensional),
+            "nf4_int8_embeddings": packed + state_bytes + 2 * rest - sum(saved),
         },
     }

@@ -117,7 +117,12 @@ def caption_in_training(
         if recipe.method != "full":
             adapters = {"adapter": model.active_adapter}
         shared = SharedBackbone(
-            backbone.name, backbone.precision, str(backbone.device), ("adapter",), own, adapters
+            backbone.name,
+            backbone.precision,
+            str(backbone.device),
+            ("adapter",),
+            backbone=own,
+            adapters=adapters,
         )
         name = "adapter" if adapters else "base"
         decoding = Decoding(max_new_tokens=SAMPLE_TOKENS)

@@ -24,6 +24,7 @@ from transformers import (
 
 from qvla.backbone import Backbone, BackboneError, Precision, load_backbone
 from qvla.prompts import encode_images, encode_text
+from tests.alone import round_rows
 
 WEIGHTS = "model.safetensors"
 
@@ -51,7 +52,7 @@ def inputs_of(backbone: Backbone) -> dict[str, torch.Tensor]:
 def test_every_precision_computes_what_transformers_alone_does(
     odd_checkpoint: Path, precision: Precision
 ) -> None:
-    backbone = load(odd_checkpoint, precision, for_training=True)
+    backbone = load(odd_checkpoint, precision, for_training=True, embeddings="bf16")
     assert not backbone.model.training
     assert backbone.precision is precision
     assert backbone.device == torch.device("cpu")
@@ -76,6 +77,35 @@ def test_every_precision_computes_what_transformers_alone_does(
     assert kinds == ({dtype, torch.uint8} if precision is Precision.NF4 else {dtype})
     assert backbone.model.lm_head.weight.dtype is dtype
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
+def test_nf4_computes_with_an_embedding_table_in_8_bits(odd_checkpoint: Path) -> None:
+    found = load(odd_checkpoint, Precision.NF4, for_training=True, embeddings="int8").model
+    due = load(odd_checkpoint, Precision.NF4, for_training=True, embeddings="bf16")
+    inputs = inputs_of(due)
+    with torch.no_grad():
+        unrounded = due.model(**inputs).logits.float()
+        round_rows(due.model.lm_head.weight.data)
+        logits = due.model(**inputs).logits.float()
+        distance = (found(**inputs).logits.float() - logits).norm()
+    assert distance < 0.005 * logits.norm()  # bfloat16 rounds by 0.002 on average
+    assert distance < 0.5 * (unrounded - logits).norm()
+
+
+def test_the_setting_says_how_nf4_holds_its_embeddings(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {}
+    for setting in ("int8", "bf16"):
+        monkeypatch.setenv("QVLA_NF4_EMBEDDINGS", setting)
+        held[setting] = load(tiny_checkpoint, Precision.NF4).model.lm_head.weight.dtype
+    assert held == {"int8": torch.int8, "bf16": torch.bfloat16}
+    monkeypatch.delenv("QVLA_NF4_EMBEDDINGS")
+    assert load(tiny_checkpoint, Precision.NF4).model.lm_head.weight.dtype is torch.int8
+    whole = load(tiny_checkpoint, Precision.BF16, embeddings="int8").model
+    assert {parameter.dtype for parameter in whole.parameters()} == {torch.bfloat16}
+    with pytest.raises(BackboneError, match=r"'int4': use int8 or bf16\.$"):
+        load(tiny_checkpoint, Precision.NF4, embeddings="int4")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
@@ -289,14 +319,15 @@ def test_an_adapter_beside_the_weights_does_not_slip_into_the_base(copied: Path)
 
 
 def test_an_nf4_checkpoint_loads_in_nf4_only(odd_checkpoint: Path, tmp_path: Path) -> None:
-    due = load(odd_checkpoint, Precision.NF4)
-    due.model.save_pretrained(tmp_path)
-    due.processor.save_pretrained(tmp_path)
-    found = load(tmp_path, Precision.NF4)
-    with torch.no_grad():
-        assert torch.equal(
-            found.model(**inputs_of(found)).logits, due.model(**inputs_of(due)).logits
-        )
+    load(odd_checkpoint, Precision.NF4, embeddings="bf16").model.save_pretrained(tmp_path)
+    load(odd_checkpoint).processor.save_pretrained(tmp_path)
+    for embeddings in ("bf16", "int8"):
+        due = load(odd_checkpoint, Precision.NF4, embeddings=embeddings)
+        found = load(tmp_path, Precision.NF4, embeddings=embeddings)
+        with torch.no_grad():
+            assert torch.equal(
+                found.model(**inputs_of(found)).logits, due.model(**inputs_of(due)).logits
+            )
     assert "quantised to NF4" in refusal(tmp_path, Precision.BF16)
 
 

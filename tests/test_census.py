@@ -54,7 +54,7 @@ def test_an_untied_head_is_counted_too(tiny_checkpoint: Path) -> None:
 
 
 def test_nf4_bytes_are_those_of_the_saved_tensors(odd_checkpoint: Path, tmp_path: Path) -> None:
-    model = load(odd_checkpoint, Precision.NF4, for_training=True)
+    model = load(odd_checkpoint, Precision.NF4, for_training=True, embeddings="bf16")
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     # The file holds each layer's few numbers of state as text; in memory, one is a float32 tensor.
@@ -70,6 +70,22 @@ def test_nf4_bytes_are_those_of_the_saved_tensors(odd_checkpoint: Path, tmp_path
     weights = [saved[name.split(".weight.")[0] + ".weight"] for name in texts]
     assert counts.elements["uint8"] == sum(weight.numel() for weight in weights)
     assert weight_bytes(model) > model.get_memory_footprint()  # which leaves the state out
+
+
+def test_embeddings_in_8_bits_are_counted_once_with_their_scales(odd_checkpoint: Path) -> None:
+    options = {"for_training": True}
+    before = census(load(odd_checkpoint, Precision.NF4, embeddings="bf16", **options))
+    after = census(load(odd_checkpoint, Precision.NF4, embeddings="int8", **options))
+    table = load_file(odd_checkpoint / "model.safetensors")[
+        "language_model.model.embed_tokens.weight"
+    ]
+    assert after.parameters == before.parameters
+    assert after.elements["int8"] == table.numel()
+    assert after.elements["bfloat16"] == before.elements["bfloat16"] - table.numel()
+    assert after.elements["uint8"] == before.elements["uint8"]
+    assert after.part_bytes["embeddings"] == table.numel() + 2 * len(table)
+    assert after.quantisation_bytes == before.quantisation_bytes + 2 * len(table)
+    assert after.total_bytes == before.total_bytes - table.numel() + 2 * len(table)
 
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="needs a processor with AVX-512 BF16")

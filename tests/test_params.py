@@ -40,6 +40,10 @@ def test_full_size_against_plain_formulas() -> None:
     assert found["adapter_params"] == 36 * (2 * 2048 * 128 + 128 + 2048)
     assert found["weight_bytes"]["fp32"] == 4 * 2923466480
     assert found["weight_bytes"]["bf16"] == 2 * 2923466480
+    # One byte a weight instead of two, and one scale of two bytes a token.
+    saved = found["weight_bytes"]["nf4"] - found["weight_bytes"]["nf4_int8_embeddings"]
+    assert saved == 257216 * 2048 - 2 * 257216
+    assert found["weight_bytes"]["nf4_int8_embeddings"] < 1.8e9
 
 
 def test_adapter_options() -> None:
@@ -57,7 +61,10 @@ def test_a_folder_is_told_as_it_loads(odd_checkpoint: Path) -> None:
     assert found["full_params"] == loaded.total_parameters
     assert found["parts"] == dict(loaded.parameters)
     assert found["weight_bytes"]["fp32"] == loaded.total_bytes
-    nf4 = load_backbone(odd_checkpoint, Precision.NF4, device="cpu", for_training=True).model
+    options = {"device": "cpu", "for_training": True}
+    small = load_backbone(odd_checkpoint, Precision.NF4, embeddings="int8", **options).model
+    assert found["weight_bytes"]["nf4_int8_embeddings"] == census(small).total_bytes
+    nf4 = load_backbone(odd_checkpoint, Precision.NF4, embeddings="bf16", **options).model
     assert found["weight_bytes"]["nf4"] == census(nf4).total_bytes
     assert found["nf4_packed_elements"] == census(nf4).elements["uint8"]
     assert found["nf4_quantisation_bytes"] == census(nf4).quantisation_bytes

@@ -24,6 +24,7 @@ def test_defaults_run_the_embedded_model_for_this_machine_alone() -> None:
     assert settings.port is None
     assert settings.data is None
     assert settings.max_upload_bytes == 20 * 2**20
+    assert settings.nf4_embeddings == "int8"
 
 
 def test_environment_overrides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -31,12 +32,14 @@ def test_environment_overrides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("QVLA_DATA", str(tmp_path))
     monkeypatch.setenv("QVLA_PORT", "7900")
     monkeypatch.setenv("QVLA_PRECISION", "bf16")
+    monkeypatch.setenv("QVLA_NF4_EMBEDDINGS", "bf16")
     settings = load_settings()
     assert settings.model == "google/paligemma-3b-pt-224"
     assert settings.adapter is None and settings.nf4_adapter is None
     assert settings.data == tmp_path
     assert settings.port == 7900
     assert settings.precision == "bf16"
+    assert settings.nf4_embeddings == "bf16"
 
 
 def test_adapters_beside_the_model_are_found_unless_named(
@@ -82,6 +85,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("QVLA_PORT", "eighty"),
         ("QVLA_PORT", "70000"),
         ("QVLA_PRECISION", "nf4"),
+        ("QVLA_NF4_EMBEDDINGS", "fp8"),
         ("QVLA_DEVICE", "tpu"),
         ("QVLA_MAX_UPLOAD_MB", "0"),
         ("QVLA_CONCURRENCY", "-1"),

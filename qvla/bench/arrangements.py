@@ -107,7 +107,10 @@ def load_separately(settings: Settings) -> dict[str, SharedBackbone]:
     }
     separate = {}
     for name, (precision, folder) in parts.items():
-        separate[name] = SharedBackbone(settings.model, precision, settings.device, (name,))
+        separate[name] = SharedBackbone(
+            *(settings.model, precision, settings.device, (name,)),
+            embeddings=settings.nf4_embeddings,
+        )
         separate[name].load()
         if folder is not None:
             separate[name].attach(name, folder)
