@@ -1,0 +1,111 @@
+"""The Latency tab's figures, and the report's hours in the units that they really had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qvla.settings import Settings
+from qvla.ui import latency
+from qvla.ui.subjects import Subject, find_subjects
+from qvla.ui.tables import FOLDER_VARIABLE
+from tests.measured import BATCHES, VARIANTS, latency_numbers, training_record, write_record
+
+
+def measured_subject(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Subject:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    [subject] = find_subjects(Settings(), latency.WHATS)[0]
+    return subject
+
+
+def test_the_reports_hours_are_converted_and_marked() -> None:
+    """1:39:46 and 1:54:31 are hours, minutes and seconds; 2.51 are decimal hours."""
+    entries = {(e.quantity, e.variant): e for e in latency.hours(None)}
+    printed = [entries["Captioning, hours as printed", name] for name in VARIANTS]
+    assert [(one.value, one.kind) for one in printed] == [
+        (2.51, "reported"),
+        (1.39, "reported"),
+        (1.54, "reported"),
+    ]
+    seconds = [entries["Captioning 4,454 photos", name] for name in VARIANTS]
+    clock = [2.51 * 3600, 1 * 3600 + 39 * 60 + 46, 1 * 3600 + 54 * 60 + 31]
+    assert [one.value for one in seconds] == pytest.approx(clock, abs=11)
+    assert {one.kind for one in seconds} == {"corrected"}
+    rates = [entries["Captioning, images a second", name] for name in VARIANTS]
+    assert [one.value for one in rates] == pytest.approx([0.492, 0.744, 0.648], abs=5e-4)
+    assert {one.kind for one in rates} == {"corrected"}
+    assert entries["Training, images a second", "qvla"].value == pytest.approx(35614 / 34972.36)
+    assert ("Training, images a second", "base") not in entries  # it was never trained
+    assert entries["Training, hours as printed", "base"].value == 12
+
+
+@pytest.mark.parametrize("stop", ["natural", "fixed"])
+def test_measured_times_are_the_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: str
+) -> None:
+    numbers = latency_numbers()
+    kept = write_record(tmp_path, "bench/latency", numbers)
+    subject = measured_subject(monkeypatch, tmp_path)
+    names = {
+        "First token": "first_token_seconds",
+        "Each further token": "token_seconds",
+        "Tokens a caption": "tokens",
+    }
+    entries = latency.first_and_further(subject, stop)
+    for entry in entries:
+        if entry.quantity == "Floor of a token":
+            assert entry.value == numbers[f"{entry.variant}/floor_token_seconds"]
+            continue
+        name = f"{entry.variant}/{stop}/batch_1/{names[entry.quantity]}"
+        assert entry.value == numbers[name]
+        assert entry.low == numbers.get(f"{name}/lowest")
+        assert entry.high == numbers.get(f"{name}/highest")
+        assert (entry.kind, entry.record) == ("measured", kept.path.stem)
+    assert len(entries) == 4 * len(VARIANTS)
+    assert [(e.quantity, e.variant, e.value) for e in latency.throughput(subject, stop)] == [
+        (f"Batch {size}", name, numbers[f"{name}/{stop}/batch_{size}/images_per_second"])
+        for size in BATCHES
+        for name in VARIANTS
+    ]
+
+
+def test_measured_speed_stands_beside_the_reports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    numbers = latency_numbers()
+    write_record(tmp_path, "bench/latency", numbers, hour=1)
+    training_record(tmp_path, hour=2)
+    subject = measured_subject(monkeypatch, tmp_path)
+    measured = {
+        (e.quantity, e.variant): e.value for e in latency.hours(subject) if e.kind == "measured"
+    }
+    rate = numbers["qvla/natural/batch_32/images_per_second"]
+    assert measured["Captioning, images a second", "qvla"] == rate
+    assert measured["Captioning 4,454 photos at that pace", "qvla"] == pytest.approx(4454 / rate)
+    assert measured["Training, images a second", "adapter"] == 44.5
+    assert measured["Training 35,614 photos at that pace", "adapter"] == pytest.approx(35614 / 44.5)
+
+    # the report suite measures what its table asks for, and so comes first
+    own = {"table_2/qvla/inference_images_per_second": 91.5}
+    write_record(tmp_path, "bench/report", own, hour=3)
+    subject = measured_subject(monkeypatch, tmp_path)
+    measured = {
+        (e.quantity, e.variant): e.value for e in latency.hours(subject) if e.kind == "measured"
+    }
+    assert measured["Captioning, images a second", "qvla"] == 91.5
+    assert measured["Captioning, images a second", "base"] == pytest.approx(
+        numbers["base/natural/batch_32/images_per_second"]
+    )
+
+
+def test_only_what_was_measured_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    numbers = {"qvla/fixed/batch_8/first_token_seconds": 0.5, "qvla/fixed/batch_8/tokens": 20}
+    write_record(tmp_path, "bench/latency", numbers)
+    subject = measured_subject(monkeypatch, tmp_path)
+    assert latency.first_and_further(subject, "natural") == []
+    assert [(e.quantity, e.variant) for e in latency.first_and_further(subject, "fixed")] == [
+        ("First token", "qvla"),
+        ("Tokens a caption", "qvla"),
+    ]
+    assert latency.throughput(subject, "fixed") == []
