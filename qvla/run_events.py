@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from qvla.methods import Trained
 from qvla.recipe import Recipe
 
 SAMPLE_TOKENS = 40
+PATIENCE = 10.0  # seconds in which further requests to end are taken for the same one
 
 
 class EventLog(TrainerCallback):
@@ -147,14 +149,22 @@ class Ender(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """SIGTERM asks for the end, where this is the main thread; a second one is not waited for.
+        """SIGTERM asks for the end, where this is the main thread.
 
-        The step under way is finished first: what it has computed would be lost.
+        The step under way is finished first: what it has computed would be lost. Who asks again
+        after some seconds is not made to wait; one at once is another voice of the same wish, as
+        when a service manager ends a worker and its children together.
         """
+        first = 0.0
 
         def ask(number: int, frame: object) -> None:
-            self.asked = True
-            signal.signal(signal.SIGTERM, before)
+            nonlocal first
+            now = time.monotonic()
+            if self.asked and now - first > PATIENCE:
+                signal.signal(signal.SIGTERM, before)
+                signal.raise_signal(signal.SIGTERM)
+            elif not self.asked:
+                self.asked, first = True, now
 
         try:
             before = signal.signal(signal.SIGTERM, ask)

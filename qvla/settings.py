@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -59,7 +61,10 @@ class Settings(BaseSettings):
     concurrency: int = Field(1, ge=1, le=64, description="comparisons that may run at once")
     queue_size: int = Field(16, ge=1, le=10_000, description="comparisons that may wait")
 
-    records: Path = Field(ROOT / "runs" / "records", description="where measured records lie")
+    records: Path = Field(
+        ROOT / "runs" / "records",
+        description="where measured records lie; a folder named here hides those that are shipped",
+    )
     measure: Literal["auto", "on", "off"] = Field(
         "auto", description="whether visitors may start measurements; auto: not on a Space"
     )
@@ -123,7 +128,8 @@ class Settings(BaseSettings):
     @property
     def device_lock(self) -> Path:
         """The lock by which comparing goes before fine-tunes (`qvla.sharing`)."""
-        return self.jobs / "device.lock"
+        host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())  # machines may share `jobs`
+        return self.jobs / f"device.{host}.lock"
 
     @property
     def may_measure(self) -> bool:

@@ -330,7 +330,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> P
 @pytest.fixture(scope="module")
 def address(settings: Settings, home: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QVLA_RECORDS", str(home / "records"))
         patch.delenv("SPACE_ID", raising=False)
         own = settings.model_copy(update={"records": home / "records"})
         with served(own, LineupLoader(lambda progress: None)) as address:

@@ -248,17 +248,17 @@ def test_a_csv_holds_awkward_text_and_the_same_table_is_the_same_file() -> None:
 def test_the_folders_of_records_can_be_replaced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(tables.FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv("QVLA_RECORDS", raising=False)
     shipped, here = tables.record_folders(Settings())
     assert shipped == ROOT / "assets" / "records" and here == ROOT / "runs" / "records"
-    monkeypatch.setenv(tables.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("QVLA_RECORDS", str(tmp_path))
     assert tables.record_folders(Settings()) == (tmp_path,)
 
 
 def test_subjects_are_models_on_machines_and_the_newest_figure_counts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(tables.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("QVLA_RECORDS", str(tmp_path))
     assert find_subjects(Settings(), ["bench/memory"]) == ([], [])
     name = "base/loaded_bytes"
     write_record(tmp_path, "bench/memory", {name: 1, "qvla/loaded_bytes": 7}, hour=1)

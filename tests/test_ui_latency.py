@@ -9,12 +9,11 @@ import pytest
 from qvla.settings import Settings
 from qvla.ui import latency
 from qvla.ui.subjects import Subject, find_subjects
-from qvla.ui.tables import FOLDER_VARIABLE
 from tests.measured import BATCHES, VARIANTS, latency_numbers, training_record, write_record
 
 
 def measured_subject(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Subject:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv("QVLA_RECORDS", str(folder))
     [subject] = find_subjects(Settings(), latency.WHATS)[0]
     return subject
 

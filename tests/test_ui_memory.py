@@ -18,7 +18,7 @@ from qvla.planner import plan
 from qvla.settings import EMBEDDED_MODEL, Settings
 from qvla.ui import memory, planner_form
 from qvla.ui.subjects import Subject, find_subjects
-from qvla.ui.tables import FOLDER_VARIABLE, write_csv
+from qvla.ui.tables import write_csv
 from tests.measured import TRAINED, VARIANTS, memory_numbers, training_record, write_record
 from tests.serving import served
 
@@ -26,7 +26,7 @@ FIELDS = ("qvla", "training", 4, "", "", "adamw_torch", False)
 
 
 def measured_subject(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Subject:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv("QVLA_RECORDS", str(folder))
     [subject] = find_subjects(Settings(), memory.WHATS)[0]
     return subject
 

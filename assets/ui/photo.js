@@ -43,7 +43,10 @@ element.addEventListener("change", (event) => {
 
 // A photo may be dropped anywhere on the page: a near miss must not make the browser leave it.
 let depth = 0;
-const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+// Nor do those on another tab concern this one: nothing of it is then laid out.
+const isShown = () => element.offsetParent !== null;
+const hasFiles = (event) =>
+  isShown() && [...(event.dataTransfer?.types ?? [])].includes("Files");
 const highlight = (on) => zone()?.classList.toggle("dragging", on);
 document.addEventListener("dragenter", (event) => {
   if (hasFiles(event)) { depth += 1; highlight(true); }
@@ -61,7 +64,7 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => {
   const file = event.clipboardData?.files?.[0];
-  if (!file) return;
+  if (!file || !isShown()) return;
   for (const tile of document.querySelectorAll('.tile[aria-pressed="true"]')) {
     tile.setAttribute("aria-pressed", "false");
   }

@@ -24,7 +24,6 @@ from qvla.records import Kept
 from qvla.settings import Settings
 from qvla.ui.units import UNKNOWN
 
-FOLDER_VARIABLE = "QVLA_RECORDS"
 Kind = Literal["", "reported", "corrected", "planned", "measured"]
 STACKING = (2, 3)  # columns of figures that fit a telephone below their row's name
 
@@ -41,10 +40,10 @@ class Cell:
 def record_folders(settings: Settings) -> tuple[Path, ...]:
     """Where the records shown on the page lie: those shipped, and those measured here.
 
-    `QVLA_RECORDS` names one folder to take the place of both.
+    A folder named in the settings takes the place of both.
     """
-    other = os.environ.get(FOLDER_VARIABLE)
-    return (Path(other).expanduser(),) if other else (records.SHIPPED, records.MEASURED_HERE)
+    own = "records" in settings.model_fields_set
+    return (settings.records,) if own else (records.SHIPPED, settings.records)
 
 
 def render_table(

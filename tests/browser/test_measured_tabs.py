@@ -19,7 +19,6 @@ from qvla.errors import QvlaError
 from qvla.loading import LineupLoader
 from qvla.planner import plan
 from qvla.settings import Settings
-from qvla.ui.tables import FOLDER_VARIABLE
 from tests.browser.visitor import PATIENCE
 from tests.measured import (
     BATCHES,
@@ -57,17 +56,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def settings(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("app")
-    settings = Settings(
+    return Settings(
         model=str(add_adapters(build_tiny(home / "model"))),
         examples=write_risc_folder(home / "examples", [("UCM", "val", "field.png", ["a field"])]),
         device="cpu",
+        records=folder,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER_VARIABLE, str(folder))
-        with served(settings, LineupLoader(no_weights).start()) as address:
-            yield address
+
+
+@pytest.fixture(scope="module")
+def address(settings: Settings) -> Iterator[str]:
+    with served(settings, LineupLoader(no_weights).start()) as address:
+        yield address
 
 
 @pytest.fixture
@@ -321,9 +323,9 @@ def test_text_stands_out_from_its_paper(visit: Page, address: str, theme: str) -
 
 
 def test_where_nothing_was_measured_the_page_says_how_to(
-    visit: Page, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visit: Page, address: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setattr(settings, "records", tmp_path / "none")
     visit.goto(address)
     for name in TABS:
         content = open_tab(visit, name)
@@ -362,10 +364,10 @@ def test_the_planner_answers_on_the_page(visit: Page, address: str) -> None:
 
 
 def test_measuring_now_shows_the_new_record(
-    visit: Page, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visit: Page, address: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real suite on the tiny model, in a process of its own."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(settings, "records", tmp_path)
     content = open_tab(visit, "Latency", address)
     visit.get_by_label("after a fixed number of tokens").check()
     visit.click("#latency-measure")

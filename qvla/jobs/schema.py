@@ -1,0 +1,88 @@
+"""The store's tables, and the steps that bring an older store up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+
+from qvla.jobs.errors import JobError
+
+Migration = Callable[[Connection], None]
+
+_metadata = MetaData()
+VERSION = Table("qvla_version", _metadata, Column("version", Integer, nullable=False))
+
+# As the newest version has it. Times are seconds since 1970, UTC: every database holds those alike.
+JOBS = Table(
+    "qvla_jobs",
+    _metadata,
+    Column("id", String(32), primary_key=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("recipe", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("started", Double),
+    Column("finished", Double),
+    Column("heartbeat", Double),
+    Column("worker", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("log", Text, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+)
+
+
+def _first(connection: Connection) -> None:
+    # Spelt out, not JOBS.create(): the first version stays what it is when JOBS changes.
+    connection.execute(
+        text(
+            "CREATE TABLE qvla_jobs (id VARCHAR(32) NOT NULL PRIMARY KEY, "
+            "state VARCHAR(16) NOT NULL, recipe TEXT NOT NULL, owner TEXT NOT NULL, "
+            "created DOUBLE PRECISION NOT NULL, started DOUBLE PRECISION, "
+            "finished DOUBLE PRECISION, heartbeat DOUBLE PRECISION, worker TEXT, "
+            "attempt INTEGER NOT NULL, reason TEXT NOT NULL, log TEXT NOT NULL, "
+            "cancel_requested BOOLEAN NOT NULL, deleted BOOLEAN NOT NULL)"
+        )
+    )
+    connection.execute(text("CREATE INDEX ix_qvla_jobs_state ON qvla_jobs (state)"))
+
+
+# Migration n leads from version n to n + 1. Only ever add to the end.
+MIGRATIONS: tuple[Migration, ...] = (_first,)
+
+
+def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Brings the store up to the newest version, within the connection's transaction.
+
+    Raises JobError for a store that a newer release has written.
+    """
+    if not inspect(connection).has_table(VERSION.name):
+        VERSION.create(connection)
+        connection.execute(insert(VERSION).values(version=0))
+    version = connection.execute(select(VERSION.c.version)).scalar_one()
+    if version > len(migrations):
+        raise JobError(
+            f"The store of jobs has version {version} and this release knows {len(migrations)} at "
+            "most: update QVLA, or name another folder in QVLA_JOBS."
+        )
+    if version < len(migrations):
+        for migration in migrations[version:]:
+            migration(connection)
+        connection.execute(update(VERSION).values(version=len(migrations)))

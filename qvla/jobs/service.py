@@ -1,0 +1,147 @@
+"""What the app, or any other program, does with fine-tune jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qvla import events
+from qvla.jobs import folder as files
+from qvla.jobs import lock
+from qvla.jobs.errors import JobError
+from qvla.jobs.limits import Limits
+from qvla.jobs.places import new_id, places_of
+from qvla.jobs.queue import JobQueue, QueueError
+from qvla.jobs.recovery import end_if_gone, erase, recover
+from qvla.jobs.store import Job, JobState, Store
+from qvla.settings import Settings
+
+if TYPE_CHECKING:
+    from qvla.recipe import Recipe
+
+
+class Jobs:
+    """The jobs of the folder, store and queue that the settings name.
+
+    Every method may be called from any thread, and from several processes at once; every one that
+    takes a job's name raises JobError for a name that is no job's.
+    """
+
+    def __init__(self, settings: Settings, limits: Limits | None = None) -> None:
+        self._most_waiting = settings.max_waiting_jobs
+        self._limits = limits or Limits()
+        self._places = places_of(settings)
+        self._store = Store(self._places.database_url)
+        self._queue = JobQueue(self._places)
+
+    def submit(self, recipe: Recipe, owner: str = "") -> Job:
+        """Queues a run of the recipe as it is now, with the job's folder for its output.
+
+        Raises JobError when as many jobs wait as may, and when the queue cannot be reached.
+        """
+        job_id = new_id()
+        folder = self._places.folder(job_id)
+        values = _frozen(recipe, folder)
+        # First the store: what it has is never lost, whatever this process still comes to.
+        self._store.add(job_id, values, owner, self._most_waiting)
+        try:
+            files.write_recipe(folder, values)
+            self._queue.put(job_id)
+        except (OSError, QueueError) as error:
+            if self._store.hide(job_id):
+                erase(job_id, self._places, self._store)
+            if isinstance(error, QueueError):
+                raise
+            raise JobError(
+                f"{self._places.jobs} cannot be written to ({error.strerror})."
+            ) from error
+        return self.get(job_id)
+
+    def all(self) -> list[Job]:
+        """Newest first."""
+        return self._store.all()
+
+    def get(self, job_id: str) -> Job:
+        job = self._store.find(job_id)
+        if job is None:
+            raise JobError(f"There is no job {job_id!r}; it may have been deleted.")
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Ends a job that waits at once, and one that runs within seconds, with a checkpoint.
+
+        Without effect on a job that has ended.
+        """
+        self.get(job_id)
+        self._store.cancel(job_id)
+        job = self.get(job_id)
+        if job.state is JobState.RUNNING:  # perhaps its worker is gone and will not hear of it
+            end_if_gone(job, self._places, self._store, self._limits)
+        return self.get(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Queues a job again that failed, was cancelled or interrupted.
+
+        It goes on from its last checkpoint, or begins anew when it has none.
+        """
+        self.get(job_id)
+        if not self._store.requeue(job_id, self._most_waiting):
+            job = self.get(job_id)
+            raise JobError(f"The job is {job.state.value}, so there is nothing to resume.")
+        self._queue.put(job_id)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Deletes a job that does not run, with its files and nothing else."""
+        self.get(job_id)
+        folder = self._places.folder(job_id)
+        if folder.is_symlink():
+            raise JobError(f"{folder} is a link to elsewhere, so the job is not deleted.")
+        folder.mkdir(exist_ok=True)
+        held = lock.take(folder / files.LOCK, wait=1.0)
+        if held is None:
+            raise JobError("The job still runs: cancel it, and delete it when it has ended.")
+        with held:
+            if not self._store.hide(job_id):
+                raise JobError("The job runs: cancel it, and delete it when it has ended.")
+            erase(job_id, self._places, self._store)
+
+    def folder(self, job_id: str) -> Path:
+        """The job's folder; all that the job has written is there."""
+        return self._places.folder(self.get(job_id).id)
+
+    def adapter(self, job_id: str) -> Path | None:
+        """The folder of what was trained, once the job is done."""
+        job, folder = self.get(job_id), self._places.folder(job_id)
+        done = job.state is JobState.DONE and files.is_complete(folder)
+        return folder / files.OUTPUT if done else None
+
+    def log_tail(self, job_id: str, lines: int = files.LINES_KEPT) -> str:
+        """The last lines of what the job said, from its file, or from the store without it."""
+        job, folder = self.get(job_id), self._places.folder(job_id)
+        kept = "\n".join(job.log.splitlines()[-lines:])
+        return files.last_lines(folder / files.LOG, lines) or kept
+
+    def events(self, job_id: str, after: int = 0) -> tuple[list[events.Row], int]:
+        """The rows of the run's events from a position on, and the position to go on from.
+
+        A run that began anew has a new file; a position beyond its end is taken as its beginning.
+        """
+        path = files.events_of(self.folder(job_id))
+        if after and (not path.exists() or path.stat().st_size < after):
+            after = 0
+        return events.read(path, after)
+
+    def recover(self) -> None:
+        """Finds what killed processes left undone (`recovery.py`); call it when the app starts."""
+        recover(self._places, self._store, self._queue, self._limits)
+
+
+def _frozen(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The recipe as JSON values, for a process that runs elsewhere and later."""
+    values = recipe.model_dump(mode="json", exclude={"device_lock"})
+    values["output"] = str(folder / files.OUTPUT)
+    for name in ("data", "model"):
+        if Path(values[name]).exists():
+            values[name] = str(Path(values[name]).absolute())
+    return values

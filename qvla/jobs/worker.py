@@ -1,0 +1,180 @@
+"""A worker: takes jobs from the queue and runs one at a time, each in a process of its own.
+
+The loop is our own, not huey's consumer. That one takes SIGTERM for itself and then either leaves
+its task alone or waits for hours until it is done, and it runs tasks in threads, with whose end
+Linux would end a training process too. One job at a time needs neither its pool nor its scheduler.
+The training process does the work, so the loop has time to tell the store that the job is alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from qvla.errors import QvlaError
+from qvla.jobs import folder as files
+from qvla.jobs import lock, processes
+from qvla.jobs.limits import Limits
+from qvla.jobs.lock import Lock
+from qvla.jobs.places import places_of
+from qvla.jobs.queue import JobQueue, QueueError
+from qvla.jobs.recovery import recover
+from qvla.jobs.run import Command, Ending, Run
+from qvla.jobs.store import Job, JobState, Store
+from qvla.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 1.0  # the app and other workers look at a job's lock for moments only
+RETRY_SECONDS = 5.0
+
+
+class Worker:
+    """Works on the jobs that the settings name until it is asked to stop."""
+
+    def __init__(
+        self, settings: Settings, limits: Limits | None = None, command: Command | None = None
+    ) -> None:
+        self._limits = limits or Limits()
+        self._places = places_of(settings)
+        self._store = Store(self._places.database_url)
+        self._queue = JobQueue(self._places)
+        self._command = command or training_command(self._places.device_lock)
+        self._name = processes.identity()
+        self._stops = 0
+        self._next_recovery = 0.0
+
+    def stop(self) -> None:
+        """Takes no further job and ends the one under way, with a checkpoint; the second time
+        without. Safe in a signal handler.
+        """
+        self._stops += 1
+
+    def run(self, *, once: bool = False) -> None:
+        """Runs jobs as they come; with `once`, those that wait now, and then returns."""
+        while not self._stops:
+            try:
+                if not self._work() and once and not self._store.all(JobState.QUEUED):
+                    return
+            except (QueueError, SQLAlchemyError) as error:
+                log.warning("%s Trying again.", _sentence(error))
+                self._pause(RETRY_SECONDS)
+
+    def _work(self) -> bool:
+        """Runs the next job, if there is one and the device is free; False when it did not."""
+        self._recover()
+        with ExitStack() as stack:
+            devices = self._take_devices(stack)
+            job_id = self._queue.take() if devices else None
+            if job_id is not None and not self._stops:
+                self._run(job_id, devices)
+                return True
+        self._pause(self._limits.idle)
+        return False
+
+    def _run(self, job_id: str, devices: list[Lock]) -> None:
+        job = self._store.find(job_id)
+        if job is None or job.state is not JobState.QUEUED:
+            return  # cancelled, deleted, or in the queue twice
+        folder = self._places.folder(job_id)
+        try:
+            folder.mkdir(exist_ok=True)
+            held = lock.take(folder / files.LOCK, LOCK_SECONDS)
+        except OSError as error:
+            if job := self._store.claim(job_id, self._name):
+                reason = f"Its folder {folder} cannot be used ({error.strerror})."
+                self._finish(job, Ending(JobState.FAILED, reason), "")
+            return
+        if held is None:
+            return  # a process of an earlier attempt is left; recovery queues the job again
+        with held:
+            job = self._store.claim(job_id, self._name)
+            if job is None:
+                return
+            log.info("Job %s begins (attempt %d).", job.id, job.attempt)
+            run = Run(job, folder, self._store, self._limits, lambda: self._stops, self._recover)
+            try:
+                ending = run.go(self._command, [held, *devices])
+            except OSError as error:
+                ending = Ending(JobState.FAILED, f"It could not be started: {error}.")
+            self._finish(job, ending, run.log())
+
+    def _finish(self, job: Job, ending: Ending, said: str) -> None:
+        """Tells the store; when that fails for long, recovery finds that nobody holds the lock."""
+        if ending.state is None:
+            log.warning("Job %s was given to others.", job.id)
+            return
+        log.info("Job %s: %s. %s", job.id, ending.state.value, ending.reason)
+        deadline = time.monotonic() + self._limits.stale
+        while True:
+            try:
+                self._store.finish(job, ending.state, ending.reason, said)
+                return
+            except SQLAlchemyError as error:
+                if self._stops or time.monotonic() > deadline:
+                    raise
+                log.warning("%s Trying again.", _sentence(error))
+                self._pause(RETRY_SECONDS)
+
+    def _recover(self) -> None:
+        """Looks, now and then, at what others left undone."""
+        if time.monotonic() < self._next_recovery:
+            return
+        self._next_recovery = time.monotonic() + self._limits.recovery
+        try:
+            recover(self._places, self._store, self._queue, self._limits)
+        except SQLAlchemyError as error:
+            log.warning("%s Trying again.", _sentence(error))
+
+    def _take_devices(self, stack: ExitStack) -> list[Lock]:
+        """The locks of the GPUs that this process sees, all or none: one job at a time on each."""
+        folder = self._places.jobs / ".devices"
+        folder.mkdir(exist_ok=True)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+        names = sorted({re.sub(r"\W", "_", name.strip()) for name in visible.split(",")})
+        taken = []
+        for name in names:
+            held = lock.take(folder / f"{socket.gethostname()}-{name}.lock")
+            if held is None:
+                stack.close()
+                return []
+            taken.append(stack.enter_context(held))
+        return taken
+
+    def _pause(self, seconds: float) -> None:
+        """Sleeps, and no longer than until it is asked to stop."""
+        deadline = time.monotonic() + seconds
+        while not self._stops and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))
+
+
+def training_command(device_lock: Path) -> Command:
+    """The command of a job: `python -m qvla train`, with the lock of the machine that it is on."""
+
+    def command(folder: Path, resume: bool) -> list[str]:
+        train = [sys.executable, "-m", "qvla", "train", "--config", str(folder / files.RECIPE)]
+        return [*train, "--device-lock", str(device_lock), *(["--resume"] if resume else [])]
+
+    return command
+
+
+def work(worker: Worker, *, once: bool = False) -> None:
+    """Runs a worker in the main thread: SIGTERM and Ctrl-C stop it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run(once=once)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, QvlaError):
+        return str(error)
+    return f"The store of jobs fails: {str(error).splitlines()[0]}."
