@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from transformers import GemmaConfig, PaliGemmaConfig, SiglipVisionConfig
+if TYPE_CHECKING:  # the names alone are asked for by forms
+    from transformers import PaliGemmaConfig
 
 PALIGEMMA_3B = "google/paligemma-3b-pt-224"
 
@@ -14,6 +16,8 @@ def paligemma_3b_224() -> PaliGemmaConfig:
 
     SigLIP's pooling head is left out, as in the published checkpoint: PaliGemma never uses it.
     """
+    from transformers import GemmaConfig, PaliGemmaConfig, SiglipVisionConfig
+
     vision = SiglipVisionConfig(
         hidden_size=1152,
         intermediate_size=4304,

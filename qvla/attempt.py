@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -10,8 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
-from transformers import TrainingArguments, set_seed
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from qvla import events
 from qvla.backbone import Backbone, Precision, load_backbone
@@ -20,9 +28,8 @@ from qvla.dataset import Example
 from qvla.errors import QvlaError
 from qvla.methods import Trained, add_method, save
 from qvla.recipe import Recipe
-from qvla.run_events import Ender, EventLog, device_name
+from qvla.run_events import Ender, EventLog, StepTurns, device_name
 from qvla.run_folder import publish, step_of
-from qvla.sharing import StepTurns
 from qvla.training_data import CaptionedPhotos, Collator
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -43,6 +50,29 @@ class Outcome:
     card: dict[str, Any]
 
 
+class EndTogether(TrainerCallback):
+    """Has all processes of a run end at the same step, soon after one of them was asked to.
+
+    A signal reaches them at different moments, and one that went on would wait for the others for
+    ever.
+    """
+
+    def __init__(self, ender: Ender) -> None:
+        self._ender = ender
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        asked = self._ender.asked  # read once: a signal may come while the others are heard
+        if args.world_size > 1:
+            heard = torch.tensor(int(asked), device=args.device)
+            torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
+            asked = bool(heard)
+        if asked:
+            self._ender.asked = True
+            self._ender.on_step_end(args, state, control)
+
+
 class Attempt:
     """One attempt at a recipe, from loading to the written result."""
 
@@ -61,6 +91,8 @@ class Attempt:
     def go(self) -> Outcome:
         recipe, checkpoint = self.recipe, self.checkpoint
         started = time.monotonic()
+        if recipe.device != "cpu" and torch.cuda.is_available():
+            torch.cuda.set_device(_local_process())  # the GPU that "cuda" and "auto" then mean
         backbone = load_backbone(
             recipe.model, Precision(recipe.base_precision), device=recipe.device, for_training=True
         )
@@ -73,6 +105,9 @@ class Attempt:
             result = trainer.train(
                 resume_from_checkpoint=None if checkpoint is None else str(checkpoint)
             )
+            # Until all have written their part of the last checkpoint: publishing takes it away,
+            # and the launcher kills the others when one process leaves with a code.
+            trainer.accelerator.wait_for_everyone()
         if self.ender.asked and result.global_step < trainer.state.max_steps:
             raise Ended
         history = trainer.state.log_history
@@ -153,16 +188,24 @@ def _trainer(
         ddp_find_unused_parameters=False,
     )
     told = EventLog(recipe, backbone, evaluation)
+    # One process takes the turn for all on its machine: they wait for each other in every step, so
+    # two that wanted the lock would wait for ever.
+    lock = recipe.device_lock if _local_process() == 0 else None
     trainer = CaptionTrainer(
         model=model,
         args=arguments,
         data_collator=Collator(processor, recipe.prefix),
         train_dataset=shown,
         eval_dataset=held_out if evaluation else None,
-        callbacks=[told, ender, StepTurns(recipe.device_lock)],
+        callbacks=[told, EndTogether(ender), StepTurns(lock)],
     )
     told.images_per_second = lambda: trainer.clock.images_per_second
     return trainer
+
+
+def _local_process() -> int:
+    """Which of the processes that `accelerate launch` started on this machine this is."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _schedule(recipe: Recipe) -> str:

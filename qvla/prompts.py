@@ -8,13 +8,15 @@ nothing else in this project builds a prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from PIL import Image
-from transformers import PaliGemmaProcessor
-from transformers.feature_extraction_utils import BatchFeature
+from typing import TYPE_CHECKING
 
 from qvla.errors import QvlaError
+
+if TYPE_CHECKING:  # recipes and forms need the prefix alone, and no library of this weight
+    import torch
+    from PIL import Image
+    from transformers import PaliGemmaProcessor
+    from transformers.feature_extraction_utils import BatchFeature
 
 CAPTION_PREFIX = "caption en"
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
@@ -32,6 +34,8 @@ def encode_text(
     `token_type_ids` is 0 on the prefix, which attends both ways, and 1 on the suffix. Raises
     QvlaError for a text that holds one of the special tokens, which would change the layout.
     """
+    from transformers.feature_extraction_utils import BatchFeature
+
     tokenizer = processor.tokenizer
     for text in (*prefixes, *(suffixes or ())):
         for token in (processor.image_token, tokenizer.bos_token, tokenizer.eos_token):

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from qvla.lineup import SharedBackbone
 from qvla.measure import peak_memory
 from qvla.methods import Trained
 from qvla.recipe import Recipe
+from qvla.sharing import DeviceLock
 
 SAMPLE_TOKENS = 40
 PATIENCE = 10.0  # seconds in which further requests to end are taken for the same one
@@ -132,6 +134,25 @@ def caption_in_training(
     finally:
         model.train(was_training)
     return [answer.text for answer in answers[name]]
+
+
+class StepTurns(TrainerCallback):
+    """Has a fine-tune take its turn on the device for every step, and give it back after it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._lock = DeviceLock(path)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._lock.take(shared=False)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._lock.give_back()
+
+    on_train_end = on_step_end
 
 
 class Ender(TrainerCallback):

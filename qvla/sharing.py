@@ -12,9 +12,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 try:
     import fcntl
@@ -29,8 +26,8 @@ RULE = (
 
 @contextmanager
 def captioning_turn(path: Path | None) -> Iterator[None]:
-    """Keeps fine-tunes from starting a step; None, or a system without flock, waits for nothing."""
-    lock = _Lock(path)
+    """Keeps fine-tunes on the device from starting a step."""
+    lock = DeviceLock(path)
     lock.take(shared=True)
     try:
         yield
@@ -38,26 +35,9 @@ def captioning_turn(path: Path | None) -> Iterator[None]:
         lock.give_back()
 
 
-class StepTurns(TrainerCallback):
-    """Has a fine-tune take its turn for every step, and give it back after it."""
+class DeviceLock:
+    """One holder of the lock; None, or a system without flock, holds nothing and never waits."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._lock = _Lock(path)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._lock.take(shared=False)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._lock.give_back()
-
-    on_train_end = on_step_end
-
-
-class _Lock:
     def __init__(self, path: Path | None) -> None:
         self._path = path if fcntl is not None else None
         self._descriptor: int | None = None

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from qvla.sharing import StepTurns, captioning_turn
+from qvla.run_events import StepTurns
+from qvla.sharing import captioning_turn
 
 pytest.importorskip("fcntl")
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from qvla.sharing import StepTurns
+from qvla.run_events import StepTurns
 
 turns = StepTurns(Path(sys.argv[1]))
 turns.on_step_begin(None, None, None)
