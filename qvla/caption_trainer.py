@@ -90,11 +90,15 @@ class CaptionTrainer(Trainer):
                 self.accelerator.unwrap_model(model), inputs["pixel_values"], inputs["photo_rows"]
             )
         total, count = caption_loss(model, inputs, features)
-        if num_items_in_batch is None:
+        processes = self.accelerator.num_processes
+        if num_items_in_batch is None or not model.training:
+            # Also in evaluation with several processes: the Trainer there averages by photos.
             loss = total / count
         else:  # the mean over all processes and accumulated batches; DDP averages, so scale up
-            loss = total / num_items_in_batch * self.accelerator.num_processes
-        if model.training and not torch.isfinite(loss):
+            loss = total / num_items_in_batch * processes
+        # One process of several must not stop alone: FiniteGradients stops them all, since the
+        # gradients are the same in each.
+        if model.training and processes == 1 and not torch.isfinite(loss):
             raise _not_finite("loss", self.state.global_step)
         return (loss, {"loss": loss}) if return_outputs else loss
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -149,7 +150,9 @@ def run_and_report(start: Callable[[], Outcome]) -> int:
         print(error, file=sys.stderr)
         return 1
     card = outcome.card
-    print(f"{outcome.folder}: {card['steps']} steps, {card['images_per_second']} images a second")
+    if os.environ.get("RANK", "0") == "0":  # of several processes only the first
+        speed = card["images_per_second"]
+        print(f"{outcome.folder}: {card['steps']} steps, {speed} images a second")
     return 0
 
 

@@ -192,6 +192,26 @@ def test_gradients_through_nf4_are_those_of_the_dequantised_weights(
         assert similarity > 0.99, name
 
 
+def test_recomputing_activations_leaves_the_gradients_through_nf4_as_they_are(
+    tiny_checkpoint: Path, data: Path
+) -> None:
+    batch = batch_of(tiny_checkpoint, read_examples(data))
+    found = []
+    for recomputed, passes in ((False, 1), (True, 2)):
+        model = adapted(tiny_checkpoint, data, "nf4", dropout=0.2, train_norms=True)
+        if recomputed:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        seen: list[None] = []
+        layer = model.get_base_model().model.language_model.layers[1].mlp
+        layer.register_forward_pre_hook(lambda *_, seen=seen: seen.append(None))
+        torch.manual_seed(1)  # of the dropout
+        found.append(gradients(model.train(), our_loss(model, batch)))
+        assert len(seen) == passes
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert torch.equal(found[1][name], gradient), name
+
+
 def test_accumulated_batches_weigh_every_token_alike(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
