@@ -40,12 +40,15 @@ class AdapterError(QvlaError):
     """An adapter cannot be attached: one sentence that says why and what to do."""
 
 
-def attach_adapter(backbone: Backbone, folder: str | Path, adapter_name: str) -> None:
+def attach_adapter(
+    backbone: Backbone, folder: str | Path, adapter_name: str, *, in_place_of_all: bool = False
+) -> None:
     """Loads a PEFT adapter by folder or hub id and makes it known under `adapter_name`.
 
     The first adapter wraps `backbone.model` in a PeftModel and is active; later ones join it. An
-    adapter that has the name already is replaced, and stays if the new one is bad. The model is
-    left in evaluation mode, the adapter frozen, in float32 as PEFT keeps adapters.
+    adapter that has the name already is replaced, and stays if the new one is bad. One of another
+    kind than those that are there is refused, or, `in_place_of_all`, takes the place of all. The
+    model is left in evaluation mode, the adapter frozen, in float32 as PEFT keeps adapters.
 
     Raises:
         AdapterError: not a whole adapter, made for another size or model, or of a kind that cannot
@@ -58,6 +61,8 @@ def attach_adapter(backbone: Backbone, folder: str | Path, adapter_name: str) ->
     model = backbone.model
     if not isinstance(model, PeftModel):
         backbone.model = _wrap(model, adapter_name, config, weights, folder)
+    elif config.peft_type != model.peft_type and in_place_of_all:
+        _take_over(backbone, adapter_name, config, weights, folder)
     elif config.peft_type != model.peft_type:
         raise AdapterError(
             f"{folder} is a {_word(config.peft_type)} adapter and this model carries "
@@ -70,6 +75,25 @@ def attach_adapter(backbone: Backbone, folder: str | Path, adapter_name: str) ->
     backbone.model.eval()
 
 
+def detach_adapters(backbone: Backbone) -> None:
+    """Takes all adapters off, so that one of another kind can come; the base is as it was."""
+    if isinstance(backbone.model, PeftModel):
+        base = backbone.model.get_base_model()
+        _unwrap(base)
+        backbone.model = base
+        base.eval()
+
+
+def _unwrap(model: nn.Module) -> None:
+    """Puts the model's own modules back in the places of PEFT's."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            model.set_submodule(path, module.get_base_layer())
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            model.set_submodule(path, module.original_module)
+    vars(model).pop("peft_config", None)
+
+
 def _wrap(
     model: nn.Module, name: str, config: PeftConfig, weights: Weights, folder: str | Path
 ) -> PeftModel:
@@ -77,12 +101,7 @@ def _wrap(
         wrapped = PeftModel(model, config, adapter_name=name)
         set_peft_model_state_dict(wrapped, weights, adapter_name=name)
     except Exception as error:
-        for path, module in list(model.named_modules()):
-            if isinstance(module, BaseTunerLayer):
-                model.set_submodule(path, module.get_base_layer())
-            elif isinstance(module, AuxiliaryTrainingWrapper):
-                model.set_submodule(path, module.original_module)
-        vars(model).pop("peft_config", None)
+        _unwrap(model)
         raise _told(error, folder) from error
     return wrapped
 
@@ -114,6 +133,28 @@ def _replace(
     finally:
         if active:
             model.set_adapter(active if len(active) > 1 else active[0], inference_mode=True)
+
+
+def _take_over(
+    backbone: Backbone, name: str, config: PeftConfig, weights: Weights, folder: str | Path
+) -> None:
+    """Puts the new adapter in the place of all; whatever fails, those are put back."""
+    model, active = backbone.model, backbone.model.active_adapters
+    old = {
+        one: (own, {key: tensor.detach() for key, tensor in _adapter_tensors(model, one).items()})
+        for one, own in model.peft_config.items()
+    }
+    detach_adapters(backbone)
+    try:
+        backbone.model = _wrap(backbone.model, name, config, weights, folder)
+    except AdapterError:
+        for one, (own, tensors) in old.items():
+            if isinstance(backbone.model, PeftModel):
+                _join(backbone.model, one, own, tensors, folder)
+            else:
+                backbone.model = _wrap(backbone.model, one, own, tensors, folder)
+        backbone.model.set_adapter(active if len(active) > 1 else active[0], inference_mode=True)
+        raise
 
 
 def _read_config(source: Path, folder: str | Path) -> PeftConfig:

@@ -18,6 +18,7 @@ from qvla.errors import QvlaError
 from qvla.lineup import SharedBackbone
 from qvla.measure import clock
 from qvla.prompts import decode, encode_images, encode_text
+from qvla.sharing import captioning_turn
 
 TURN_POLL = 0.1  # seconds between looks at whether a request that waits for its turn was cancelled
 
@@ -108,7 +109,8 @@ class Generation:
             if self.cancelled.is_set():
                 raise Cancelled
         try:
-            yield
+            with captioning_turn(self.shared.device_lock):
+                yield
         finally:
             self.shared.lock.release()
 

@@ -67,13 +67,17 @@ class SharedBackbone:
     device: str
     variants: tuple[str, ...]
     backbone: Backbone | None = None
+    embeddings: str | None = None  # of NF4, see `load_backbone`
+    device_lock: Path | None = None  # see `qvla.sharing`
     adapters: dict[str, str] = field(default_factory=dict)  # variant -> adapter's name within PEFT
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self) -> None:
         """Loads the backbone if it is not there yet; raises BackboneError."""
         if self.backbone is None:
-            self.backbone = load_backbone(self.model, self.precision, device=self.device)
+            self.backbone = load_backbone(
+                self.model, self.precision, device=self.device, embeddings=self.embeddings
+            )
             self.backbone.model.eval()
 
     def attach(self, variant: str, folder: str | Path) -> None:
@@ -132,24 +136,33 @@ class Lineup:
         nf4_adapter: str | Path | None = None,
         precision: str = "auto",
         device: str = "auto",
+        nf4_embeddings: str | None = None,
+        device_lock: Path | None = None,
         variants: Sequence[str] = VARIANTS,
         progress: Progress | None = None,
     ) -> Lineup:
         """Loads what can be loaded; `variant(...).reason` tells in words what could not.
 
         `precision` is that of base and adapter: fp32, bf16, or auto, which is bf16 on CUDA and fp32
-        on the CPU. Only the backbones that the asked `variants` answer on are loaded, and without
-        an `nf4_adapter` the NF4 backbone is left unloaded until `swap_adapter` brings one.
-        `progress` is called with a sentence before each step. Raises BackboneError when the float
-        backbone is needed and cannot be loaded, and QvlaError for a name that is not in VARIANTS.
+        on the CPU; `nf4_embeddings` are as in `load_backbone`. Only the backbones that the asked
+        `variants` answer on are loaded, and without an `nf4_adapter` the NF4 backbone is left
+        unloaded until `swap_adapter` brings one. With a `device_lock` captioning goes before
+        fine-tunes on the same device (`qvla.sharing`). `progress` is called with a sentence before
+        each step. Raises BackboneError when the float backbone is needed and cannot be loaded, and
+        QvlaError for a name that is not in VARIANTS.
         """
         report = progress or log.info
         transformers_logging.disable_progress_bar()  # `report` tells instead
         device = device_of(device)
         floating = SharedBackbone(
-            str(model), float_precision(precision, device), device, ("base", "adapter")
+            *(str(model), float_precision(precision, device), device, ("base", "adapter")),
+            device_lock=device_lock,
         )
-        nf4 = SharedBackbone(str(model), Precision.NF4, device, ("qvla",))
+        nf4 = SharedBackbone(
+            *(str(model), Precision.NF4, device, ("qvla",)),
+            embeddings=nf4_embeddings,
+            device_lock=device_lock,
+        )
         lineup = cls(floating, nf4)
         title = Path(model).name
         for variant in variants:

@@ -58,15 +58,20 @@ class LineupLoader:
         def load(progress: Callable[[str], None]) -> Lineup:
             progress("Importing PyTorch and Transformers.")
             from qvla.lineup import Lineup
+            from qvla.publishing import apply
 
-            return Lineup.load(
+            lineup = Lineup.load(
                 settings.model,
                 adapter=settings.adapter,
                 nf4_adapter=settings.nf4_adapter,
                 precision=settings.precision,
                 device=settings.device,
+                nf4_embeddings=settings.nf4_embeddings,
+                device_lock=settings.device_lock,
                 progress=progress,
             )
+            apply(settings, lineup, progress)
+            return lineup
 
         return cls(load)
 

@@ -85,6 +85,7 @@ def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
         nf4_adapter=settings.nf4_adapter,
         precision=settings.precision,
         device=settings.device,
+        nf4_embeddings=settings.nf4_embeddings,
         variants=variants,
         progress=log.info,
     )

@@ -1,0 +1,183 @@
+"""What a fine-tune run will take, told before it begins: parameters, memory, time, and the command
+line that does the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qvla.dataset import TABLE, read_examples
+from qvla.recipe import LEARNING_RATES, Recipe, TrainingError, flag, make_recipe
+from qvla.records import Kept
+
+if TYPE_CHECKING:
+    from qvla.planner import Plan
+
+DEFAULT_RATE = 5e-4  # of the methods that LEARNING_RATES does not name
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images a second of an earlier run of the same method on the same base, and where from."""
+
+    images_per_second: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """`plan` is that of a GPU, `here` that of this machine; `photos` is None where the data would
+    first have to be fetched, and `seconds` where that or a measured speed is missing.
+    """
+
+    trained: int
+    base: int
+    plan: Plan
+    here: Plan
+    photos: int | None
+    steps: int | None
+    seconds: float | None
+    speed: Speed | None
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.trained / self.base
+
+
+def forecast(recipe: Recipe, speed: Speed | None = None) -> Forecast:
+    """Raises what `preflight.check` raises for a recipe that its base cannot carry."""
+    from qvla.planner import for_recipe
+
+    trained, base = count_parameters(recipe)
+    photos = count_photos(recipe)
+    batch = recipe.batch_size * recipe.gradient_accumulation
+    steps = recipe.max_steps
+    if steps is None and photos is not None:
+        steps = max(1, round(recipe.epochs * -(-photos // batch)))
+    images = None if steps is None else steps * batch
+    if recipe.max_steps is None and photos is not None:
+        images = recipe.epochs * photos
+    return Forecast(
+        trained=trained,
+        base=base,
+        plan=for_recipe(recipe, device="cuda"),
+        here=for_recipe(recipe),
+        photos=photos,
+        steps=steps,
+        seconds=images / speed.images_per_second if images and speed else None,
+        speed=speed,
+    )
+
+
+def count_parameters(recipe: Recipe) -> tuple[int, int]:
+    """Parameters that the method trains, and those of the base, from the configuration alone."""
+    shape = (
+        *("method", "model", "reduction_factor", "activation", "layers", "sites", "dropout"),
+        *("train_norms", "rank", "lora_alpha", "lora_targets"),
+    )
+    values = recipe.model_dump(mode="json", include=set(shape))
+    return _count(json.dumps(values, sort_keys=True))
+
+
+def count_photos(recipe: Recipe) -> int | None:
+    """Photos to train on; None for data that would first have to be fetched or written out.
+
+    Raises DatasetError for data that cannot be read.
+    """
+    if not (recipe.data / TABLE).is_file():
+        return None
+    examples = read_examples(recipe.data, splits=recipe.splits, sources=recipe.sources)
+    return sum(bool(example.references) for example in examples)
+
+
+def check_data(recipe: Recipe) -> None:
+    """Raises TrainingError for a split without a row, DatasetError for data that cannot be read.
+
+    Data that would first have to be fetched is left to the run.
+    """
+    if not (recipe.data / TABLE).is_file():
+        return
+    rows = read_examples(recipe.data, sources=recipe.sources)
+    present = {example.split for example in rows}
+    for split in [*recipe.splits, *recipe.eval_splits]:
+        if split not in present:
+            of = f" of {', '.join(recipe.sources)}" if recipe.sources else ""
+            there = ", ".join(sorted(present)) or "none"
+            raise TrainingError(
+                f"The data has no row{of} in the split {split!r}; its splits are {there}."
+            )
+
+
+def speed_of(recipe: Recipe, cards: Iterable[dict[str, Any]], kept: Iterable[Kept]) -> Speed | None:
+    """The newest measured speed of this method on this base.
+
+    Args:
+        cards: `run.json` of finished runs, the newest first; they go before records.
+        kept: records, the oldest first, of which those of bench/training count.
+    """
+    name = recipe.model_name
+    for card in cards:
+        then = card.get("recipe", {})
+        if (then.get("method"), then.get("model")) == (recipe.method, name):
+            measured = card.get("images_per_second")
+            if measured:
+                return Speed(measured, f"an earlier job on {card.get('device', 'this machine')}")
+    found = None
+    for one in kept:
+        measured = one.record.numbers.get(f"{recipe.method}/images_per_second")
+        if one.record.what == "bench/training" and one.record.model == name and measured:
+            found = Speed(measured, f"the training suite on {_machine(one)}")
+    return found
+
+
+def command_line(recipe: Recipe) -> str:
+    """The shell command that runs the same recipe; what is at its default is left out."""
+    words = ["python", "-m", "qvla", "train"]
+    for name, value in _changed(recipe).items():
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag(name)}")
+        elif isinstance(value, (list, tuple)):
+            words += [f"--{flag(name)}", *map(str, value)]
+        else:
+            words += [f"--{flag(name)}", str(value)]
+    return shlex.join(words)
+
+
+def _changed(recipe: Recipe) -> dict[str, Any]:
+    values = {"method": recipe.method, **recipe.model_dump(mode="json", exclude_defaults=True)}
+    if values.get("learning_rate") == LEARNING_RATES.get(recipe.method, DEFAULT_RATE):
+        del values["learning_rate"]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@lru_cache(maxsize=64)
+def _count(values: str) -> tuple[int, int]:
+    import torch
+    from peft import get_peft_model
+    from transformers import PaliGemmaForConditionalGeneration
+
+    from qvla.methods import adapter_config, check_against
+    from qvla.params import read_model_config
+
+    recipe = make_recipe(**json.loads(values), data=Path("data"), output=Path("output"))
+    config = read_model_config(recipe.model)
+    adapter = adapter_config(recipe)
+    check_against(config, recipe)
+    with torch.device("meta"):
+        model = PaliGemmaForConditionalGeneration(config)
+        base = sum(parameter.numel() for parameter in model.parameters())
+        if adapter is None:
+            return base, base
+        model = get_peft_model(model, adapter)
+    return sum(one.numel() for one in model.parameters() if one.requires_grad), base
+
+
+def _machine(kept: Kept) -> str:
+    names: Sequence[str] = kept.record.hardware.accelerators or [kept.record.hardware.processor]
+    return ", ".join(names)
