@@ -99,7 +99,7 @@ class Decoder:
         if checkpointing or self.full:
             kept += step.tokens  # which positions are the photo's, of an input with gradients
         if self.full:
-            kept += 8 * step.tokens  # the embedding's indices
+            kept += 8 * (step.tokens + step.rows)  # which embeddings and photos the rows have
         if checkpointing:
             kept += self.layers * step.tokens * self.hidden * step.residual
         else:
@@ -125,18 +125,22 @@ class Decoder:
         kept += step.compute * step.labels * self.hidden if self.full else 0
         return kept + self._cast(self.hidden, self.vocabulary)
 
-    def transient_loss(self) -> int:
-        """On top of `saved` at the turn from forward to backward."""
-        return PEAK_OF_LOSS * self.step.labels * self.vocabulary
+    def transient_loss(self, unpacked: int) -> int:
+        """On top of `saved` at the turn from forward to backward: the logits' gradients, or later
+        what is `unpacked` at once of a head in 8 bits.
+        """
+        return max(PEAK_OF_LOSS * self.step.labels * self.vocabulary, unpacked)
 
-    def transient_layer(self) -> int:
+    def transient_layer(self, unpacked: int) -> int:
         """On top of what is kept, at the worst point of one layer's backward pass.
 
-        That is the product in the MLP: its gradient and those of its two factors, with the gradient
-        of the residual stream held beside them. The loss has been dealt with by then.
+        That is in the MLP: its product, where the gradients of the product and of its two factors
+        are there at once, or the projection after it, where a quantised weight is `unpacked`. The
+        gradient of the residual stream is held beside them. The loss has been dealt with by then.
         """
         step = self.step
-        return step.tokens * (3 * step.compute * self.width + FLOAT * self.hidden)
+        factor = step.compute * step.tokens * self.width
+        return FLOAT * step.tokens * self.hidden + max(3 * factor, factor + unpacked)
 
     def prefill(self) -> int:
         """The most that a forward pass without gradients holds at once, but for the cache."""

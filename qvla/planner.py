@@ -7,15 +7,14 @@ is, the memory suite measures: `python -m qvla bench --suite memory`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from bitsandbytes.functional import has_avx512bf16
-from peft import get_peft_model
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import PaliGemmaConfig
 
 from qvla import nf4
 from qvla.activations import Decoder, Step, Tower, Trained
@@ -23,8 +22,10 @@ from qvla.architectures import PALIGEMMA_3B
 from qvla.bottleneck import BottleneckConfig
 from qvla.errors import QvlaError
 from qvla.gpus import fitting
+from qvla.int8_embedding import CHUNK_BYTES
 from qvla.params import read_model_config, report
 from qvla.settings import load_settings
+from qvla.trainable import Skeleton, optimiser_bytes
 
 if TYPE_CHECKING:
     from qvla.recipe import Recipe
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 VARIANTS = ("base", "adapter", "qvla")
 TASKS = ("captioning", "training")
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
-PRECISIONS = ("fp32", "bf16")
+WIDTHS = {"fp32": 4, "bf16": 2}  # bytes a number
 
 # <bos>, "caption en" and a newline, in Gemma's vocabulary: the tokens without a label.
 PROMPT_TOKENS = 5
@@ -49,10 +50,6 @@ CUDA_WORKSPACE = 32 * 2**20
 # C library keeps for later, and in training above all oneDNN's kernels, which it makes for every
 # length of a batch anew. Measured over a dozen lengths, on models of 10 and of 45 M parameters.
 PROCESS = {"captioning": 20 * 2**20, "training": 160 * 2**20}
-
-# bitsandbytes: tensors below this keep float32 states; above, a byte a number and state, with a
-# float32 scale for each block.
-SMALLEST_8BIT, BLOCK_8BIT = 4096, 256
 
 
 class PlanError(QvlaError):
@@ -128,7 +125,7 @@ def plan(
     Args:
         model: a built-in name, a checkpoint's folder (its weights may be missing), or a hub id.
         variant: `adapter` and `qvla` train bottleneck adapters on a frozen base, the vision tower
-            without gradients; `base` trains every weight, which are then in float32.
+            without gradients; `base` trains every weight.
         batch_size: rows of a step, or photos that are captioned at once.
         image_tokens: of one photo; by default the model's own.
         text_tokens: of one row behind the photo: prompt, caption and end, with padding.
@@ -136,8 +133,8 @@ def plan(
         new_tokens, num_beams: of captioning.
         gradient_checkpointing: whether activations are recomputed in the backward pass.
         optimiser: as a recipe spells it: float32 states, or 8 bits.
-        precision: of the float base: fp32 or bf16; by default bf16 on a GPU and in training, else
-            fp32. QVLA computes in bf16.
+        precision: of the float base: fp32 or bf16. By default bf16, but fp32 to train all weights
+            and to caption on the CPU. QVLA computes in bf16.
         autocast: whether training computes in bf16.
         embeddings_8bit: whether QVLA's embedding table is held in 8 bits; by default as the setting
             `nf4_embeddings` says.
@@ -152,81 +149,83 @@ def plan(
         BackboneError: an unknown model or one that is no PaliGemma.
         BottleneckError: an adapter that this model cannot carry.
     """
-    config = read_model_config(model)
-    training = task == "training"
-    image_tokens = _tokens_of_a_photo(config) if image_tokens is None else image_tokens
-    text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
-    if training and label_tokens is None:
-        label_tokens = batch_size * max(text_tokens - PROMPT_TOKENS, 1)
     _check("variant", variant, VARIANTS)
     _check("task", task, TASKS)
     _check("optimiser", optimiser, OPTIMISERS)
     _check("device", device, ("cuda", "cpu"))
-    _check("precision", precision, (None, *PRECISIONS))
+    _check("precision", precision, (None, *WIDTHS))
     _check("attention", attention, (None, "eager", "sdpa"))
-    counts = {
-        "batch size": batch_size,
-        "number of image tokens": image_tokens,
-        "number of text tokens": text_tokens,
-        "number of labels": label_tokens or 1,
-        "number of beams": num_beams,
-    }
-    for name, count in counts.items():
-        if count < 1:
-            raise PlanError(f"The {name} must be at least 1, not {count}.")
+    config = read_model_config(model)
+    training = task == "training"
+    image_tokens = _tokens_of_a_photo(config) if image_tokens is None else image_tokens
+    text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
+    if label_tokens is None:
+        label_tokens = max(batch_size * (text_tokens - PROMPT_TOKENS), 1)
+    _check_counts(
+        {
+            "batch size": batch_size,
+            "number of image tokens": image_tokens,
+            "number of text tokens": text_tokens,
+            "number of labels": label_tokens,
+            "number of beams": num_beams,
+        }
+    )
+    quantised, full = variant == "qvla", training and variant == "base"
     if precision is None:
-        precision = "bf16" if training or device == "cuda" else "fp32"
-    full = training and variant == "base"
-    trained = Trained()
-    sizes = [parameter.numel() for parameter in _skeleton(config).parameters()] if full else []
+        wide = full or (device == "cpu" and not training)
+        precision = "fp32" if wide and not quantised else "bf16"
+    if attention is None:
+        attention = "eager" if training and device == "cpu" else "sdpa"
+    if embeddings_8bit is None:
+        embeddings_8bit = load_settings().nf4_embeddings == "int8"
+
+    skeleton = Skeleton(config)
+    trained, sizes = Trained(), skeleton.sizes
+    number = WIDTHS[precision] if full else 4  # adapters are held in float32
+    weights = WIDTHS[precision] * sum(sizes)
+    if quantised:
+        weights = _nf4_bytes(model, skeleton, embeddings_8bit, device == "cpu" and not training)
     if variant != "base":
-        places = range(config.text_config.num_hidden_layers) if layers is None else list(layers)
-        if rank is not None:
-            trained = Trained("lora", rank, places, lora_targets)
-            sizes = list(_lora_sizes(config, trained))
-        else:
+        if rank is None:
             adapter = BottleneckConfig(
                 reduction_factor=reduction_factor,
                 layers=None if layers is None else list(layers),
                 sites=list(sites),
                 train_norms=train_norms,
             )
-            width = config.text_config.hidden_size // reduction_factor
-            trained = Trained("bottleneck", width, places, sites, train_norms)
-            sizes = _bottleneck_sizes(config, adapter)
-    held = "fp32" if full else precision
-    if embeddings_8bit is None:
-        embeddings_8bit = load_settings().nf4_embeddings == "int8"
-    weights = _weights(model, config, variant, held, device, training, embeddings_8bit)
-    weights += 0 if variant == "base" else 4 * sum(sizes)  # adapters are held in float32
-    if attention is None:
-        attention = "eager" if training and device == "cpu" else "sdpa"
-    nf4_base = variant == "qvla"
-    bf16 = nf4_base or precision == "bf16"
+            trained, sizes = skeleton.bottleneck(adapter)
+        else:
+            trained, sizes = skeleton.lora(rank, lora_targets, layers)
+        weights += number * sum(sizes)
+
     step = Step(
         rows=batch_size * (1 if training else num_beams),
         image_tokens=image_tokens,
         text_tokens=text_tokens if training else PROMPT_TOKENS,
-        labels=label_tokens or 1,
-        compute=2 if (autocast if training else bf16) else 4,
-        residual=2 if bf16 and not full else 4,
+        labels=label_tokens,
+        compute=2 if quantised or (training and autocast) else WIDTHS[precision],
+        residual=2 if quantised else WIDTHS[precision],
         attention=attention,
     )
-    unpacked = _largest_layer(config) if nf4_base else 0
+    # the largest quantised weight in bfloat16, which each product unpacks for itself
+    layer_sizes = (rows * columns for rows, columns in skeleton.linear_layers.values())
+    unpacked = 2 * max(layer_sizes) if quantised else 0
     if training:
         decoder = Decoder(config, step, trained)
-        activations = _step_activations(config, decoder, step, gradient_checkpointing, unpacked)
+        head = CHUNK_BYTES[device] if quantised and embeddings_8bit else 0
+        head = min(head, 2 * decoder.vocabulary * decoder.hidden)
+        activations = _step_activations(config, decoder, gradient_checkpointing, unpacked, head)
     else:
         activations = _captioning_activations(config, step, batch_size, new_tokens, unpacked)
-    sums = {
+    parts = {
         "weights": weights,
-        "gradients": 4 * sum(sizes) if training else 0,
-        "optimiser": _optimiser_bytes(sizes, optimiser) if training else 0,
+        "gradients": number * sum(sizes) if training else 0,
+        "optimiser": optimiser_bytes(sizes, optimiser, number) if training else 0,
         "activations": activations,
         "overhead": CUDA_CONTEXT + CUDA_WORKSPACE if device == "cuda" else PROCESS[task],
     }
-    fits = fitting(sum(sums.values())) if device == "cuda" else []
-    return Plan(**sums, fits=fits, device=device)
+    fits = fitting(sum(parts.values())) if device == "cuda" else []
+    return Plan(**parts, fits=fits, device=device)
 
 
 def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> Plan:
@@ -262,20 +261,23 @@ def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> P
 
 
 def _step_activations(
-    config: PaliGemmaConfig, decoder: Decoder, step: Step, checkpointing: bool, unpacked: int
+    config: PaliGemmaConfig, decoder: Decoder, checkpointing: bool, unpacked: int, head: int
 ) -> int:
-    """The most at any moment of a training step: see the comments for the moments."""
-    tower = Tower(config, step)
+    """The most at any moment of a training step: see the comments for the moments.
+
+    `unpacked` and `head` are what products with quantised weights unpack: of a layer, of the head.
+    """
+    tower = Tower(config, decoder.step)
     held = tower.inputs() + tower.features()
     kept = decoder.saved(checkpointing)
-    layer = decoder.transient_layer() + unpacked
+    layer = decoder.transient_layer(unpacked)
     recomputed = decoder.recomputed() if checkpointing else 0
     if decoder.full:
         kept += tower.saved(checkpointing)
         recomputed = max(recomputed, tower.recomputed()) if checkpointing else 0
     moments = (
         held + tower.forward() + unpacked,  # the photos, before anything is kept
-        held + kept + decoder.transient_loss(),  # where forward turns to backward
+        held + kept + decoder.transient_loss(head),  # where forward turns to backward
         held + kept - decoder.loss() + recomputed + layer,  # the last layer's backward pass
     )
     return max(moments)
@@ -290,73 +292,17 @@ def _captioning_activations(
     return held + max(tower.forward(), decoder.prefill() + decoder.cache(tokens)) + unpacked
 
 
-def _weights(
-    model: str | Path,
-    config: PaliGemmaConfig,
-    variant: str,
-    precision: str,
-    device: str,
-    training: bool,
-    embeddings_8bit: bool,
+def _nf4_bytes(
+    model: str | Path, skeleton: Skeleton, embeddings_8bit: bool, for_captions_on_the_cpu: bool
 ) -> int:
-    counts = report(model)
-    if variant != "qvla":
-        return counts["weight_bytes"][precision]
-    size = counts["weight_bytes"]["nf4_int8_embeddings" if embeddings_8bit else "nf4"]
-    if device == "cpu" and not training and has_avx512bf16():
-        size += sum(_packing(rows, columns) for _, rows, columns in _linear_layers(config))
+    """Weights of an NF4 base, which are packed for captions where the CPU has AVX-512 BF16."""
+    counts = report(model)["weight_bytes"]
+    size = counts["nf4_int8_embeddings" if embeddings_8bit else "nf4"]
+    if for_captions_on_the_cpu and has_avx512bf16():
+        for rows, columns in skeleton.linear_layers.values():
+            if rows % nf4.PACKED_ROWS == 0 and columns % nf4.BLOCK == 0:
+                size += 2 * (rows * columns // nf4.BLOCK)  # one more scale a block
     return size
-
-
-def _packing(rows: int, columns: int) -> int:
-    """What a layer grows by when it is packed for the CPU: one more scale a block (`qvla.nf4`)."""
-    fits_packing = rows % nf4.PACKED_ROWS == 0 and columns % nf4.BLOCK == 0
-    return 2 * (rows * columns // nf4.BLOCK) if fits_packing else 0
-
-
-def _largest_layer(config: PaliGemmaConfig) -> int:
-    """Bytes of the largest quantised weight in bfloat16, which each product unpacks for itself."""
-    return 2 * max(rows * columns for _, rows, columns in _linear_layers(config))
-
-
-def _linear_layers(config: PaliGemmaConfig) -> Iterator[tuple[str, int, int]]:
-    """Name, outputs and inputs of every layer that NF4 quantises: all but the output head."""
-    for name, module in _skeleton(config).named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            yield name, module.out_features, module.in_features
-
-
-def _bottleneck_sizes(config: PaliGemmaConfig, adapter: BottleneckConfig) -> list[int]:
-    """Numbers in each tensor of the adapter."""
-    skeleton = _skeleton(config)
-    with torch.device("meta"):
-        model = get_peft_model(skeleton, adapter)
-    return [tensor.numel() for tensor in model.parameters() if tensor.requires_grad]
-
-
-def _lora_sizes(config: PaliGemmaConfig, trained: Trained) -> Iterator[int]:
-    """Numbers in each matrix of LoRA around the decoder's projections."""
-    for index in trained.layers:
-        layer = f"language_model.layers.{index}."
-        for name, rows, columns in _linear_layers(config):
-            if layer in name and name.rpartition(".")[2] in trained.sites:
-                yield from (trained.width * rows, trained.width * columns)
-
-
-def _skeleton(config: PaliGemmaConfig) -> PaliGemmaForConditionalGeneration:
-    with torch.device("meta"):
-        return PaliGemmaForConditionalGeneration(config)
-
-
-def _optimiser_bytes(sizes: Sequence[int], optimiser: str) -> int:
-    """Adam's two states of every trained number (bitsandbytes: Dettmers et al., 2110.02861)."""
-    if not optimiser.endswith("8bit"):
-        return 8 * sum(sizes)
-    total = 0
-    for size in sizes:
-        small = size < SMALLEST_8BIT
-        total += 8 * size if small else 2 * (size + 4 * -(-size // BLOCK_8BIT))
-    return total
 
 
 def image_tokens(model: str | Path) -> int:
@@ -373,3 +319,9 @@ def _check(what: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
         names = ", ".join(str(name) for name in allowed if name is not None)
         raise PlanError(f"There is no {what} {value!r}: choose one of {names}.")
+
+
+def _check_counts(counts: dict[str, int]) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise PlanError(f"The {name} must be at least 1, not {count}.")

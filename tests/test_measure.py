@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from qvla.measure import clock, held_memory, measured
+from qvla.measure import (
+    Meter,
+    Samples,
+    clock,
+    held_memory,
+    mapped_bytes,
+    measured,
+    sampled,
+    tensors_measured,
+)
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20
@@ -35,6 +46,79 @@ def test_peak_memory_is_that_of_the_block() -> None:
         pass
     assert large.peak_bytes >= held + 56 * MEBIBYTE
     assert small.peak_bytes < large.peak_bytes - 32 * MEBIBYTE
+
+
+@needs_linux
+def test_a_meter_tells_what_came_since_it_was_made() -> None:
+    meter = Meter(CPU)
+    block = torch.ones(64 * MEBIBYTE, dtype=torch.uint8)
+    assert meter.held() == pytest.approx(block.nbytes, rel=0.05)
+    meter.reset()
+    more = torch.ones(32 * MEBIBYTE, dtype=torch.uint8)
+    del more
+    assert meter.peak() == pytest.approx(96 * MEBIBYTE, rel=0.05)
+    del block
+    meter.reset()
+    assert meter.peak() < 8 * MEBIBYTE
+
+
+@needs_linux
+def test_weights_in_a_mapped_file_are_held_and_pages_only_read_are_not(tmp_path: Path) -> None:
+    size = 48 * MEBIBYTE
+    save_file({"a": torch.ones(size, dtype=torch.uint8)}, tmp_path / "weights.safetensors")
+    model = torch.nn.Module()
+    meter = Meter(CPU)
+    model.weight = torch.nn.Parameter(
+        load_file(tmp_path / "weights.safetensors")["a"], requires_grad=False
+    )
+    untouched = meter.held(model)
+    model.weight.sum()  # brings every page in
+    assert mapped_bytes([model.weight, model.weight]) == size  # one place, counted once
+    for held in (untouched, meter.held(model)):
+        assert held == pytest.approx(size, rel=0.05)
+    assert meter.held() < 0.1 * size
+    model.weight.data = model.weight.data.clone()  # the file's pages are still there, but unused
+    assert meter.held(model) == pytest.approx(size, rel=0.05)
+    assert mapped_bytes([torch.ones(8)]) == 0
+
+
+def test_tensors_are_counted_alone() -> None:
+    held = torch.ones(1000)
+    with tensors_measured(CPU) as usage:
+        first = torch.zeros(5000)
+        second = first + 1
+        del first
+        third = second[:100].clone()
+    assert 2 * 5000 * 4 <= usage.peak_bytes < 2 * 5000 * 4 + 100  # and a few numbers in passing
+    assert usage.seconds > 0
+    with tensors_measured(CPU) as none:
+        held.add_(1)
+    assert none.peak_bytes < 100
+    assert third.sum() == 100
+
+
+def test_samples_are_taken_beside_the_block() -> None:
+    values = iter(range(10_000))
+    with sampled(lambda: next(values), 0.005) as samples:
+        time.sleep(0.1)
+    taken = len(samples.values)
+    assert 3 <= taken <= 30
+    assert samples.values == list(range(taken))  # one at the start and one at the end among them
+    assert samples.seconds == sorted(samples.seconds)
+    assert samples.seconds[-1] >= 0.1
+    time.sleep(0.03)
+    assert len(samples.values) == taken
+
+
+def test_thinned_samples_keep_the_highest() -> None:
+    many = Samples([second / 100 for second in range(1000)], [second % 7 for second in range(1000)])
+    many.values[503] = 99
+    few = many.thinned(50)
+    assert len(few.values) <= 50
+    assert 99 in few.values
+    assert few.seconds[few.values.index(99)] == 5.03
+    assert few.seconds == sorted(few.seconds)
+    assert many.thinned(1000) is many
 
 
 @pytest.mark.gpu

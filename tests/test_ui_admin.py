@@ -18,16 +18,19 @@ from gradio.helpers import special_args
 from gradio.utils import get_upload_folder
 
 from qvla import publishing
-from qvla.background import TASKS
+from qvla.background import TASKS, State
 from qvla.captioning import caption
 from qvla.cli import parse
 from qvla.decoding import Decoding
 from qvla.imagery import open_image
+from qvla.jobs.places import places_of
 from qvla.jobs.service import Jobs
+from qvla.jobs.store import JobState, Store
 from qvla.loading import LineupLoader
 from qvla.settings import Settings
 from qvla.ui.app import build
-from qvla.ui.job_actions import JobActions
+from qvla.ui.evaluations import find_evaluations
+from qvla.ui.job_actions import EVALUATION, JobActions
 from qvla.ui.job_form import FIELDS
 from tests.fine_tuned import finished_job, tiny_recipe
 from tests.serving import add_adapters, free_port, served, write_photo, write_risc_folder
@@ -67,7 +70,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             records=home / "records",
             admin_password=PASSWORD,
             device="cpu",
-            worker="off",
             port=free_port(),
         )
 
@@ -261,12 +263,11 @@ def test_forged_headers_do_not_help(
     done: str,
     headers: dict[str, str],
 ) -> None:
-    """Neither where there is a password nor where only this machine may."""
+    """Neither where only this machine may nor where there is a password."""
     before = state_of_everything(settings, jobs, loader)
-    for where in (address, local):
-        for one in endpoints(where, done):
-            if one.name in OPEN_TO_ALL:
-                continue
+    found = [one for one in endpoints(local, done) if one.name not in OPEN_TO_ALL]
+    for where, some in ((local, found), (address, found[:3])):
+        for one in some:
             answer = post(where, one.name, one.data(None), **headers)
             assert re.search("Sign in first|own machine only|another web page", answer), one.name
     assert state_of_everything(settings, jobs, loader) == before
@@ -320,11 +321,9 @@ def test_on_a_space_accounts_count(
             client=SimpleNamespace(host="10.0.0.2"),
             session=session,
         )
-        arguments, *_ = special_args(handler, [None, None], request)
-        shown = " ".join(
-            str(vars(one) if hasattr(one, "jobs") else one) for one in handler(*arguments).values()
-        )
-        assert (done in shown) is allowed
+        arguments, *_ = special_args(handler, [None, done], request)
+        shown = " ".join(one for one in handler(*arguments).values() if isinstance(one, str))
+        assert (f"job {done[-8:]}" in shown and "Signed in as <b>ada</b>" in shown) is allowed
 
 
 # ---- with rights ---------------------------------------------------------------------------------
@@ -387,7 +386,6 @@ def test_a_fine_tune_is_queued_as_the_form_says(
         ({"model": "/"}, "neither a hub id nor in a folder"),
         ({"splits": "trian"}, "no row in the split 'trian'"),
         ({"splits": ""}, "splits cannot be"),
-        ({"optimiser": "magic"}, "optimiser cannot be"),
         ({"optimiser": "adamw_8bit"}, "needs a CUDA GPU"),
         ({"batch_size": 0}, "batch_size cannot be"),
         ({"layers": "9"}, "cannot name layer 9"),
@@ -507,3 +505,32 @@ def test_pushing_without_a_token_is_one_sentence(
     monkeypatch.setattr("qvla.hub_push.get_token", lambda: None)
     assert "owner/name" in post(address, "admin_push", [token, done, "one/two/three", True])
     assert "HF_TOKEN" in post(address, "admin_push", [token, done, "one/two", True])
+
+
+def test_an_evaluation_runs_beside_the_app_and_shows_in_the_cider_tab(
+    address: str, token: str, settings: Settings, done: str
+) -> None:
+    """The real command, in a process of its own."""
+    started = post(address, "admin_evaluate", [token, done, 2])
+    assert EVALUATION in started
+    others = post(address, "cider_measuring_on_load", [])  # what everybody sees of it
+    assert EVALUATION in others and done[-8:] not in others
+    status = TASKS.last.wait(300)
+    assert status.state is State.DONE, status.message
+    assert f"{EVALUATION}: done" in post(address, "admin_look", [token, done])
+    [evaluation] = find_evaluations([settings.records], lambda problem: None)
+    assert (evaluation.photos, evaluation.variants) == (2, ("base", "adapter"))
+    assert evaluation.stem in post(address, "cider_open", [None, "standard"])
+
+
+def test_why_a_job_failed_is_one_sentence_on_the_page(
+    address: str, token: str, settings: Settings, jobs: Jobs
+) -> None:
+    job = jobs.submit(tiny_recipe(settings))
+    store = Store(places_of(settings).database_url)
+    store.finish(store.claim(job.id, "here:1:1"), JobState.FAILED, "No row is <usable>.")
+    store.close()
+    answer = post(address, "admin_pick", [token, job.id])
+    assert "No row is &lt;usable&gt;." in answer and "<usable>" not in answer
+    assert "is deleted" in post(address, "admin_delete", [token, job.id])
+    assert "There is no job" in post(address, "admin_resume", [token, job.id])

@@ -51,6 +51,16 @@ def in_own_process(module: str, *arguments: str, what: str) -> dict[str, Any]:
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+def counted_in(device: str) -> str:
+    """What `qvla.measure.Meter` counts on a device, in the words of a record's protocol."""
+    if device != "cpu":
+        return "PyTorch's allocator"
+    return (
+        "above the process with its imports: its own pages (RssAnon; a peak is VmHWM less the "
+        "pages of files, when loading the highest of samples) and weights that lie in mapped files"
+    )
+
+
 def measure_in_own_process(
     arrangement: str, settings: Settings, photo: str, new_tokens: int
 ) -> Memory:

@@ -1,7 +1,8 @@
 """The memory of one variant, loaded and captioning, measured in a process of its own.
 
-Run as `python -m qvla.bench.memory_variant VARIANT SETTINGS PHOTO NEW_TOKENS PARTS`: prints one
-JSON object. The settings must name the device and precision, not leave them to be chosen.
+Run as `python -m qvla.bench.memory_variant VARIANT SETTINGS PHOTO NEW_TOKENS CAPTIONS`: prints one
+JSON object. CAPTIONS is yes or no. The settings must name the device and precision, not leave them
+to be chosen.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gc
 import json
 import sys
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from qvla.settings import Settings, load_settings
 
@@ -26,6 +28,7 @@ class VariantMemory:
     loading_peak: int = 0
     loaded: int = 0
     captioning_peak: int | None = None
+    adapter: dict[str, Any] = field(default_factory=dict)  # its settings, as `plan` names them
 
 
 def measure(
@@ -55,9 +58,10 @@ def measure(
     found.loaded = meter.held(model)
     # The kernel's peak would count the pages of the files that are read.
     in_files = found.loaded - meter.held()
-    found.loading_peak = max(samples.values) + in_files
+    found.loading_peak = max(*samples.values, found.loaded - in_files) + in_files
     if device.type == "cuda":
         found.loading_peak = meter.peak()
+    found.adapter = _adapter(model)
     found.weights = lineup.variant(variant).weight_bytes
     found.parts, found.dtypes = _census(model)
     if captions:
@@ -67,6 +71,17 @@ def measure(
         arrangements.caption_in_turn({variant: shared}, [image], decoding)
         found.captioning_peak = meter.peak(model)
     return found
+
+
+def _adapter(model: object) -> dict[str, Any]:
+    from qvla.bottleneck import BottleneckConfig
+
+    names = ("reduction_factor", "layers", "sites", "train_norms")
+    for config in getattr(model, "peft_config", {}).values():
+        if isinstance(config, BottleneckConfig):
+            return {name: getattr(config, name) for name in names}
+        return {"rank": config.r, "lora_targets": sorted(config.target_modules)}
+    return {}
 
 
 def _census(model: object) -> tuple[dict[str, int], dict[str, int]]:

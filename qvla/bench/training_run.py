@@ -1,4 +1,4 @@
-"""A few steps of fine-tuning, watched, in a process of its own: as the product takes them, or plainly.
+"""A few steps of fine-tuning in a process of its own, watched: the product's way or a plain one.
 
 Run as `python -m qvla.bench.training_run JOB`, a JSON object with the fields of `Job`: prints one
 JSON object, the fields of `Outcome`.
@@ -61,8 +61,10 @@ class Outcome:
     seconds: list[float] = field(default_factory=list)  # of each timed step, with its data
     curve_seconds: list[float] = field(default_factory=list)
     curve_bytes: list[int] = field(default_factory=list)
-    tokens: int = 0  # the most of a row, the photo's included
-    labels: int = 0  # the most of a batch
+    # the most tokens of a row, the photo's included, and labels of a batch: up to the last timed
+    # step, and of the steps in which tensors are counted
+    timed_shape: tuple[int, int] = (0, 0)
+    counted_shape: tuple[int, int] = (0, 0)
     fingerprint: str = ""
     photos: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -134,17 +136,20 @@ class Watch:
         self._mark = clock(self.device)
 
     def finished(self) -> Outcome:
-        timed = self._shapes[WARM_UP : WARM_UP + self.job.steps]
-        self.outcome.images = sum(rows for rows, _, _ in timed)
-        seen = self._shapes[: self.job.all_steps]
-        self.outcome.tokens = max(tokens for _, tokens, _ in seen)
-        self.outcome.labels = max(labels for _, _, labels in seen)
+        timed_until = WARM_UP + self.job.steps
+        self.outcome.images = sum(rows for rows, _, _ in self._shapes[WARM_UP:timed_until])
+        self.outcome.timed_shape = _largest(self._shapes[:timed_until])
+        self.outcome.counted_shape = _largest(self._shapes[timed_until : self.job.all_steps])
         return self.outcome
 
     def _end_curve(self) -> None:
         self._curve.close()
         curve = self._samples.thinned(POINTS)
         self.outcome.curve_seconds, self.outcome.curve_bytes = curve.seconds, curve.values
+
+
+def _largest(shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    return max(tokens for _, tokens, _ in shapes), max(labels for _, _, labels in shapes)
 
 
 def measure(job: Job) -> Outcome:
@@ -193,7 +198,6 @@ def measure(job: Job) -> Outcome:
 
 def train_as_product(recipe: Recipe, examples: list[Example], watch: Watch) -> None:
     """`qvla.training.train` itself, watched through a callback of its trainer."""
-    import torch
     from transformers import TrainerCallback
 
     from qvla import training
@@ -240,7 +244,7 @@ def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None
     model = add_method(backbone, recipe)
     model.train()
     if recipe.recomputes:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay

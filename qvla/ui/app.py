@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -9,14 +10,24 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from qvla.errors import QvlaError
+from qvla.jobs.app_worker import AppWorker, start_worker
+from qvla.jobs.service import Jobs
 from qvla.loading import LineupLoader
-from qvla.settings import Settings
+from qvla.settings import ROOT, Settings
+from qvla.ui.admin import AdminTab
+from qvla.ui.cider import CiderTab
 from qvla.ui.compare import CompareTab
+from qvla.ui.latency import LatencyTab
+from qvla.ui.memory import MemoryTab
 from qvla.ui.theme import ICON, STYLE, theme
+
+SCRIPT = (ROOT / "assets" / "ui" / "page.js").read_text(encoding="utf-8")
+log = logging.getLogger(__name__)
 
 HEAD = (
     '<meta name="description" content="QVLA: captions of satellite photos by a base model, with an '
     'adapter, and quantised with an adapter, side by side.">'
+    f"<script>{SCRIPT}</script>"
 )
 TITLE = """
 <header class="masthead">
@@ -32,7 +43,13 @@ TITLE = """
 </header>
 """
 HOUR = 3600
-TABS = (("Compare", CompareTab),)  # a tab bar appears with the second one
+TABS = (
+    ("Compare", CompareTab),
+    ("Memory", MemoryTab),
+    ("Latency", LatencyTab),
+    ("CIDEr", CiderTab),
+    ("Admin", AdminTab),
+)
 
 
 def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
@@ -41,13 +58,12 @@ def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
         title="QVLA · satellite photo captions", delete_cache=(HOUR, 24 * HOUR), fill_width=True
     ) as app:
         gr.HTML(TITLE, elem_id="masthead")
-        if len(TABS) == 1:
-            TABS[0][1](app, settings, loader)
-        else:
-            with gr.Tabs():
-                for name, tab in TABS:
-                    with gr.Tab(name, id=name.lower()):
-                        tab(app, settings, loader)
+        with gr.Tabs():
+            for name, kind in TABS:
+                with gr.Tab(name, id=name.lower(), elem_id=f"{name.lower()}-tab") as tab:
+                    made = kind(app, settings, loader)
+                if hasattr(made, "opened_with"):
+                    made.opened_with(tab)
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
     return app
 
@@ -82,9 +98,24 @@ def launch(app: gr.Blocks, settings: Settings) -> str:
 
 
 def serve(settings: Settings) -> None:
-    """Opens the app and starts loading the weights beside it; returns when it is closed."""
+    """Opens the app, loads the weights beside it and works on jobs; returns when it is closed."""
     loader = LineupLoader.of(settings)
     app = build(settings, loader)
     loader.start()
     print(f"QVLA is open at {launch(app, settings)}", flush=True)
-    app.block_thread()
+    worker = _start_worker(settings)
+    try:
+        app.block_thread()
+    finally:
+        if worker is not None:
+            worker.close()
+
+
+def _start_worker(settings: Settings) -> AppWorker | None:
+    """What a job needs must not keep visitors from comparing."""
+    try:
+        Jobs(settings).recover()
+        return start_worker(settings)
+    except QvlaError as error:
+        log.error("Fine-tune jobs are not worked on: %s", error)
+        return None

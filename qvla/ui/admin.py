@@ -1,0 +1,336 @@
+"""The admin tab: whoever hosts the app queues fine-tunes, watches them and publishes adapters.
+
+Every event is wired by `Gate.on`, so that each handler runs for admins only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from qvla import publishing
+from qvla.background import TASKS
+from qvla.errors import QvlaError
+from qvla.loading import LineupLoader
+from qvla.settings import Settings
+from qvla.ui.gate import Gate
+from qvla.ui.job_actions import JobActions, panes_of
+from qvla.ui.job_form import JobForm, problem
+from qvla.ui.job_list import job_list, render_jobs
+from qvla.ui.job_view import JobView, full_model_note
+from qvla.ui.measuring import render_status
+from qvla.ui.rights import Who
+from qvla.ui.run_rows import Reached, RunRows, reached
+
+if TYPE_CHECKING:
+    from qvla.jobs.service import Jobs
+    from qvla.jobs.store import Job
+
+Updates = dict[Any, Any]
+
+POLL_SECONDS = 2.0
+LEAD = "Fine-tunes of the base: queued, run one at a time, and published beside the other captions."
+LOADING_SECONDS = 120.0  # that a preview waits for the weights, whose libraries it needs
+# A press on Download has the file packed; this takes it.
+TAKE_FILE = """(file) => {
+  if (!file?.url) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.path.split("/").pop();
+  link.click();
+}"""
+TO_JOB = (
+    "() => { if (innerWidth < 860) setTimeout(() => "
+    "document.getElementById('job-view')?.scrollIntoView({behavior: 'smooth'}), 150); }"
+)
+
+
+class AdminTab:
+    """Builds the tab inside an open `gr.Tab` and wires its events."""
+
+    def __init__(self, page: gr.Blocks, settings: Settings, loader: LineupLoader) -> None:
+        self.settings, self.loader = settings, loader
+        self.actions = JobActions(settings, loader, TASKS)
+        self._lock = threading.Lock()
+        self._jobs: Jobs | None = None
+        self._rows: RunRows | None = None
+        self._evaluated = (0, "")  # number of the measurement that was started here, and its job
+        with gr.Column(elem_classes="measured-tab admin", elem_id="admin-tab-content"):
+            gr.HTML(f'<h2>Admin</h2><p class="lead">{LEAD}</p>', elem_classes="section-title")
+            self.gate = Gate(settings)
+            with self.gate.inside:
+                self._lay_out()
+        self.gate.timers.append(self.timer)
+        self._wire()
+
+    # ---- layout -------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self.notice = gr.HTML(elem_id="admin-notice", label="Notice")
+        with gr.Accordion("New fine-tune", open=False, elem_id="job-new") as self.new:
+            self.rule = gr.HTML(elem_id="job-rule", label="Sharing the device")
+            self.form = JobForm(self.settings, self.jobs)
+        with gr.Row(elem_classes="jobs-row"):
+            with gr.Column(min_width=300, elem_classes="jobs-column"):
+                gr.HTML("<h3>Jobs</h3>", elem_classes="section-title")
+                self.list = job_list(elem_id="job-list", label="Jobs")
+            with gr.Column(min_width=300, elem_classes="job-column"):
+                self.view = JobView()
+        self.timer = gr.Timer(POLL_SECONDS, active=False)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What shows the jobs and the chosen one."""
+        view = self.view
+        return [
+            *(self.notice, self.list, self.timer, *view.outputs),
+            *(view.message, view.sure, view.file, view.repository),
+            *(view.task, view.evaluate, view.stop),
+        ]
+
+    # ---- events -------------------------------------------------------------------------------
+
+    def opened_with(self, tab: gr.Tab) -> None:
+        """Shows everything whenever the tab is opened; nothing is read before that."""
+        self._on_fill(tab.select, "open")
+
+    def _wire(self) -> None:
+        gate, view, form = self.gate, self.view, self.form
+        signed_in = gate.wire(self._fill, [*self.outputs, *self._form_outputs], self._forget)
+        self._preview_on(signed_in.then, "after_sign_in")
+        looks = {"queue": False}
+        self._on(self.timer.tick, self._look, "look", [view.seen], **looks)
+        self._on(self.list.pick, self._pick, "pick", **looks).then(None, js=TO_JOB)
+        self._on(view.cancel.click, self._do(self.actions.cancel), "cancel")
+        self._on(view.resume.click, self._do(self.actions.resume), "resume")
+        self._on(view.delete.click, self._ask, "ask_to_delete", **looks)
+        self._on(view.keep_it.click, self._pick, "keep", **looks)
+        self._on(view.delete_it.click, self._do(self.actions.delete), "delete")
+        self._on(view.publish.click, self._do(self.actions.publish), "publish")
+        self._on(
+            view.take_back.click,
+            self._do(lambda jobs, job_id: self.actions.take_back(job_id)),
+            "take_back",
+        )
+        self._on(
+            view.push.click,
+            self._do(self.actions.push),
+            "push",
+            [view.repository, view.private],
+        )
+        self._on(view.evaluate.click, self._do(self._evaluate), "evaluate", [view.photos])
+        self._on(view.stop.click, self._do(self._stop), "stop_evaluation")
+        self._on(view.download.click, self._download, "download").then(
+            None, inputs=[view.file], js=TAKE_FILE
+        )
+        gate.on(
+            form.submit.click,
+            self._submit,
+            name="submit",
+            inputs=form.inputs,
+            outputs=[*self.outputs, form.problem, self.new],
+        ).then(None, js=TO_JOB)
+        changes = [component.input for component in form.inputs]
+        self._preview_on(partial(gr.on, changes), "of_form")
+
+    def _on(
+        self, event: Any, handler: Any, name: str, inputs: list[Any] | None = None, **options: Any
+    ) -> Any:
+        """An event of the chosen job, whose id is the handler's first argument after who asks."""
+        return self.gate.on(
+            event,
+            handler,
+            name=name,
+            inputs=[self.list, *(inputs or ())],
+            outputs=self.outputs,
+            **options,
+        )
+
+    def _on_fill(self, event: Any, name: str) -> None:
+        opened = self.gate.on(
+            event,
+            lambda who, job_id: {**self.gate.opened(who), **self._fill(who, job_id)},
+            name=name,
+            inputs=[self.list],
+            outputs=[*self.outputs, *self._form_outputs],
+        )
+        self._preview_on(opened.then, f"after_{name}")
+
+    def _preview_on(self, event: Any, name: str) -> None:
+        form = self.form
+        self.gate.on(
+            event,
+            self._preview,
+            name=f"preview_{name}",
+            inputs=form.inputs,
+            outputs=[form.preview, form.problem, self.rule, *form.by_method],
+            told_in=form.problem,
+            trigger_mode="always_last",
+        )
+
+    @property
+    def _form_outputs(self) -> list[Any]:
+        form = self.form
+        return [self.new, form.of["model"], form.of["data"], form.preview, form.problem, self.rule]
+
+    # ---- jobs ---------------------------------------------------------------------------------
+
+    def jobs(self) -> Jobs:
+        """The jobs, opened when an admin first asks. Raises JobError when they cannot be."""
+        from qvla.jobs.service import Jobs
+
+        with self._lock:
+            if self._jobs is None:
+                self._jobs = Jobs(self.settings)
+                self._rows = RunRows(self._jobs)
+            return self._jobs
+
+    def _reached(self, job: Job) -> Reached:
+        if job.state.value == "queued" or self._rows is None:
+            return Reached()
+        with suppress(QvlaError):  # it was deleted a moment ago
+            return reached(self._rows.of(job.id))
+        return Reached()
+
+    def _show(self, job_id: Any, seen: Any = (), message: str = "") -> Updates:
+        """The list, and the chosen job or else the newest."""
+        view = self.view
+        try:
+            jobs = self.jobs()
+            all_jobs = jobs.all()
+        except QvlaError as error:
+            return {**self.view.hide(), self.notice: problem(str(error))}
+        chosen = next((job for job in all_jobs if job.id == job_id), None)
+        chosen = chosen or (all_jobs[0] if all_jobs else None)
+        panes = panes_of(self.settings)
+        rendered = render_jobs(all_jobs, chosen and chosen.id, self._reached, panes)
+        updates: Updates = {
+            self.notice: "".join(map(problem, publishing.problems(self.settings).values())),
+            self.list: gr.HTML(value=chosen and chosen.id, jobs=rendered),
+            **self._evaluation(chosen and chosen.id),
+        }
+        task = TASKS.last
+        running = task is not None and not task.status.over
+        updates[self.timer] = gr.Timer(active=running or any(not job.over for job in all_jobs))
+        if message:
+            updates[view.message] = message
+        try:
+            shown = view.show(jobs, self._rows, chosen, panes, seen) if chosen else view.hide()
+        except QvlaError:  # it was deleted a moment ago
+            shown = view.hide()
+        return {**updates, **shown}
+
+    def _evaluation(self, job_id: str | None) -> Updates:
+        """How far the evaluation of this job has come, if the last measurement is that."""
+        task = TASKS.last
+        own = task is not None and self._evaluated == (task.number, job_id)
+        running = own and not task.status.over
+        return {
+            self.view.task: render_status(task.label, task.status) if own else "",
+            self.view.evaluate: gr.Button(visible=not running),
+            self.view.stop: gr.Button(visible=running),
+        }
+
+    # ---- handlers, all behind the gate ---------------------------------------------------------
+
+    def _fill(self, who: Who, job_id: str | None = None) -> Updates:
+        shown = self._show(job_id)
+        try:
+            shown |= self.form.choices()
+            has_jobs = bool(self.jobs().all())
+        except QvlaError:  # which `shown` has told already
+            has_jobs = True
+        clean = {self.view.message: "", self.view.sure: gr.Row(visible=False)}
+        return {**shown, **clean, self.new: gr.Accordion(open=not has_jobs)}
+
+    def _forget(self) -> Updates:
+        view = self.view
+        return {
+            **view.hide(),
+            **self.form.forget(),
+            **dict.fromkeys([self.notice, self.rule, view.message, view.task, view.repository], ""),
+            self.list: gr.HTML(value=None, jobs=""),
+            view.file: gr.DownloadButton(value=None),
+        }
+
+    def _look(self, who: Who, job_id: Any, seen: Any) -> Updates:
+        return self._show(job_id, seen or ())
+
+    def _pick(self, who: Who, job_id: Any) -> Updates:
+        shown = self._show(job_id)
+        note = self._note(job_id)
+        return {**shown, self.view.sure: gr.Row(visible=False), self.view.message: note}
+
+    def _note(self, job_id: Any) -> str:
+        """What has to be known of a job besides."""
+        with suppress(QvlaError):
+            jobs = self.jobs()
+            folder = jobs.adapter(str(job_id))
+            if folder is not None and jobs.get(str(job_id)).recipe["method"] == "full":
+                return full_model_note(folder)
+        return ""
+
+    def _ask(self, who: Who, job_id: Any) -> Updates:
+        return {**self._show(job_id), self.view.sure: gr.Row(visible=True)}
+
+    def _do(self, action: Callable[..., str]) -> Callable[..., Updates]:
+        """A handler that does this with the chosen job, and says what came of it."""
+
+        def handler(who: Who, job_id: Any, *values: Any) -> Updates:
+            try:
+                message = _said(action(self.jobs(), str(job_id), *values))
+            except QvlaError as error:
+                message = problem(str(error))
+            return {**self._show(job_id, message=message), self.view.sure: gr.Row(visible=False)}
+
+        return handler
+
+    def _evaluate(self, jobs: Jobs, job_id: str, photos: Any) -> str:
+        self._evaluated = (self.actions.evaluate(jobs, job_id, photos), job_id)
+        return ""
+
+    def _stop(self, jobs: Jobs, job_id: str) -> str:
+        task = TASKS.last
+        if task is not None and self._evaluated == (task.number, job_id):
+            task.cancel()
+            task.wait(POLL_SECONDS)
+        return ""
+
+    def _download(self, who: Who, job_id: Any) -> Updates:
+        try:
+            path = self.actions.pack(self.jobs(), str(job_id))
+        except (QvlaError, OSError) as error:
+            return {self.view.message: problem(str(error)), self.view.file: gr.DownloadButton(None)}
+        return {self.view.file: gr.DownloadButton(value=path), self.view.message: ""}
+
+    def _preview(self, who: Who, *values: Any) -> Updates:
+        with suppress(QvlaError):  # the planner needs no weights
+            self.loader.wait(LOADING_SECONDS)
+        from qvla.sharing import RULE
+
+        return {**self.form.show(*values), self.rule: f'<p class="lead">{escape(RULE)}</p>'}
+
+    def _submit(self, who: Who, *values: Any) -> Updates:
+        with suppress(QvlaError):
+            self.loader.wait(LOADING_SECONDS)
+        try:
+            recipe = self.form.recipe(*values)
+            self.form.check(recipe)
+            job = self.jobs().submit(recipe, owner=who.name)
+        except QvlaError as error:
+            return {self.form.problem: problem(str(error))}
+        return {
+            **self._show(job.id, message=_said("The fine-tune is queued.")),
+            self.form.problem: "",
+            self.new: gr.Accordion(open=False),
+        }
+
+
+def _said(sentence: str) -> str:
+    return f'<p class="notice" role="status">{escape(sentence)}</p>' if sentence else ""

@@ -1,0 +1,351 @@
+"""The form of a new fine-tune: fields from the recipe's own, and a preview of what it will take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+import gradio as gr
+
+from qvla import forecast, records
+from qvla.architectures import PALIGEMMA_3B
+from qvla.confinement import data_place, model_place
+from qvla.data_columns import PRESETS
+from qvla.dataset import TABLE
+from qvla.errors import QvlaError
+from qvla.forecast import Forecast
+from qvla.recipe import Recipe, TrainingError, make_recipe
+from qvla.settings import Settings
+from qvla.ui import units
+from qvla.ui.job_list import duration
+from qvla.ui.tables import record_folders
+
+if TYPE_CHECKING:
+    from qvla.jobs.service import Jobs
+
+Updates = dict[Any, Any]
+
+BOTTLENECK, LORA = ("adapter", "qvla"), ("lora", "qlora")
+ADAPTERS = BOTTLENECK + LORA
+LONGEST = 2000  # letters of a field
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the recipe on the form; with `methods`, it is only for those."""
+
+    name: str
+    label: str
+    methods: tuple[str, ...] = ()
+    width: int = 150  # pixels at least
+
+
+FIRST = (
+    Field("method", "Method", width=300),
+    Field("model", "Base model", width=300),
+    Field("data", "Data", width=300),
+)
+USUAL = (
+    Field("splits", "Training splits"),
+    Field("eval_splits", "Evaluation splits"),
+    Field("epochs", "Epochs"),
+    Field("max_steps", "Most steps"),
+    Field("batch_size", "Batch size"),
+    Field("gradient_accumulation", "Gradient accumulation"),
+    Field("learning_rate", "Learning rate"),
+    Field("reduction_factor", "Reduction factor", BOTTLENECK),
+    Field("rank", "Rank", LORA),
+    Field("layers", "Decoder layers", ADAPTERS),
+    Field("optimiser", "Optimiser"),
+    Field("augment", "Augmentation"),
+    Field("seed", "Seed"),
+    Field("train_norms", "Train norms", BOTTLENECK),
+)
+RARE = (
+    Field("sources", "Sources"),
+    Field("eval_photos", "Evaluation photos"),
+    Field("sample_photos", "Sample captions"),
+    Field("eval_steps", "Evaluate every"),
+    Field("save_steps", "Save every"),
+    Field("log_steps", "Log every"),
+    Field("lr_scheduler", "Schedule"),
+    Field("warmup_steps", "Warm-up steps"),
+    Field("weight_decay", "Weight decay"),
+    Field("adam_beta2", "AdamW's beta 2"),
+    Field("max_grad_norm", "Gradient norm"),
+    Field("dropout", "Dropout", ADAPTERS),
+    Field("activation", "Activation", BOTTLENECK),
+    Field("sites", "Sublayers", BOTTLENECK),
+    Field("lora_alpha", "LoRA alpha", LORA),
+    Field("lora_targets", "LoRA targets", LORA, 300),
+    Field("prefix", "Prompt"),
+    Field("precision", "Base precision"),
+    Field("gradient_checkpointing", "Gradient checkpointing"),
+    Field("bf16", "bfloat16 autocast"),
+)
+FIELDS = FIRST + USUAL + RARE
+
+
+class JobForm:
+    """Lays the form out where it is made; `inputs` are in the order of FIELDS."""
+
+    def __init__(self, settings: Settings, jobs: Callable[[], Jobs]) -> None:
+        self.settings, self._jobs = settings, jobs
+        self.of: dict[str, Any] = {}
+        with gr.Row(elem_classes="job-form"):
+            with gr.Column(min_width=300, scale=3):
+                self._place(FIRST)
+                with gr.Row(elem_classes="fields"):
+                    self._place(USUAL)
+                with (
+                    gr.Accordion("More settings", open=False, elem_id="job-more"),
+                    gr.Row(elem_classes="fields"),
+                ):
+                    self._place(RARE)
+            with gr.Column(min_width=300, scale=2, elem_classes="job-preview"):
+                self.preview = gr.HTML(elem_id="job-preview", label="Preview")
+                self.problem = gr.HTML(elem_id="job-problem", label="Problem")
+                self.submit = gr.Button("Queue fine-tune", variant="primary", elem_id="job-submit")
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.of[field.name] for field in FIELDS]
+
+    @property
+    def by_method(self) -> list[Any]:
+        """The fields that come and go with the method."""
+        return [self.of[field.name] for field in FIELDS if field.methods]
+
+    def _place(self, fields: Iterable[Field]) -> None:
+        for field in fields:
+            self.of[field.name] = _component(field)
+
+    # ---- what may be chosen -------------------------------------------------------------------
+
+    def choices(self) -> Updates:
+        """The base models and data to choose from; others may be typed."""
+        models = [(_short(self.settings.model), self.settings.model), (PALIGEMMA_3B, PALIGEMMA_3B)]
+        models += [(f"{folder.parent.name}, all weights", str(folder)) for folder in self._full()]
+        folders = [self.settings.data, *self._below_roots(), self.settings.examples]
+        data = [(_short(folder), str(folder)) for folder in folders if folder is not None]
+        data += [(name, name) for name in PRESETS]
+        return {
+            self.of["model"]: gr.Dropdown(
+                choices=list(dict.fromkeys(models)), value=self.settings.model
+            ),
+            self.of["data"]: gr.Dropdown(choices=list(dict.fromkeys(data)), value=data[0][1]),
+        }
+
+    def forget(self) -> Updates:
+        empty = gr.Dropdown(choices=[], value=None)
+        return {
+            self.of["model"]: empty,
+            self.of["data"]: empty,
+            self.preview: "",
+            self.problem: "",
+        }
+
+    def _full(self) -> list[Path]:
+        """What finished full fine-tunes made."""
+        jobs = self._jobs()
+        full = [job.id for job in jobs.all() if job.recipe["method"] == "full"]
+        return [folder for job_id in full if (folder := jobs.adapter(job_id)) is not None]
+
+    def _below_roots(self) -> list[Path]:
+        found = []
+        for root in self.settings.data_roots:
+            with suppress(OSError):
+                found += [root, *sorted(one for one in root.iterdir() if one.is_dir())]
+        return [folder for folder in found if (folder / TABLE).is_file()]
+
+    # ---- what it comes to ---------------------------------------------------------------------
+
+    def recipe(self, *values: Any) -> Recipe:
+        """The recipe that the form says. Raises PlaceError or TrainingError."""
+        given = _given(values)
+        # What it names is confined before anything looks at it.
+        given["data"] = Path(data_place(given.get("data", ""), self.settings))
+        given["model"] = model_place(given.get("model", ""), self.settings, self._full())
+        return make_recipe(
+            **given,
+            output=self.settings.jobs.absolute() / "new" / "adapter",
+            device=self.settings.device,
+            device_lock=self.settings.device_lock.absolute(),
+        )
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises what `preflight` and the data's splits have against the recipe, in a sentence."""
+        from qvla import preflight
+
+        forecast.check_data(recipe)
+        if self.settings.worker == "off":  # another machine will do it, with its own memory
+            forecast.count_parameters(recipe)
+        else:
+            preflight.check(recipe)
+
+    def show(self, *values: Any) -> Updates:
+        """The preview, and the fields of the chosen method."""
+        method = values[0]
+        updates: Updates = {
+            self.of[field.name]: gr.update(visible=method in field.methods)
+            for field in FIELDS
+            if field.methods
+        }
+        try:
+            recipe = self.recipe(*values)
+            found = forecast.forecast(recipe, self._speed(recipe))
+            updates[self.preview] = render_forecast(found, recipe)
+            self.check(recipe)
+        except QvlaError as error:
+            return {self.preview: "", **updates, self.problem: problem(str(error))}
+        return {**updates, self.problem: ""}
+
+    def _speed(self, recipe: Recipe) -> forecast.Speed | None:
+        kept = records.find("bench/training", record_folders(self.settings), lambda _: None)
+        return forecast.speed_of(recipe, self._cards(), kept)
+
+    def _cards(self) -> Iterable[dict[str, Any]]:
+        jobs = self._jobs()
+        for job in jobs.all():
+            folder = jobs.adapter(job.id)
+            if folder is not None:
+                with suppress(OSError, ValueError):
+                    yield json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def problem(sentence: str) -> str:
+    return f'<p class="problem" role="alert">{escape(sentence)}</p>'
+
+
+def render_forecast(found: Forecast, recipe: Recipe) -> str:
+    """Trained parameters, memory and GPUs, photos and steps, time, and the command line."""
+    here = "" if recipe.device == "cuda" else f"; on this machine {units.size(found.here.total)}"
+    facts = {
+        "Trained": f"<b>{found.trained:,}</b> parameters, {found.percent:.3g} % of the base's "
+        f"{found.base:,}",
+        "Memory": f"<b>{units.size(found.plan.total)}</b> on a GPU{here} (planned)",
+        "Steps": _steps(found),
+        "Time": _time(found),
+    }
+    shown = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
+    gpus = "".join(
+        f'<li data-fits="{str(fit).lower()}"><b>{escape(name)}</b> '
+        f"<span>{'fits' if fit else 'too small'}</span></li>"
+        for name, _, fit in found.plan.fits
+    )
+    # The job has a folder of its own; a run from a shell names one.
+    command = forecast.command_line(
+        recipe.model_copy(update={"output": Path("runs") / recipe.method})
+    )
+    return (
+        f'<h3>What it will take</h3><dl class="facts">{shown}</dl><ul class="gpus">{gpus}</ul>'
+        f"<details class='command'><summary>The same from a shell</summary>"
+        f'<pre tabindex="0"><code>{escape(command)}</code></pre></details>'
+    )
+
+
+def _steps(found: Forecast) -> str:
+    if found.photos is None:
+        photos = "photos are counted once the data is fetched"
+    else:
+        photos = f"{found.photos:,} photos"
+    return photos if found.steps is None else f"<b>{found.steps:,}</b>, from {photos}"
+
+
+def _time(found: Forecast) -> str:
+    if found.speed is None:
+        return "not foreseen: no run of this method on this base was measured yet"
+    basis = f"{found.speed.images_per_second:.3g} images/s in {escape(found.speed.source)}"
+    if found.seconds is None:
+        return f"not foreseen without the number of photos ({basis})"
+    return f"about <b>{duration(found.seconds)}</b> without evaluations, by {basis}"
+
+
+# ---- fields --------------------------------------------------------------------------------------
+
+
+def _component(field: Field) -> Any:
+    """The component that fits the field's type, with the recipe's description as its help."""
+    info = Recipe.model_fields[field.name]
+    kinds = [kind for kind in _members(info.annotation) if kind is not type(None)]
+    optional = len(kinds) < len(_members(info.annotation))
+    default = None if info.is_required() else info.default
+    options: dict[str, Any] = {
+        "label": field.label,
+        "info": info.description,
+        "elem_id": f"job-{field.name.replace('_', '-')}",
+        "min_width": field.width,
+        "visible": not field.methods or "adapter" in field.methods,
+        "interactive": True,
+    }
+    kind = kinds[0]
+    if field.name == "method":
+        return gr.Radio(list(get_args(kind)), value=default, **options)
+    if info.is_required():
+        return gr.Dropdown([], value=None, allow_custom_value=True, **options)
+    if get_origin(kind) is Literal or (kind is bool and optional):
+        names = list(get_args(kind)) or [("on", "true"), ("off", "false")]
+        choices = [("default", ""), *names] if optional else names
+        return gr.Dropdown(choices, value="" if optional else default, **options)
+    if kind is bool:
+        return gr.Checkbox(default, **options)
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return gr.CheckboxGroup(list(get_args(get_args(kind)[0])), value=default, **options)
+    if kind is int and not optional:
+        return gr.Number(default, precision=0, **options)
+    text = ", ".join(map(str, default)) if isinstance(default, list) else default
+    return gr.Textbox("" if text is None else str(text), max_lines=1, max_length=LONGEST, **options)
+
+
+def _given(values: Sequence[Any]) -> dict[str, Any]:
+    """The recipe's values; what is empty, or not for the method, is left to its default."""
+    if len(values) != len(FIELDS):
+        raise TrainingError(f"The form has {len(FIELDS)} fields, not {len(values)}.")
+    given: dict[str, Any] = {}
+    for field, value in zip(FIELDS, values, strict=True):
+        if field.methods and values[0] not in field.methods:
+            continue
+        value = value.strip() if isinstance(value, str) else value
+        info = Recipe.model_fields[field.name]
+        is_list = any(get_origin(kind) is list for kind in _members(info.annotation))
+        if is_list and isinstance(value, str):
+            value = _layers(value) if field.name == "layers" else _parts(value)
+            if not value and info.default is None:
+                continue
+        if value is None or value == "":
+            continue
+        given[field.name] = value
+    return given
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _layers(text: str) -> list[int]:
+    """Numbers and ranges, such as 0, 4-7."""
+    layers: list[int] = []
+    for part in _parts(text):
+        ends = re.fullmatch(r"(\d{1,4})(?:\s*[-–]\s*(\d{1,4}))?", part)
+        if ends is None:
+            raise TrainingError(f"Decoder layers are numbers such as 0, 4-7, not {part!r}.")
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        layers += range(first, last + 1)
+    return list(dict.fromkeys(layers))
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, or the one type."""
+    is_union = get_origin(annotation) is Union or type(annotation).__name__ == "UnionType"
+    return list(get_args(annotation)) if is_union else [annotation]
+
+
+def _short(place: str | Path) -> str:
+    """A folder by its name, a hub id as it is."""
+    return Path(place).name if Path(place).is_dir() else str(place)

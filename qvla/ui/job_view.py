@@ -1,0 +1,183 @@
+"""One job: what it is, what can be done with it, its curves, captions, notes and log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from qvla import forecast
+from qvla.errors import QvlaError
+from qvla.publishing import PANES, shown_name
+from qvla.recipe import make_recipe
+from qvla.ui import job_figures
+from qvla.ui.job_list import PANE_TITLES
+from qvla.ui.job_parts import render_head, render_log, render_notes, render_samples
+from qvla.ui.run_rows import RunRows
+
+if TYPE_CHECKING:
+    from qvla.jobs.service import Jobs
+    from qvla.jobs.store import Job
+
+Updates = dict[Any, Any]
+Seen = tuple[Any, ...]
+
+RESUMABLE = ("failed", "cancelled", "interrupted")
+COLOURS = {"adapter": "adapter", "lora": "adapter", "qvla": "qvla", "qlora": "qvla", "full": "base"}
+
+
+class JobView:
+    """Lays the view out where it is made. `seen` tells which figures the page shows already."""
+
+    def __init__(self) -> None:
+        self.seen = gr.State(())
+        with gr.Column(visible=False, elem_id="job-view", elem_classes="job-view") as self.frame:
+            self.head = gr.HTML(elem_id="job-head", label="Job")
+            with gr.Row(elem_classes="job-actions"):
+                self.cancel = _button("Cancel", "job-cancel")
+                self.resume = _button("Resume", "job-resume")
+                self.publish = _button("Publish", "job-publish", variant="primary")
+                self.take_back = _button("Take back", "job-take-back")
+                self.download = _button("Download", "job-download")
+                self.delete = _button("Delete", "job-delete")
+            # Out of sight: holds the file that the button above asked for.
+            self.file = gr.DownloadButton("File", visible="hidden", elem_id="job-file")
+            with gr.Row(visible=False, elem_classes="job-sure") as self.sure:
+                gr.HTML("<p>Delete this job with its adapter, checkpoints and log?</p>")
+                self.delete_it = _button("Delete for good", "job-delete-it", variant="stop")
+                self.keep_it = _button("Keep", "job-keep-it")
+            self.message = gr.HTML(elem_id="job-message", label="What was done")
+            with gr.Row(visible=False, elem_classes="job-finished") as self.finished:
+                with gr.Row():
+                    self.photos = gr.Number(
+                        100,
+                        precision=0,
+                        minimum=0,
+                        label="Photos to evaluate",
+                        info="of the evaluation split; 0: all",
+                        elem_id="job-photos",
+                        min_width=140,
+                    )
+                    self.evaluate = _button("Evaluate", "job-evaluate")
+                    self.stop = _button("Stop", "job-stop-evaluation")
+                with gr.Row():
+                    self.repository = gr.Textbox(
+                        "",
+                        label="Hub repository",
+                        info="owner/name; it gets a model card",
+                        max_lines=1,
+                        max_length=200,
+                        elem_id="job-repository",
+                        min_width=160,
+                    )
+                    self.private = gr.Checkbox(
+                        True, label="Private", elem_id="job-private", min_width=80
+                    )
+                    self.push = _button("Push", "job-push")
+            self.task = gr.HTML(elem_id="job-task", label="Evaluation")
+            with gr.Row(elem_classes="job-curves"):
+                self.loss = _plot("Loss", "job-loss")
+                self.memory = _plot("Memory over time", "job-memory")
+                self.rate = _plot("Learning rate", "job-rate")
+            with gr.Row(elem_classes="job-told"):
+                with gr.Column(min_width=300):
+                    gr.HTML("<h3>Sample captions</h3>", elem_classes="section-title")
+                    self.samples = gr.HTML(elem_id="job-samples", label="Sample captions")
+                with gr.Column(min_width=300):
+                    gr.HTML("<h3>Log</h3>", elem_classes="section-title")
+                    self.notes = gr.HTML(elem_id="job-notes", label="Notes")
+                    self.log = gr.HTML(elem_id="job-log", label="Log")
+            self.recipe = gr.HTML(elem_id="job-recipe", label="Recipe")
+
+    @property
+    def outputs(self) -> list[Any]:
+        shown = [self.frame, self.head, self.finished, self.samples, self.notes, self.log]
+        buttons = [self.cancel, self.resume, self.publish, self.take_back, self.delete]
+        plots = [self.loss, self.memory, self.rate]
+        return [*shown, *buttons, self.download, *plots, self.recipe, self.seen]
+
+    def show(
+        self, jobs: Jobs, rows: RunRows, job: Job, panes: Mapping[str, str], seen: Seen = ()
+    ) -> Updates:
+        """`panes` are those in which jobs' adapters answer. Figures that were `seen` are kept."""
+        said = rows.of(job.id)
+        now = (job.id, job.attempt, len(said))
+        state, method = job.state.value, job.recipe["method"]
+        updates: Updates = {
+            self.frame: gr.Column(visible=True),
+            self.head: render_head(job, said),
+            self.notes: render_notes(said),
+            self.log: render_log(jobs.log_tail(job.id)),
+            self.seen: now,
+            **self._buttons(job, state, method, panes.get(job.id)),
+        }
+        if tuple(seen) != now:
+            variant = COLOURS.get(method, "")
+            updates[self.samples] = render_samples(said, str(job.recipe["data"]))
+            updates[self.recipe] = _recipe(job)
+            for plot, make in (
+                (self.loss, job_figures.loss_figure),
+                (self.memory, job_figures.memory_figure),
+                (self.rate, job_figures.learning_rate_figure),
+            ):
+                figure = make(said, variant)
+                updates[plot] = gr.Plot(value=figure, visible=figure is not None)
+        return updates
+
+    def hide(self) -> Updates:
+        """Nothing of any job is left on the page."""
+        empty = (self.head, self.notes, self.log, self.samples, self.recipe)
+        return {
+            self.frame: gr.Column(visible=False),
+            **dict.fromkeys(empty, ""),
+            **{
+                plot: gr.Plot(value=None, visible=False)
+                for plot in (self.loss, self.memory, self.rate)
+            },
+            self.seen: (),
+        }
+
+    def _buttons(self, job: Job, state: str, method: str, pane: str | None) -> Updates:
+        done, over = state == "done", state not in ("queued", "running")
+        can_publish = done and method in PANES and pane is None
+        title = PANE_TITLES.get(PANES.get(method, ""), "")
+        return {
+            self.cancel: gr.Button(visible=not over and not job.cancel_requested),
+            self.resume: gr.Button(visible=state in RESUMABLE),
+            self.publish: gr.Button(f"Publish in the {title}", visible=can_publish),
+            self.take_back: gr.Button(visible=pane is not None),
+            self.download: gr.Button(visible=done),
+            self.delete: gr.Button(visible=over and pane is None),
+            self.finished: gr.Row(visible=done),
+        }
+
+
+def full_model_note(folder: Path) -> str:
+    """How a full fine-tune is served."""
+    return (
+        '<p class="notice">All weights were trained, so this is a model of its own and goes into '
+        f"no pane. Serve it: <code>QVLA_MODEL={escape(str(folder))} python -m qvla serve</code></p>"
+    )
+
+
+def _recipe(job: Job) -> str:
+    """The command line that does the same; of a recipe of another release, its values."""
+    try:
+        text = forecast.command_line(make_recipe(**job.recipe))
+    except QvlaError:
+        text = "\n".join(f"{name}: {value}" for name, value in job.recipe.items())
+    return (
+        f"<details class='command'><summary>Recipe of {shown_name(job.id)}</summary>"
+        f'<pre tabindex="0"><code>{escape(text)}</code></pre></details>'
+    )
+
+
+def _button(label: str, name: str, variant: str = "secondary") -> gr.Button:
+    return gr.Button(label, variant=variant, size="sm", elem_id=name, min_width=90)
+
+
+def _plot(title: str, name: str) -> gr.Plot:
+    return gr.Plot(label=title, visible=False, elem_id=name, min_width=280, container=False)

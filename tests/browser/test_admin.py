@@ -1,0 +1,232 @@
+"""The admin tab in a real browser: a fine-tune of the embedded model, from the form to Compare."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from qvla.captioning import caption
+from qvla.imagery import open_image
+from qvla.jobs.app_worker import start_worker
+from qvla.jobs.service import Jobs
+from qvla.lineup import Lineup
+from qvla.loading import LineupLoader
+from qvla.settings import EMBEDDED_MODEL, Settings
+from tests.browser.test_measured_tabs import CONTRASTS
+from tests.browser.visitor import PATIENCE, choose, compare, open_page
+from tests.serving import free_port, served, write_photo, write_risc_folder
+
+pytestmark = pytest.mark.browser
+
+PASSWORD = "open sesame"
+ROWS = [
+    ("UCM", "val" if n > 7 else "train", f"{n}.png", ["a red airport is near a yellow sea"])
+    for n in range(10)
+]
+STEPS = 14
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("admin")
+    return Settings(
+        model=str(EMBEDDED_MODEL),
+        data=write_risc_folder(home / "photos", ROWS),
+        jobs=home / "jobs",
+        records=home / "records",
+        admin_password=PASSWORD,
+        device="cpu",
+        port=free_port(),
+    )
+
+
+@pytest.fixture(scope="module")
+def loader(settings: Settings) -> LineupLoader:
+    loader = LineupLoader.of(settings).start()
+    assert loader.wait(300) is not None
+    return loader
+
+
+@pytest.fixture(scope="module")
+def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
+    """The app with its worker, which trains in processes of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1" if (os.cpu_count() or 1) < 4 else "2")
+        worker = start_worker(settings)
+        try:
+            with served(settings, loader) as address:
+                yield address
+        finally:
+            worker.close()
+
+
+@pytest.fixture
+def context(browser: Browser, address: str) -> Iterator[BrowserContext]:
+    """A new browser; what it complains of fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    complaints: list[str] = []
+    asked: list[str] = []
+    context.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("request", lambda request: asked.append(request.url))
+    yield context
+    context.close()
+    assert complaints == []
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def open_tab(page: Page) -> None:
+    page.get_by_role("tab", name="Admin", exact=True).click()
+
+
+def sign_in(page: Page, password: str = PASSWORD) -> None:
+    page.locator("#admin-password input").fill(password)
+    page.click("#admin-sign-in")
+
+
+def type_in(page: Page, name: str, value: object) -> None:
+    page.locator(f"#job-{name} :is(input, textarea)").fill(str(value))
+
+
+def points(page: Page) -> int:
+    """Points of the training curve on the page."""
+    return page.evaluate(
+        "() => document.querySelector('#job-loss .js-plotly-plot')?.data?.[0]?.x?.length ?? 0"
+    )
+
+
+def test_a_fine_tune_from_the_form_to_compare(
+    context: BrowserContext,
+    browser: Browser,
+    address: str,
+    settings: Settings,
+    loader: LineupLoader,
+    tmp_path: Path,
+) -> None:
+    photo = write_photo(tmp_path / "photo.png", seed=3)
+    page = context.new_page()
+    open_page(page, address)
+    choose(page, photo)
+    expect(page.locator(".photo-view figcaption")).to_contain_text(photo.name)
+    before = compare(page)
+
+    open_tab(page)
+    expect(page.locator("#job-new")).to_have_count(0)
+    sign_in(page, "guess")
+    expect(page.locator("#admin-sentence")).to_contain_text("The password is wrong")
+    page.wait_for_timeout(1100)  # wrong passwords are slowed down
+    sign_in(page)
+    expect(page.locator("#job-preview")).to_contain_text("python -m qvla train")
+    expect(page.locator("#job-list")).to_contain_text("No fine-tune has been queued yet")
+    for name, value in (
+        ("splits", "trian"),
+        ("max-steps", STEPS),
+        ("learning-rate", 0.02),
+        ("batch-size", 4),
+    ):
+        type_in(page, name, value)
+    expect(page.locator("#job-problem")).to_contain_text("no row in the split 'trian'")
+    type_in(page, "splits", "train")
+    page.get_by_text("More settings").click()
+    for name in ("log-steps", "eval-steps"):
+        type_in(page, name, 1 if name == "log-steps" else STEPS // 2)
+    expect(page.locator("#job-preview .facts")).to_contain_text(re.compile(rf"{STEPS}, from 8"))
+    expect(page.locator("#job-problem [role=alert]")).to_have_count(0)
+    page.click("#job-submit")
+
+    head = page.locator("#job-head")
+    expect(head).to_contain_text("adapter on mini")
+    page.wait_for_function(  # the curve moves
+        "() => (document.querySelector('#job-loss .js-plotly-plot')?.data?.[0]?.x?.length ?? 0) > 0"
+    )
+    first = points(page)
+    expect(head.locator(".chip")).to_have_attribute("data-state", "done")
+    expect(page.locator("#job-samples li img")).to_have_count(2)
+    page.wait_for_function(
+        f"() => document.querySelector('#job-loss .js-plotly-plot').data[0].x.length === {STEPS}"
+    )
+    assert 0 < first <= STEPS
+    expect(page.locator("#job-samples")).to_contain_text(f"step {STEPS}")
+    expect(page.locator("#job-log")).to_contain_text(f"{STEPS} steps")
+    [job] = Jobs(settings).all()
+    adapter = Jobs(settings).adapter(job.id)
+
+    page.click("#job-publish")
+    expect(page.locator("#job-message")).to_contain_text("answers with this adapter now")
+    page.get_by_role("tab", name="Compare").click()
+    choose(page, photo)  # again: the captions of before go
+    expect(page.locator('.pane[data-state="idle"]')).to_have_count(3)
+    now = compare(page)
+    alone = Lineup.load(EMBEDDED_MODEL, adapter=adapter, variants=["adapter"], device="cpu")
+    [expected] = caption(alone, [open_image(photo)], ["adapter"])
+    assert now[1].strip() == expected["adapter"].text != before[1].strip()
+    assert (now[0], now[2]) == (before[0], before[2])
+    expect(page.locator('.pane[data-variant="adapter"]')).to_contain_text(f"job {job.id[-8:]}")
+
+    page.reload()  # the session and all of the job are still there
+    open_tab(page)
+    expect(head.locator(".chip")).to_have_attribute("data-state", "done")
+    expect(page.locator("#job-list .chip[data-state=live]")).to_have_text("Adapter pane")
+    expect(page.locator("#job-loss .main-svg").first).to_be_visible()
+    assert points(page) == STEPS
+    with page.expect_download() as download:
+        page.click("#job-download")
+    with zipfile.ZipFile(download.value.path()) as packed:
+        weights = packed.read("adapter_model.safetensors")
+    assert weights == (adapter / "adapter_model.safetensors").read_bytes()
+
+    other = browser.new_page()  # another browser has to sign in, and then sees the same
+    open_page(other, address)
+    open_tab(other)
+    expect(other.locator("#admin-password")).to_be_visible()
+    assert job.id not in other.content()
+    expect(other.locator("#job-list, #job-head")).to_have_count(0)
+    sign_in(other)
+    expect(other.locator("#job-head")).to_contain_text(job.id[-8:])
+    other.close()
+
+    page.click("#job-take-back")
+    expect(page.locator("#job-message")).to_contain_text("as the settings say")
+    assert loader.lineup.variant("adapter").adapter == "adapter"
+    check_looks(page)
+
+    page.click("#job-delete")
+    expect(page.locator("#job-delete-it")).to_be_visible()
+    assert adapter.is_dir()
+    page.click("#job-delete-it")
+    expect(page.locator("#job-list")).to_contain_text("No fine-tune has been queued yet")
+    assert not adapter.exists()
+    page.click("#admin-sign-out")
+    expect(page.locator("#admin-sentence")).to_contain_text("You are signed out")
+
+
+def check_looks(page: Page) -> None:
+    """On a telephone nothing scrolls sideways; text stands out, in the dark too."""
+    text = page.locator("#admin-tab-content :is(h2, h3, p, li, dt, dd, th, summary, small, pre, b)")
+    for theme in ("light", "dark"):
+        page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
+        found = text.evaluate_all(CONTRASTS)
+        assert len(found) > 30
+        assert [pair for pair in found if pair[0] < 4.5] == []
+    page.get_by_text("New fine-tune").click()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function(  # figures take a moment to take the new width
+        "document.documentElement.scrollWidth <= 390 && "
+        "[...document.querySelectorAll('#admin-tab-content *')].filter(e => e.checkVisibility()"
+        " && !e.closest('pre, .sr-only, svg *')).every(e => e.getBoundingClientRect().right <= 391)"
+    )
+    page.set_viewport_size({"width": 1280, "height": 900})
