@@ -28,8 +28,8 @@ from qvla.settings import Settings
 log = logging.getLogger(__name__)
 
 PARTS = ("loading", "captioning", "training")
-# On the CPU oneDNN makes kernels for each new length of a batch, so that the process grows for about
-# ten steps on the examples: after four, its peak is a third below that of a run that goes on.
+# On the CPU oneDNN makes kernels for each new length of a batch, so that the process grows for
+# about ten steps on the examples: after four, its peak is a third below that of a run that goes on.
 TRAINING_STEPS = 20
 
 Numbers = dict[str, "int | float | None"]

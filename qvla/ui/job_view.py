@@ -43,8 +43,8 @@ class JobView:
                 self.take_back = _button("Take back", "job-take-back")
                 self.download = _button("Download", "job-download")
                 self.delete = _button("Delete", "job-delete")
-            # Out of sight: holds the file that the button above asked for.
-            self.file = gr.DownloadButton("File", visible="hidden", elem_id="job-file")
+            # Out of sight by the style sheet: holds the file that the button above asked for.
+            self.file = gr.DownloadButton("File", elem_id="job-file")
             with gr.Row(visible=False, elem_classes="job-sure") as self.sure:
                 gr.HTML("<p>Delete this job with its adapter, checkpoints and log?</p>")
                 self.delete_it = _button("Delete for good", "job-delete-it", variant="stop")

@@ -183,6 +183,7 @@ def test_a_fine_tune_from_the_form_to_compare(
     expect(page.locator("#job-list .chip[data-state=live]")).to_have_text("Adapter pane")
     expect(page.locator("#job-loss .main-svg").first).to_be_visible()
     assert points(page) == STEPS
+    expect(page.locator("#job-file")).to_be_hidden()
     with page.expect_download() as download:
         page.click("#job-download")
     with zipfile.ZipFile(download.value.path()) as packed:
