@@ -30,6 +30,7 @@ from qvla.checkpoint import (
 )
 from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
+from qvla.measure import give_back_memory
 from qvla.settings import EMBEDDINGS, load_settings
 
 __all__ = [
@@ -107,6 +108,8 @@ def load_backbone(
         model = _model(folder, name, config, precision, target, for_training)
         if in_int8:
             int8_embedding.quantise_embeddings(model)
+        if precision is Precision.NF4 and target.type == "cpu":
+            give_back_memory()  # quantising leaves the weights' former bytes with the allocator
     except BackboneError:
         raise
     except Exception as error:
