@@ -3,7 +3,7 @@
 `captions.csv` has the columns source, split, image, caption_1 … caption_5. Images lie in the same
 folder or in `resized/` (the name the RISC data set uses). Missing captions and extra columns are
 tolerated; a row with no image name, or whose image leaves the folder, is not. Parquet files and
-data sets on the Hugging Face Hub are written out in this layout first (see `qvla.hub_data`), so
+data sets on the Hugging Face Hub are written out in this layout first (`qvla.data.hub_data`), so
 that this is the only reader.
 """
 
@@ -75,7 +75,7 @@ def read_examples(
             of a data set on the hub (`owner/name`), which are written out in that layout once.
 
     Raises DatasetError when the data or a needed column is missing, or an image's name is unusable.
-    Whether each image can be opened is not checked here; see `qvla.data_check`.
+    Whether each image can be opened is not checked here; see `qvla.data.check`.
     """
     folder = risc_folder(source)
     images = image_folder(folder)
@@ -93,7 +93,7 @@ def risc_folder(source: str | Path) -> Path:
     folder = Path(source).expanduser()
     if (folder / TABLE).is_file():
         return folder
-    from qvla.hub_data import converted  # only now: it brings the hub's libraries with it
+    from qvla.data.hub_data import converted  # only now: it brings the hub's libraries with it
 
     return converted(source)
 

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 
 import torch
 
-from qvla import events, preflight
-from qvla.attempt import Attempt, Ended, Outcome
 from qvla.backbone import is_out_of_memory
 from qvla.dataset import Example, fingerprint, read_examples
 from qvla.errors import QvlaError
 from qvla.faults import first_line
-from qvla.recipe import Recipe, TrainingError, add_arguments, read_recipe
-from qvla.run_events import Ender
-from qvla.run_folder import claim, last_checkpoint
-from qvla.training_data import usable
+from qvla.tuning import events, preflight
+from qvla.tuning.attempt import Attempt, Ended, Outcome
+from qvla.tuning.recipe import Recipe, TrainingError, add_arguments, read_recipe
+from qvla.tuning.run_events import Ender
+from qvla.tuning.run_folder import claim, last_checkpoint
+from qvla.tuning.training_data import usable
 
 log = logging.getLogger(__name__)
 

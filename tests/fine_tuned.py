@@ -8,8 +8,8 @@ from typing import Any
 from qvla.jobs.places import places_of
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState, Store
-from qvla.recipe import Recipe, make_recipe
 from qvla.settings import Settings
+from qvla.tuning.recipe import Recipe, make_recipe
 
 
 def tiny_recipe(settings: Settings, **values: Any) -> Recipe:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from qvla import cli, planner, records
+from qvla import cli, records
 from qvla.backbone import load_backbone
 from qvla.bench import memory_suite
 from qvla.bench.memory import in_own_process
 from qvla.census import census
 from qvla.errors import QvlaError
 from qvla.measure import Meter
+from qvla.planning import planner
 from qvla.settings import load_settings
 from tests.alone import Weights, make_weights, photos
 

@@ -13,8 +13,8 @@ from qvla.dataset import read_examples
 from qvla.errors import QvlaError
 from qvla.measure import Meter
 from qvla.random_weights import write_checkpoint
-from qvla.recipe import make_recipe
 from qvla.settings import load_settings
+from qvla.tuning.recipe import make_recipe
 from tests.alone import photos
 from tests.tiny import WORDS
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from qvla import cli, hub_data
+from qvla import cli
+from qvla.data import hub_data
 from tests.foreign import photo, rsicd
 
 DATA = os.environ.get("QVLA_DATA")

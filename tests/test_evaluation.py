@@ -19,15 +19,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from qvla import cli, predictions, records
+from qvla import cli, records
 from qvla.captioning import CaptioningError, Decoding, OutOfMemoryError
 from qvla.dataset import Example, read_examples
 from qvla.errors import QvlaError
-from qvla.evaluation import EvaluationError, Scoring, choose, evaluate
-from qvla.evaluation_table import table, verdict
+from qvla.evaluation import predictions
+from qvla.evaluation.evaluate import EvaluationError, Scoring, choose, evaluate
+from qvla.evaluation.prediction_log import PredictionLogError, held
+from qvla.evaluation.predictions import Predictions, plan_for, predict
+from qvla.evaluation.table import table, verdict
 from qvla.lineup import Lineup
-from qvla.prediction_log import PredictionLogError, held
-from qvla.predictions import Predictions, plan_for, predict
 from qvla.scoring import METRICS, compare, score
 from qvla.settings import Settings, load_settings
 from tests.alone import LENGTH, Alone, Weights, make_weights, photos
@@ -220,7 +221,8 @@ def test_two_processes_do_not_write_into_one_folder(
 ) -> None:
     folder = tmp_path / plan_for(settings, examples, DECODING).folder
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom qvla.prediction_log import held\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from qvla.evaluation.prediction_log import held\n"
         "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
     )
     other = subprocess.Popen(

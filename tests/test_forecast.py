@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from qvla.cli import parse
-from qvla.forecast import command_line, count_parameters, forecast, speed_of
-from qvla.recipe import Recipe, make_recipe, read_recipe
 from qvla.training import train
+from qvla.tuning.forecast import command_line, count_parameters, forecast, speed_of
+from qvla.tuning.recipe import Recipe, make_recipe, read_recipe
 from tests.serving import write_risc_folder
 
 ROWS = [("UCM", "val" if n > 4 else "train", f"{n}.png", ["a river", "a road"]) for n in range(7)]

@@ -17,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.parquet
 import pytest
 
-from qvla import hub_data
-from qvla.data_columns import Columns
+from qvla.data import hub_data
+from qvla.data.columns import Columns
+from qvla.data.hub_data import fetch
 from qvla.dataset import DatasetError, read_examples
-from qvla.hub_data import fetch
 from tests.foreign import photo, rsicd, table, write_parquet
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -334,7 +334,7 @@ def ask(endpoint: str, folder: Path, offline: bool = False) -> dict[str, object]
     script = f"""
         import json
         from pathlib import Path
-        from qvla import hub_data
+        from qvla.data import hub_data
         from qvla.dataset import DatasetError, read_examples
 
         hub_data.CONVERTED = Path({str(folder / "runs")!r})

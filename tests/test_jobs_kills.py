@@ -19,7 +19,7 @@ from PIL import Image
 from qvla.jobs.errors import JobError
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import RESUMABLE, JobState
-from qvla.recipe import make_recipe
+from qvla.tuning.recipe import make_recipe
 from tests.toy_jobs import ENVIRONMENT, ROOT, Plan, limits, notes, settings
 
 VICTIMS = ("app",) * 3 + ("worker",) * 4 + ("training",) * 3  # of each seed, in its order

@@ -22,7 +22,7 @@ from qvla.jobs.queue import JobQueue
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState, Store
 from qvla.jobs.worker import Worker, training_command
-from qvla.recipe import make_recipe, read_recipe
+from qvla.tuning.recipe import make_recipe, read_recipe
 from tests.toy_jobs import ENVIRONMENT, ROOT, Plan, command, limits, notes, settings
 
 LONG = Plan(steps=400)
@@ -135,7 +135,7 @@ def test_a_recipe_is_frozen_with_the_jobs_folder_for_its_output(
 
     import argparse
 
-    from qvla.recipe import add_arguments
+    from qvla.tuning.recipe import add_arguments
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)

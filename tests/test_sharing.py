@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from qvla.run_events import StepTurns
 from qvla.sharing import captioning_turn
+from qvla.tuning.run_events import StepTurns
 
 pytest.importorskip("fcntl")
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from qvla.run_events import StepTurns
+from qvla.tuning.run_events import StepTurns
 
 turns = StepTurns(Path(sys.argv[1]))
 turns.on_step_begin(None, None, None)

@@ -18,15 +18,16 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
-from qvla import attempt, nf4
+from qvla import nf4
 from qvla.backbone import load_backbone
-from qvla.caption_trainer import CaptionTrainer, caption_loss, image_features
 from qvla.dataset import Example, read_examples
-from qvla.methods import add_method
 from qvla.prompts import CAPTION_PREFIX, IGNORED, encode_images, encode_text
-from qvla.recipe import Recipe, TrainingError, make_recipe
 from qvla.training import main, train
-from qvla.training_data import CaptionedPhotos, Collator, EpochSampler, view
+from qvla.tuning import attempt
+from qvla.tuning.caption_trainer import CaptionTrainer, caption_loss, image_features
+from qvla.tuning.methods import add_method
+from qvla.tuning.recipe import Recipe, TrainingError, make_recipe
+from qvla.tuning.training_data import CaptionedPhotos, Collator, EpochSampler, view
 
 CAPTIONS = {
     (0, 130, 0): ("green trees .", "a green forest .", "many green trees next to a river ."),

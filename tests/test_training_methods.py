@@ -16,14 +16,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration
 
-from qvla import events
 from qvla.backbone import load_backbone
-from qvla.caption_trainer import CaptionTrainer
 from qvla.dataset import read_examples
 from qvla.lineup import Lineup
-from qvla.methods import add_method
-from qvla.recipe import TrainingError
 from qvla.training import train
+from qvla.tuning import events
+from qvla.tuning.caption_trainer import CaptionTrainer
+from qvla.tuning.methods import add_method
+from qvla.tuning.recipe import TrainingError
 from tests.test_training import batch_of, data, gradients, our_loss, plain_loss, recipe_for
 
 __all__ = ["data"]  # a fixture

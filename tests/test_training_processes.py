@@ -24,15 +24,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qvla import attempt, events, training
+from qvla import training
 from qvla.backbone import load_backbone
-from qvla.caption_trainer import CaptionTrainer, caption_loss, image_features
 from qvla.dataset import read_examples
 from qvla.prompts import CAPTION_PREFIX, IGNORED
-from qvla.recipe import Recipe
-from qvla.run_folder import last_checkpoint, step_of
 from qvla.training import train
-from qvla.training_data import CaptionedPhotos, Collator
+from qvla.tuning import attempt, events
+from qvla.tuning.caption_trainer import CaptionTrainer, caption_loss, image_features
+from qvla.tuning.recipe import Recipe
+from qvla.tuning.run_folder import last_checkpoint, step_of
+from qvla.tuning.training_data import CaptionedPhotos, Collator
 from tests.test_training import recipe_for, write_table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 from qvla.architectures import PALIGEMMA_3B
 from qvla.errors import QvlaError
 from qvla.loading import LineupLoader
-from qvla.planner import plan
+from qvla.planning.planner import plan
 from qvla.settings import EMBEDDED_MODEL, Settings
 from qvla.ui import memory, planner_form
 from qvla.ui.subjects import Subject, find_subjects

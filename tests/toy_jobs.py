@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from qvla import events
+from qvla.tuning import events
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from qvla import planner, records
+from qvla import records
 from qvla.bench import arrangements, training
 from qvla.bench.arrangements import BenchError
 from qvla.bench.memory import counted_in, in_own_process
 from qvla.bench.memory_variant import VariantMemory
 from qvla.dataset import read_examples
 from qvla.lineup import TITLES
+from qvla.planning import planner
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,8 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
                 "steps": TRAINING_STEPS,
                 "recipes": recipes,
             },
-            "planned": "qvla.planner, from the configuration; on the CPU with what the process "
-            "takes, on a GPU without the CUDA context, which the allocator does not count",
+            "planned": "qvla.planning, from the configuration; on the CPU with what the process takes, "
+            "on a GPU without the CUDA context, which the allocator does not count",
             "device": settings.device,
             "precision": settings.precision,
             "threads": torch.get_num_threads(),

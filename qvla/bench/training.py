@@ -18,14 +18,15 @@ from typing import Any
 
 import torch
 
-from qvla import planner, records
+from qvla import records
 from qvla.bench import arrangements
 from qvla.bench import memory as processes
 from qvla.bench.arrangements import BenchError
 from qvla.bench.training_run import WARM_UP, WAYS, Job, Outcome
 from qvla.lineup import TITLES
-from qvla.recipe import make_recipe
+from qvla.planning import planner
 from qvla.settings import Settings
+from qvla.tuning.recipe import make_recipe
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from qvla.dataset import Example
-    from qvla.recipe import Recipe
+    from qvla.tuning.recipe import Recipe
 
     Collate = Callable[[Sequence[Any]], dict[str, torch.Tensor]]
 
@@ -161,8 +161,8 @@ def measure(job: Job) -> Outcome:
     from qvla import training
     from qvla.bench.arrangements import BenchError
     from qvla.dataset import fingerprint, read_examples
-    from qvla.recipe import make_recipe
-    from qvla.training_data import usable
+    from qvla.tuning.recipe import make_recipe
+    from qvla.tuning.training_data import usable
 
     del training  # imported before the meter is made, as all that training needs
     device = torch.device(job.device)
@@ -201,7 +201,7 @@ def train_as_product(recipe: Recipe, examples: list[Example], watch: Watch) -> N
     from transformers import TrainerCallback
 
     from qvla import training
-    from qvla.caption_trainer import CaptionTrainer
+    from qvla.tuning.caption_trainer import CaptionTrainer
 
     class Watching(TrainerCallback):
         def on_train_begin(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
@@ -234,8 +234,8 @@ def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None
     from transformers import set_seed
 
     from qvla.backbone import load_backbone
-    from qvla.methods import add_method
-    from qvla.training_data import CaptionedPhotos, Collator, EpochSampler
+    from qvla.tuning.methods import add_method
+    from qvla.tuning.training_data import CaptionedPhotos, Collator, EpochSampler
 
     backbone = load_backbone(
         recipe.model, recipe.base_precision, device=recipe.device, for_training=True

@@ -22,8 +22,8 @@ from qvla.adapters import WEIGHTS
 from qvla.dataset import read_examples
 from qvla.embedded.sources import training_photos
 from qvla.files import write_tensors
-from qvla.recipe import Recipe, make_recipe
 from qvla.training import Outcome, run_and_report, train
+from qvla.tuning.recipe import Recipe, make_recipe
 
 EPOCHS = 20
 REDUCTION_FACTOR = 2

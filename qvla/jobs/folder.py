@@ -33,7 +33,7 @@ def events_of(folder: Path) -> Path:
 def last_step(folder: Path) -> int | None:
     """The step of the last checkpoint that can be resumed from, None when there is none.
 
-    What is whole is what `qvla.run_folder` says is whole; that module takes seconds to import.
+    What is whole is what `qvla.tuning.run_folder` says is; that module takes seconds to import.
     """
     steps = []
     for state in folder.glob(f"{OUTPUT}.checkpoints/checkpoint-*/trainer_state.json"):

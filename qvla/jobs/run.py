@@ -14,12 +14,12 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from qvla import events
 from qvla.jobs import folder as files
 from qvla.jobs.limits import Limits
 from qvla.jobs.lock import Lock
 from qvla.jobs.processes import signal_group
 from qvla.jobs.store import Job, JobState, Store
+from qvla.tuning import events
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 0.1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvla import events
 from qvla.jobs import folder as files
 from qvla.jobs import lock
 from qvla.jobs.errors import JobError
@@ -15,9 +14,10 @@ from qvla.jobs.queue import JobQueue, QueueError
 from qvla.jobs.recovery import end_if_gone, erase, recover
 from qvla.jobs.store import Job, JobState, Store
 from qvla.settings import Settings
+from qvla.tuning import events
 
 if TYPE_CHECKING:
-    from qvla.recipe import Recipe
+    from qvla.tuning.recipe import Recipe
 
 
 class Jobs:

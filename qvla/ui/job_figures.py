@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qvla.events import Row, by_step
+from qvla.tuning.events import Row, by_step
 from qvla.ui.figures import Series, lines
 from qvla.ui.run_rows import seconds_between
 

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
 
-from qvla import forecast, records
+from qvla import records
 from qvla.architectures import PALIGEMMA_3B
 from qvla.confinement import data_place, model_place
-from qvla.data_columns import PRESETS
+from qvla.data.columns import PRESETS
 from qvla.dataset import TABLE
 from qvla.errors import QvlaError
-from qvla.forecast import Forecast
-from qvla.recipe import Recipe, TrainingError, make_recipe
 from qvla.settings import Settings
+from qvla.tuning import forecast
+from qvla.tuning.forecast import Forecast
+from qvla.tuning.recipe import Recipe, TrainingError, make_recipe
 from qvla.ui import units
 from qvla.ui.job_list import duration
 from qvla.ui.tables import record_folders
@@ -181,7 +182,7 @@ class JobForm:
 
     def check(self, recipe: Recipe) -> None:
         """Raises what `preflight` and the data's splits have against the recipe, in a sentence."""
-        from qvla import preflight
+        from qvla.tuning import preflight
 
         forecast.check_data(recipe)
         if self.settings.worker == "off":  # another machine will do it, with its own memory

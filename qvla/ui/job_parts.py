@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from qvla import imagery
 from qvla.dataset import image_folder
 from qvla.errors import QvlaError
-from qvla.events import Row, by_step
 from qvla.publishing import shown_name
+from qvla.tuning.events import Row, by_step
 from qvla.ui.job_list import (
     duration,
     moment,

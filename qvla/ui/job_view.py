@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from qvla import forecast
 from qvla.errors import QvlaError
 from qvla.publishing import PANES, shown_name
-from qvla.recipe import make_recipe
+from qvla.tuning import forecast
+from qvla.tuning.recipe import make_recipe
 from qvla.ui import job_figures
 from qvla.ui.job_list import PANE_TITLES
 from qvla.ui.job_parts import render_head, render_log, render_notes, render_samples

@@ -17,7 +17,7 @@ from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import Cell, render_table
 
 if TYPE_CHECKING:
-    from qvla.planner import Plan
+    from qvla.planning.planner import Plan
 
 PARTS = ("weights", "gradients", "optimiser", "activations", "overhead", "total")
 OPTIMISERS = {  # as a recipe spells them
@@ -228,7 +228,7 @@ def _planned(
     gradient_checkpointing: bool,
     embeddings_8bit: bool,
 ) -> Plan:
-    from qvla.planner import plan
+    from qvla.planning.planner import plan
 
     return plan(
         model,

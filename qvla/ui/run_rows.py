@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qvla.events import Row, by_step
+from qvla.tuning.events import Row, by_step
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs

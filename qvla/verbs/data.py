@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qvla.data_check import Report
-    from qvla.data_stats import Group, Stats
+    from qvla.data.check import Report
+    from qvla.data.stats import Group, Stats
 
 PROBLEMS = 1  # exit code of `check` when it found any
 SOURCE = "folder in the RISC layout, parquet file, folder of parquet files, or hub id"
@@ -48,8 +48,8 @@ Result = tuple[int, dict[str, Any], str]  # exit code, as JSON, in words
 
 
 def _fetch(options: argparse.Namespace) -> Result:
-    from qvla.data_columns import Columns
-    from qvla.hub_data import fetch, in_words
+    from qvla.data.columns import Columns
+    from qvla.data.hub_data import fetch, in_words
 
     columns = Columns(
         image=options.image_column,
@@ -71,7 +71,7 @@ def _fetch(options: argparse.Namespace) -> Result:
 
 
 def _check(options: argparse.Namespace) -> Result:
-    from qvla.data_check import check
+    from qvla.data.check import check
     from qvla.dataset import TABLE
 
     report = check(options.source)
@@ -98,7 +98,7 @@ def _verdict(report: Report) -> str:
 
 
 def _stats(options: argparse.Namespace) -> Result:
-    from qvla.data_stats import stats
+    from qvla.data.stats import stats
 
     total, groups = stats(options.source)
     values = {

@@ -22,7 +22,7 @@ from qvla.verbs.models import (
 )
 
 if TYPE_CHECKING:
-    from qvla.evaluation import Scoring
+    from qvla.evaluation.evaluate import Scoring
 
 VARIANTS = ("base", "adapter", "qvla")
 PROTOCOLS = ("standard", "reported")
@@ -91,8 +91,8 @@ def run(options: argparse.Namespace) -> int:
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
         from qvla.dataset import read_examples
-        from qvla.evaluation import evaluate
-        from qvla.evaluation_table import table
+        from qvla.evaluation.evaluate import evaluate
+        from qvla.evaluation.table import table
 
         _check_sampling(options)
         folder = Path(options.data).expanduser()
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _scoring(options: argparse.Namespace) -> Scoring:
-    from qvla.evaluation import Scoring
+    from qvla.evaluation.evaluate import Scoring
     from qvla.scoring import METRICS
 
     return Scoring(

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Converts one folder and says what it was."""
     output = sys.stdout
     with redirect_stdout(sys.stderr):
-        from qvla.adapterhub import import_adapterhub
+        from qvla.tuning.adapterhub import import_adapterhub
 
         done = import_adapterhub(options.folder, options.out, options.model)
     if options.json:

@@ -12,10 +12,10 @@ from qvla.settings import load_settings
 from qvla.verbs.models import positive
 
 if TYPE_CHECKING:
-    from qvla.planner import Plan
+    from qvla.planning.planner import Plan
 
 VARIANTS = ("base", "adapter", "qvla")
-# Names as `qvla.planner.plan` has them; what is not given is left to its own defaults.
+# Names as `qvla.planning.planner.plan` has them; what is not given is left to its own defaults.
 CHOICES = {
     "optimiser": ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"),
     "precision": ("fp32", "bf16"),
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints the plan of each variant: bytes by what takes them, and the GPUs that suffice."""
     output = sys.stdout
     with redirect_stdout(sys.stderr):
-        from qvla.planner import plan
+        from qvla.planning.planner import plan
 
         names = ("task", "batch_size", "gradient_checkpointing", "device", "train_norms")
         given = {name: getattr(options, name) for name in (*names, *CHOICES, *COUNTS)}
@@ -88,7 +88,7 @@ def _variants(named: str) -> list[str]:
 
 
 def _as_json(model: str, given: dict[str, Any], plans: dict[str, Plan]) -> dict[str, Any]:
-    from qvla.gpus import MARGIN
+    from qvla.planning.gpus import MARGIN
 
     variants = {}
     for name, plan in plans.items():
@@ -99,7 +99,7 @@ def _as_json(model: str, given: dict[str, Any], plans: dict[str, Plan]) -> dict[
 
 
 def _in_words(model: str, options: argparse.Namespace, plans: dict[str, Plan]) -> str:
-    from qvla.gpus import MARGIN
+    from qvla.planning.gpus import MARGIN
 
     recomputing = ", activations recomputed" if options.gradient_checkpointing else ""
     lines = [

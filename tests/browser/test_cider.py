@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from qvla import background, records, scoring
 from qvla.dataset import Example, read_examples
-from qvla.evaluation import choose
+from qvla.evaluation.evaluate import choose
 from qvla.loading import LineupLoader
 from qvla.settings import Settings
 from qvla.ui.cider import LIMIT

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from qvla import records
 from qvla.errors import QvlaError
 from qvla.loading import LineupLoader
-from qvla.planner import plan
+from qvla.planning.planner import plan
 from qvla.settings import Settings
 from tests.browser.visitor import PATIENCE
 from tests.measured import (

@@ -9,8 +9,8 @@ from peft import get_peft_model
 from torch import nn
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from qvla.activations import Trained
 from qvla.bottleneck import BottleneckConfig
+from qvla.planning.activations import Trained
 
 # bitsandbytes: tensors below this keep float32 states; above, a byte a number and state, with a
 # float32 scale for each block (Dettmers et al., arXiv 2110.02861).

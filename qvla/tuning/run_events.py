@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qvla import events
 from qvla.backbone import Backbone
 from qvla.captioning import Decoding
 from qvla.dataset import Example
@@ -21,9 +20,10 @@ from qvla.generation import Generation
 from qvla.imagery import open_image
 from qvla.lineup import SharedBackbone
 from qvla.measure import peak_memory
-from qvla.methods import Trained
-from qvla.recipe import Recipe
 from qvla.sharing import DeviceLock
+from qvla.tuning import events
+from qvla.tuning.methods import Trained
+from qvla.tuning.recipe import Recipe
 
 SAMPLE_TOKENS = 40
 PATIENCE = 10.0  # seconds in which further requests to end are taken for the same one

@@ -3,7 +3,7 @@
 The report trained `double_seq_bn` of AdapterHub, plugged into PaliGemma's decoder by an interface
 that names `self_attn`, `o_proj` and `mlp.down_proj` (its notebooks,
 github.com/NisanYildiz/DI725-project). That is our bottleneck (`qvla.bottleneck`), with AdapterHub's
-`scaling` taken into the up projection. What its format means is told in `qvla.adapterhub_format`.
+`scaling` taken into the up projection. What its format means is told in `adapterhub_format`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from typing import Any
 import torch
 from transformers import PaliGemmaForConditionalGeneration
 
-from qvla.adapterhub_format import (
+from qvla.adapters import WEIGHTS
+from qvla.bottleneck import SITES, BottleneckConfig
+from qvla.bottleneck.sites import norms
+from qvla.files import write_tensors
+from qvla.params import read_model_config
+from qvla.tuning.adapterhub_format import (
     ACTIVATIONS,
     LEARNED,
     AdapterHubError,
@@ -31,11 +36,6 @@ from qvla.adapterhub_format import (
     read_configuration,
     read_weights,
 )
-from qvla.adapters import WEIGHTS
-from qvla.bottleneck import SITES, BottleneckConfig
-from qvla.bottleneck.sites import norms
-from qvla.files import write_tensors
-from qvla.params import read_model_config
 
 __all__ = ["AdapterHubError", "Imported", "import_adapterhub"]
 

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import metadata_load
 
-from qvla.data_columns import PRESETS, SPLITS, Columns, find_columns
+from qvla.data.columns import PRESETS, SPLITS, Columns, find_columns
+from qvla.data.risc_layout import write_risc
 from qvla.dataset import TABLE, DatasetError
 from qvla.files import write_json
 from qvla.hub import data_set_folder, is_hub_id
 from qvla.records import REPOSITORY
-from qvla.risc_layout import write_risc
 
 if TYPE_CHECKING:
     from datasets import Dataset

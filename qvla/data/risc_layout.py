@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from qvla.data_columns import SPLITS, Columns, label, texts
+from qvla.data.columns import SPLITS, Columns, label, texts
 from qvla.dataset import CAPTION_COLUMNS, REQUIRED_COLUMNS, TABLE, DatasetError
 from qvla.imagery import SIGNATURES
 from qvla.progress import progress
@@ -36,7 +36,7 @@ def write_risc(
         folder: exists and is empty.
         roots: folders in which pictures that the rows name by path may lie; others are not read.
 
-    A row without a picture is kept, for `qvla.data_check` to list. Raises DatasetError when no row
+    A row without a picture is kept, for `qvla.data.check` to list. Raises DatasetError when no row
     has one.
     """
     images = folder / IMAGES

@@ -11,7 +11,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 
 from qvla.backbone import Backbone
 from qvla.bottleneck import BottleneckConfig
-from qvla.recipe import Recipe, TrainingError
+from qvla.tuning.recipe import Recipe, TrainingError
 
 Trained = PeftModel | PaliGemmaForConditionalGeneration
 BOTTLENECK = ("adapter", "qvla")

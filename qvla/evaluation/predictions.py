@@ -15,18 +15,19 @@ from typing import Any
 
 from PIL import Image
 
-from qvla import prediction_log, records
+from qvla import records
 from qvla.adapters import CONFIG, WEIGHTS, AdapterError
 from qvla.captioning import CaptioningError, OutOfMemoryError, caption
 from qvla.checkpoint import MODEL_FILES, BackboneError
 from qvla.dataset import Example, fingerprint
 from qvla.decoding import Decoding
 from qvla.errors import QvlaError
+from qvla.evaluation import prediction_log
+from qvla.evaluation.prediction_log import Prediction
 from qvla.files import write_json
 from qvla.hub import local_folder
 from qvla.imagery import open_image
 from qvla.lineup import Lineup, device_of, float_precision
-from qvla.prediction_log import Prediction
 from qvla.progress import Progress, progress
 from qvla.prompts import CAPTION_PREFIX
 from qvla.settings import Settings
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 FIRST_BATCH = {"cpu": 32, "cuda": 128}  # photos at once until memory runs out
 SHAPING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")  # captions hang on them
-SHAPING_CODE = ("*.py", "bottleneck/*.py")  # in this package; all but what only scores or shows
+SHAPING_CODE = ("*.py", "bottleneck/*.py", "evaluation/predictions.py")  # in this package; all but what only scores or shows
 BLOCK = 2**20  # bytes read at once for a fingerprint
 
 
@@ -117,7 +118,7 @@ def plan_for(
         nf4_embeddings=settings.nf4_embeddings,
         device=device.partition(":")[0],
         versions={name: versions[name] for name in SHAPING_PACKAGES if name in versions},
-        code=_hash(Path(__file__).parent, SHAPING_CODE),
+        code=_hash(Path(__file__).parents[1], SHAPING_CODE),
     )
 
 

@@ -21,7 +21,7 @@ from transformers import PaliGemmaProcessor
 from qvla.dataset import Example
 from qvla.imagery import ImageError, open_image
 from qvla.prompts import IGNORED, encode_images, encode_text
-from qvla.recipe import TrainingError
+from qvla.tuning.recipe import TrainingError
 
 log = logging.getLogger(__name__)
 

@@ -129,7 +129,7 @@ class Recipe(BaseModel):
 
     @property
     def events(self) -> Path:
-        """The file that tells what happens in the run (`qvla.events`); it stays when it is done."""
+        """The file that tells what happens in the run (`events`); it stays when that is done."""
         return self.output.with_name(self.output.name + ".events.jsonl")
 
     @property

@@ -23,8 +23,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qvla.prompts import IGNORED
-from qvla.recipe import TrainingError
-from qvla.training_data import CaptionedPhotos, EpochSampler
+from qvla.tuning.recipe import TrainingError
+from qvla.tuning.training_data import CaptionedPhotos, EpochSampler
 
 
 def caption_loss(

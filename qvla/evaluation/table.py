@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qvla.evaluation import ALL, PAIRS
+from qvla.evaluation.evaluate import ALL, PAIRS
 from qvla.lineup import TITLES
 from qvla.records import Record
 

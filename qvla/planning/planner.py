@@ -1,8 +1,8 @@
 """How much memory a variant takes for captioning or training, told from its configuration alone.
 
 Weights are counted on the meta device (`qvla.params`), activations derived from the architecture
-(`qvla.activations`), so the answer takes a second and needs neither weights nor a GPU. How good it
-is, the memory suite measures: `python -m qvla bench --suite memory`.
+(`qvla.planning.activations`), so the answer takes a second and needs neither weights nor a GPU. How
+good it is, the memory suite measures: `python -m qvla bench --suite memory`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from bitsandbytes.functional import has_avx512bf16
 from transformers import PaliGemmaConfig
 
 from qvla import nf4
-from qvla.activations import Decoder, Step, Tower, Trained
 from qvla.architectures import PALIGEMMA_3B
 from qvla.bottleneck import BottleneckConfig
 from qvla.errors import QvlaError
-from qvla.gpus import fitting
 from qvla.int8_embedding import CHUNK_BYTES
 from qvla.params import read_model_config, report
+from qvla.planning.activations import Decoder, Step, Tower, Trained
+from qvla.planning.gpus import fitting
+from qvla.planning.trainable import Skeleton, optimiser_bytes
 from qvla.settings import load_settings
-from qvla.trainable import Skeleton, optimiser_bytes
 
 if TYPE_CHECKING:
-    from qvla.recipe import Recipe
+    from qvla.tuning.recipe import Recipe
 
 VARIANTS = ("base", "adapter", "qvla")
 TASKS = ("captioning", "training")
@@ -64,7 +64,7 @@ class Plan:
     on top, the photos, and in captioning the cache. `overhead` is what no tensor of ours holds: on
     a GPU the CUDA context and workspaces, on the CPU what the process itself takes above its
     imports. `fits` are the usual GPUs: name, capacity in bytes, and whether the total leaves
-    `qvla.gpus.MARGIN` of it free. It is empty for the CPU.
+    `qvla.planning.gpus.MARGIN` of it free. It is empty for the CPU.
     """
 
     weights: int

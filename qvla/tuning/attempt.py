@@ -21,16 +21,16 @@ from transformers import (
     set_seed,
 )
 
-from qvla import events
 from qvla.backbone import Backbone, Precision, load_backbone
-from qvla.caption_trainer import CaptionTrainer
 from qvla.dataset import Example
 from qvla.errors import QvlaError
-from qvla.methods import Trained, add_method, save
-from qvla.recipe import Recipe
-from qvla.run_events import Ender, EventLog, StepTurns, device_name
-from qvla.run_folder import publish, step_of
-from qvla.training_data import CaptionedPhotos, Collator
+from qvla.tuning import events
+from qvla.tuning.caption_trainer import CaptionTrainer
+from qvla.tuning.methods import Trained, add_method, save
+from qvla.tuning.recipe import Recipe
+from qvla.tuning.run_events import Ender, EventLog, StepTurns, device_name
+from qvla.tuning.run_folder import publish, step_of
+from qvla.tuning.training_data import CaptionedPhotos, Collator
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvla.dataset import TABLE, read_examples
-from qvla.recipe import LEARNING_RATES, Recipe, TrainingError, flag, make_recipe
 from qvla.records import Kept
+from qvla.tuning.recipe import LEARNING_RATES, Recipe, TrainingError, flag, make_recipe
 
 if TYPE_CHECKING:
-    from qvla.planner import Plan
+    from qvla.planning.planner import Plan
 
 DEFAULT_RATE = 5e-4  # of the methods that LEARNING_RATES does not name
 
@@ -52,7 +52,7 @@ class Forecast:
 
 def forecast(recipe: Recipe, speed: Speed | None = None) -> Forecast:
     """Raises what `preflight.check` raises for a recipe that its base cannot carry."""
-    from qvla.planner import for_recipe
+    from qvla.planning.planner import for_recipe
 
     trained, base = count_parameters(recipe)
     photos = count_photos(recipe)
@@ -162,8 +162,8 @@ def _count(values: str) -> tuple[int, int]:
     from peft import get_peft_model
     from transformers import PaliGemmaForConditionalGeneration
 
-    from qvla.methods import adapter_config, check_against
     from qvla.params import read_model_config
+    from qvla.tuning.methods import adapter_config, check_against
 
     recipe = make_recipe(**json.loads(values), data=Path("data"), output=Path("output"))
     config = read_model_config(recipe.model)

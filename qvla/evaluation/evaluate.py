@@ -13,8 +13,8 @@ from qvla import records
 from qvla.dataset import Example, fingerprint
 from qvla.decoding import Decoding
 from qvla.errors import QvlaError
+from qvla.evaluation.predictions import Predictions, predict
 from qvla.lineup import VARIANTS, Lineup
-from qvla.predictions import Predictions, predict
 from qvla.progress import progress
 from qvla.prompts import CAPTION_PREFIX
 from qvla.scoring import DOCUMENT_FREQUENCIES, PROTOCOLS, Scored, compare, score

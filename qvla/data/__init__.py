@@ -1,0 +1,1 @@
+"""Data sets as `qvla.dataset` reads them: fetched, checked and counted."""

@@ -1,0 +1,1 @@
+"""A data set captioned by the variants and scored."""

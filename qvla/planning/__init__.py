@@ -1,0 +1,1 @@
+"""Memory foretold from a configuration alone."""

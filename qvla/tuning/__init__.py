@@ -1,0 +1,1 @@
+"""One fine-tune run; `qvla.training` starts it."""
