@@ -119,8 +119,8 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
                 "steps": TRAINING_STEPS,
                 "recipes": recipes,
             },
-            "planned": "qvla.planning, from the configuration; on the CPU with what the process takes, "
-            "on a GPU without the CUDA context, which the allocator does not count",
+            "planned": "qvla.planning, from the configuration; on the CPU with what the process "
+            "takes, on a GPU without the CUDA context, which the allocator does not count",
             "device": settings.device,
             "precision": settings.precision,
             "threads": torch.get_num_threads(),
