@@ -258,7 +258,7 @@ def table(record: records.Record) -> str:
         f"Fixed: {protocol['fixed']}. Natural: {protocol['natural']}.",
         "",
         f"{'':9}{'stop':9}{'batch':>5}{'first token, ms':>26}{'following token, ms':>26}"
-        f"{'floor':>9}{'images a second':>24}{'at most':>9}{'tokens':>8}",
+        f"{'floor':>9}{'images a second':>26}{'at most':>10}{'tokens':>8}",
     ]
     for variant in record.variants:
         floor = numbers[f"{variant}/floor_token_seconds"]
@@ -273,8 +273,8 @@ def table(record: records.Record) -> str:
                     f"{_with_range(numbers, f'{key}/first_token_seconds', 1000):>26}"
                     f"{_with_range(numbers, f'{key}/token_seconds', 1000):>26}"
                     f"{1000 * floor:9.2f}"
-                    f"{_with_range(numbers, f'{key}/images_per_second', 1):>24}"
-                    f"{batch / (tokens * floor):9.4g}{tokens:8.1f}"
+                    f"{_with_range(numbers, f'{key}/images_per_second', 1):>26}"
+                    f"{batch / (tokens * floor):10,.0f}{tokens:8.1f}"
                 )
     sizes = ", ".join(
         f"{TITLES[name]} {size / 1e6:,.1f} MB at "
