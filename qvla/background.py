@@ -22,15 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import count
-from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
 from qvla import cli, progress
 from qvla.cli import FAILED_PHOTOS, PROGRAM_FAULT
 from qvla.errors import QvlaError
+from qvla.settings import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 GRACE_SECONDS = 5.0  # between the request to end and the end by force
 LONGEST_LINE = 2**16
 

@@ -32,11 +32,11 @@ from pydantic import (
 )
 
 from qvla.errors import QvlaError
+from qvla.settings import ROOT
 
 SCHEMA = 1
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHIPPED = REPOSITORY / "assets" / "records"
-MEASURED_HERE = REPOSITORY / "runs" / "records"
+SHIPPED = ROOT / "assets" / "records"
+MEASURED_HERE = ROOT / "runs" / "records"
 PACKAGES = ("qvla", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "gradio")
 
 log = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ def commit() -> str | None:
 def _git(*arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=20
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

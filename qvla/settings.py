@@ -126,6 +126,12 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def model_name(self) -> str:
+        """What pages and records call the model: its id, or its folder's name without the path."""
+        folder = Path(self.model)
+        return folder.name if folder.is_dir() else self.model
+
+    @property
     def device_lock(self) -> Path:
         """The lock by which comparing goes before fine-tunes (`qvla.sharing`)."""
         host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())  # machines may share `jobs`

@@ -13,10 +13,10 @@ from qvla.errors import QvlaError
 from qvla.lineup import VARIANTS
 from qvla.random_weights import write_checkpoint
 from qvla.records import Record, new_record
-from qvla.settings import Settings, load_settings
+from qvla.settings import ROOT, Settings, load_settings
 from tests.alone import photos
 
-REPORTED = json.loads((records.REPOSITORY / "assets" / "reported.json").read_text())
+REPORTED = json.loads((ROOT / "assets" / "reported.json").read_text())
 FULL = "google/paligemma-3b-pt-224"
 
 

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -79,12 +78,6 @@ def chosen_variants(named: str | None, settings: Settings) -> tuple[str, ...]:
         found = repr(unknown[0]) if unknown else "none"
         raise BenchError(f"--variant takes some of {', '.join(VARIANTS)}, not {found}.")
     return tuple(name for name in VARIANTS if name in names)
-
-
-def model_name(settings: Settings) -> str:
-    """What a record calls the model: its id, or the name of its folder without the path."""
-    folder = Path(settings.model)
-    return folder.name if folder.is_dir() else settings.model
 
 
 def made_explicit(settings: Settings) -> Settings:

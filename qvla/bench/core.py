@@ -222,10 +222,9 @@ def _record(
         numbers[f"{name}_peak_bytes"] = median(value.peak for value in values)
     numbers |= {f"{name}_weights_bytes": size for name, size in _weights(lineup).items()}
     numbers["report_loop_same_captions_ratio"] = same
-    folder = Path(settings.model)
     return records.new_record(
         "bench/core",
-        model=folder.name if folder.is_dir() else settings.model,
+        model=settings.model_name,
         variants=VARIANTS,
         data=records.Data(
             name=plan.data.name, items=len(paths), fingerprint=records.fingerprint(paths)

@@ -200,10 +200,9 @@ def _record(
         key = f"{name}_seconds"
         numbers[key] = median(seconds)
         numbers[f"{key}/lowest"], numbers[f"{key}/highest"] = min(seconds), max(seconds)
-    folder = Path(settings.model)
     return records.new_record(
         "bench/cpu",
-        model=folder.name if folder.is_dir() else settings.model,
+        model=settings.model_name,
         variants=VARIANTS,
         data=records.Data(
             name=Path(options.data).name,

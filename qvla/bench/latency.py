@@ -134,7 +134,7 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
         numbers |= _numbers(case, own)
     return records.new_record(
         "bench/latency",
-        model=arrangements.model_name(settings),
+        model=settings.model_name,
         variants=variants,
         data=records.Data(
             name=plan.data.name,

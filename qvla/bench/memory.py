@@ -14,8 +14,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qvla.records import REPOSITORY
-from qvla.settings import Settings, load_settings
+from qvla.settings import ROOT, Settings, load_settings
 
 ARRANGEMENTS = ("lineup", "separate")
 
@@ -40,7 +39,7 @@ def in_own_process(module: str, *arguments: str, what: str) -> dict[str, Any]:
     from qvla.bench.arrangements import BenchError
 
     environment = dict(os.environ)
-    paths = [str(REPOSITORY), environment.get("PYTHONPATH", "")]
+    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     result = subprocess.run(
         [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True

@@ -101,7 +101,7 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
             numbers |= more
     return records.new_record(
         "bench/memory",
-        model=arrangements.model_name(settings),
+        model=settings.model_name,
         variants=variants,
         data=records.Data(name=plan.data.name, items=1, fingerprint=records.fingerprint([photo])),
         numbers=numbers,

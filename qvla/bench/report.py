@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, settings: Settings) -> tuple[str, Record]:
         _, record = import_module(SUITES[suite].module).run(given, settings)
         measured.sources[part] = records.write(record, options.records).stem
         take(measured, record)
-    model = arrangements.model_name(settings)
+    model = settings.model_name
     folders = dict.fromkeys((records.SHIPPED, records.MEASURED_HERE, Path(options.records)))
     evaluation = newest_evaluation(model, folders)
     if evaluation is not None:

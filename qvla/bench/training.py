@@ -108,7 +108,7 @@ def measure(plan: Plan, settings: Settings, methods: Sequence[str]) -> records.R
         recipes[method] = first.recipe
     return records.new_record(
         "bench/training",
-        model=arrangements.model_name(settings),
+        model=settings.model_name,
         variants=methods,
         data=records.Data(
             name=plan.data.name, items=first.photos, fingerprint=f"sha256:{first.fingerprint}"

@@ -27,12 +27,12 @@ from qvla.data.risc_layout import write_risc
 from qvla.dataset import TABLE, DatasetError
 from qvla.files import write_json
 from qvla.hub import data_set_folder, is_hub_id
-from qvla.records import REPOSITORY
+from qvla.settings import ROOT
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CONVERTED = REPOSITORY / "runs" / "data"
+CONVERTED = ROOT / "runs" / "data"
 ABOUT = "about.json"  # what a folder was written from, and on what terms
 CARD = "README.md"
 # Tables, pictures and archives of pictures. Code and pickles are neither fetched nor run.

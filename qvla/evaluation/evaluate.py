@@ -123,10 +123,9 @@ def evaluate(
     if not answered:
         raise EvaluationError("None of the photos could be opened, so there is nothing to score.")
     numbers, tokenizer = _scores(answered, predictions.captions, scoring)
-    folder = Path(settings.model)
     record = records.new_record(
         "evaluation",
-        model=folder.name if folder.is_dir() else settings.model,
+        model=settings.model_name,
         variants=variants,
         data=records.Data(
             name=data, items=len(answered), fingerprint=f"sha256:{fingerprint(answered)}"

@@ -12,8 +12,7 @@ import time
 
 from qvla.jobs.limits import Limits
 from qvla.jobs.places import places_of
-from qvla.jobs.run import ROOT
-from qvla.settings import Settings
+from qvla.settings import ROOT, Settings
 
 log = logging.getLogger(__name__)
 

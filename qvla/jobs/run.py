@@ -19,9 +19,9 @@ from qvla.jobs.limits import Limits
 from qvla.jobs.lock import Lock
 from qvla.jobs.processes import signal_group
 from qvla.jobs.store import Job, JobState, Store
+from qvla.settings import ROOT
 from qvla.tuning import events
 
-ROOT = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 0.1
 # Ended on request, or from outside: nothing that the job itself did wrong.
 FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")

@@ -58,8 +58,7 @@ def _what_runs(settings: Settings, loader: LineupLoader) -> str:
             f"The small model that comes with QVLA {where} It was trained from scratch on about "
             "11,000 photos from above: expect plain captions, and mistakes."
         )
-    folder = Path(settings.model)
-    return f"<b>{escape(folder.name if folder.is_dir() else settings.model)}</b> {where}"
+    return f"<b>{escape(settings.model_name)}</b> {where}"
 
 
 def _how_to_run_the_real_one(settings: Settings) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -33,9 +32,7 @@ class PlannerForm:
     """Fields, a button and the answer; `fields` are in the order of `plan_for`."""
 
     def __init__(self, settings: Settings) -> None:
-        running = Path(settings.model)
-        name = running.name if running.is_dir() else settings.model
-        models = dict.fromkeys([(name, settings.model), (REAL_MODEL, REAL_MODEL)])
+        models = dict.fromkeys([(settings.model_name, settings.model), (REAL_MODEL, REAL_MODEL)])
         with gr.Column(elem_classes="exhibit", elem_id="planner"):
             gr.HTML(
                 "<h3>Planner</h3><p class='lead'>Told from the architecture alone, without weights "
