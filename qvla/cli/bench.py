@@ -1,0 +1,106 @@
+"""`qvla bench`: speed and memory, measured on this machine and kept as records.
+
+Absolute times say as much about the machine as about the code. So where two ways of doing the same
+work are compared, both are taken in turns in one run, and the figure is their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from qvla import records
+from qvla.verbs.models import add_model_arguments, settings_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite's `module` offers `run(options, settings) -> (text, Record)`."""
+
+    summary: str
+    module: str
+
+
+SUITES = {
+    "core": Suite("the three panes against one, and batches", "qvla.bench.core"),
+    "memory": Suite("bytes by part, and peaks", "qvla.bench.memory_suite"),
+    "latency": Suite("time to first token, per token, throughput", "qvla.bench.latency"),
+    "training": Suite("images a second and peak of a fine-tune", "qvla.bench.training"),
+    "report": Suite("the report's tables, reported and measured", "qvla.bench.report"),
+    "cpu": Suite("evaluation and scoring against plain loops", "qvla.bench.cpu"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--suite",
+        choices=SUITES,
+        default="core",
+        help="; ".join(f"{name}: {suite.summary}" for name, suite in SUITES.items()),
+    )
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each time (default 7)")
+    parser.add_argument(
+        "--memory-repeats", type=int, default=3, help="processes for each memory (default 3)"
+    )
+    parser.add_argument("--photos", type=int, default=8, help="photos to use (default 8)")
+    parser.add_argument("--new-tokens", type=int, default=20, help="caption length (default 20)")
+    parser.add_argument(
+        "--stop",
+        choices=("fixed", "natural"),
+        default="fixed",
+        help="core: fixed: every caption has --new-tokens tokens; natural: it may end before",
+    )
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=(1, 8, 32), help="latency (default 1 8 32)"
+    )
+    parser.add_argument(
+        "--train-batch", type=int, default=4, help="training: photos a step (default 4)"
+    )
+    parser.add_argument("--train-steps", type=int, default=20, help="training (default 20)")
+    parser.add_argument(
+        "--variant", help="some of base, adapter and qvla, separated by commas (default: all)"
+    )
+    parser.add_argument(
+        "--parts",
+        help="memory, report: some of loading, captioning and training, separated by commas "
+        "(default: all)",
+    )
+    parser.add_argument("--data", type=Path, help="photos in the RISC layout (default: examples)")
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="give the model's architecture random weights instead of downloading it",
+    )
+    parser.add_argument(
+        "--records", type=Path, default=records.MEASURED_HERE, help="where the record goes"
+    )
+    parser.add_argument("--json", action="store_true", help="print the record instead of the table")
+    add_model_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the table or the record, and keeps the record."""
+    settings = settings_of(options)
+    options.data = options.data or settings.examples
+    output = sys.stdout
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        if options.random_weights:
+            from qvla.random_weights import write_checkpoint
+
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qvla-random-"))
+            made = write_checkpoint(settings.model, Path(folder))
+            settings = settings.model_copy(update=made)
+        text, record = import_module(SUITES[options.suite].module).run(options, settings)
+    path = records.write(record, options.records)
+    print(record.model_dump_json(indent=2) if options.json else text, file=output)
+    log.info("The record is %s.", path)
+    return 0
