@@ -2,6 +2,6 @@ from __future__ import annotations
 
 import sys
 
-from qvla.cli import main
+from qvla.cli.main import main
 
 sys.exit(main())

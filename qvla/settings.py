@@ -133,7 +133,7 @@ class Settings(BaseSettings):
 
     @property
     def device_lock(self) -> Path:
-        """The lock by which comparing goes before fine-tunes (`qvla.sharing`)."""
+        """The lock by which comparing goes before fine-tunes (`qvla.captioning.sharing`)."""
         host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())  # machines may share `jobs`
         return self.jobs / f"device.{host}.lock"
 

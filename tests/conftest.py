@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-from tests.tiny import build_tiny
+from tests.support.tiny import build_tiny
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from qvla.data.examples import read_examples
 
-from qvla.dataset import Example, read_examples
-from qvla.imagery import open_image
+from qvla.data.imagery import open_image
+from qvla.data.risc import Example
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "examples"
 EXAMPLES = read_examples(FOLDER)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import qvla
-from qvla import cli
-from qvla.imagery import open_image
-from tests.alone import Alone, make_weights, photos
+from qvla.cli import main as cli
+from qvla.data.imagery import open_image
+from tests.support.alone import Alone, make_weights, photos
 
 ROOT = Path(qvla.__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from qvla.backbone import Precision
-from qvla.decoding import Decoding
+from qvla.captioning import options as models
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.generation import Caption, Generation, end_tokens
+from qvla.captioning.lineup import TITLES, VARIANTS, Lineup, SharedBackbone
+from qvla.captioning.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
 from qvla.errors import QvlaError
-from qvla.generation import Caption, Generation, end_tokens
-from qvla.lineup import TITLES, VARIANTS, Lineup, SharedBackbone
-from qvla.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
+from qvla.models.backbone import Precision
 from qvla.settings import Settings
-from qvla.verbs import models
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from qvla import nf4
-from qvla.census import part_of
-from qvla.lineup import SharedBackbone
-from qvla.measure import clock
+from qvla.captioning.lineup import SharedBackbone
+from qvla.models import nf4
+from qvla.models.footprint import part_of
+from qvla.records.measure import clock
 
 LARGEST = 2**30  # bytes; no processor's cache holds as many, so that more need not be read
 READS = 4  # in one timing, so that starting a kernel and waiting for it weigh little

@@ -12,15 +12,15 @@ from statistics import median
 import torch
 from PIL import Image
 
-from qvla import records
 from qvla.bench import arrangements, memory
 from qvla.bench.arrangements import BenchError
 from qvla.bench.turns import Case, Figure, in_turns
-from qvla.captioning import caption
-from qvla.dataset import read_examples
-from qvla.decoding import Decoding
-from qvla.imagery import open_image
-from qvla.lineup import VARIANTS, Lineup
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption
+from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.data.examples import read_examples
+from qvla.data.imagery import open_image
+from qvla.records import store as records
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)

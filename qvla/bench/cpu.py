@@ -20,18 +20,19 @@ from statistics import median
 
 import torch
 
-from qvla import records
 from qvla.bench import arrangements
 from qvla.bench.arrangements import BenchError
 from qvla.bench.turns import Case, Figure, in_turns
-from qvla.captioning import caption
-from qvla.dataset import Example, read_examples
-from qvla.decoding import Decoding
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption
+from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.data.examples import read_examples
+from qvla.data.imagery import open_image
+from qvla.data.risc import Example
 from qvla.evaluation import prediction_log
 from qvla.evaluation.prediction_log import Prediction
 from qvla.evaluation.predictions import FIRST_BATCH, Predictions, predict
-from qvla.imagery import open_image
-from qvla.lineup import VARIANTS, Lineup
+from qvla.records import store as records
 from qvla.scoring import METRICS, forget, score
 from qvla.settings import Settings
 

@@ -19,18 +19,18 @@ import torch
 from PIL import Image
 from pydantic import JsonValue
 
-from qvla import records
 from qvla.bench import arrangements
 from qvla.bench.arrangements import BenchError
 from qvla.bench.bandwidth import head_dtype, seconds_to_read, step_bytes
 from qvla.bench.turns import in_turns
-from qvla.dataset import read_examples
-from qvla.decoding import Decoding
-from qvla.generation import Caption, Generation, OutOfMemoryError
-from qvla.imagery import open_image
-from qvla.lineup import TITLES, Lineup
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.generation import Caption, Generation, OutOfMemoryError
+from qvla.captioning.lineup import TITLES, Lineup
+from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.data.examples import read_examples
+from qvla.data.imagery import open_image
 from qvla.progress import progress
-from qvla.prompts import CAPTION_PREFIX
+from qvla.records import store as records
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -51,7 +51,7 @@ def in_own_process(module: str, *arguments: str, what: str) -> dict[str, Any]:
 
 
 def counted_in(device: str) -> str:
-    """What `qvla.measure.Meter` counts on a device, in the words of a record's protocol."""
+    """What `qvla.records.measure.Meter` counts on a device, in the words of a record's protocol."""
     if device != "cpu":
         return "PyTorch's allocator"
     return (
@@ -79,9 +79,9 @@ def measure(arrangement: str, settings: Settings, photo: str, new_tokens: int) -
     from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor  # noqa: F401
 
     from qvla.bench import arrangements
-    from qvla.captioning import caption
-    from qvla.imagery import open_image
-    from qvla.measure import held_memory, peak_memory, reset_peak_memory
+    from qvla.captioning.engine import caption
+    from qvla.data.imagery import open_image
+    from qvla.records.measure import held_memory, peak_memory, reset_peak_memory
 
     images = [open_image(photo)]
     device = torch.device(settings.device)

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from qvla import records
 from qvla.bench import arrangements, training
 from qvla.bench.arrangements import BenchError
 from qvla.bench.memory import counted_in, in_own_process
 from qvla.bench.memory_variant import VariantMemory
-from qvla.dataset import read_examples
-from qvla.lineup import TITLES
+from qvla.captioning.lineup import TITLES
+from qvla.data.examples import read_examples
 from qvla.planning import planner
+from qvla.records import store as records
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
             "photo": photo.name,
             "captioning": f"this one photo, {plan.new_tokens} tokens, after one caption to warm up",
             "training": {
-                "method": "qvla.training on photos of the data, whatever their split",
+                "method": "qvla.tuning.training on photos of the data, whatever their split",
                 "batch_size": plan.train_batch,
                 "steps": TRAINING_STEPS,
                 "recipes": recipes,

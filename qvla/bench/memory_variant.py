@@ -20,7 +20,7 @@ INTERVAL = 0.002  # seconds between looks at the memory while loading
 
 @dataclass
 class VariantMemory:
-    """Bytes above those of the process with its libraries imported; see `qvla.measure.Meter`."""
+    """Bytes above those of the process with its libraries imported; see `qvla.records.measure.Meter`."""
 
     weights: int = 0
     parts: dict[str, int] = field(default_factory=dict)
@@ -40,8 +40,8 @@ def measure(
     from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor  # noqa: F401
 
     from qvla.bench import arrangements
-    from qvla.imagery import open_image
-    from qvla.measure import Meter, sampled
+    from qvla.data.imagery import open_image
+    from qvla.records.measure import Meter, sampled
 
     image = open_image(photo, max_pixels=settings.max_pixels)
     device = torch.device(settings.device)
@@ -74,7 +74,7 @@ def measure(
 
 
 def _adapter(model: object) -> dict[str, Any]:
-    from qvla.bottleneck import BottleneckConfig
+    from qvla.methods.bottleneck import BottleneckConfig
 
     names = ("reduction_factor", "layers", "sites", "train_norms")
     for config in getattr(model, "peft_config", {}).values():
@@ -88,7 +88,7 @@ def _census(model: object) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes by part, and by dtype, the state of quantised layers being its own."""
     import torch
 
-    from qvla.census import census
+    from qvla.models.footprint import census
 
     counts = census(model)
     dtypes = {

@@ -28,13 +28,13 @@ from transformers import (
 )
 from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
 
-from qvla.adapters import WEIGHTS as ADAPTER_WEIGHTS
-from qvla.architectures import BUILT_IN
-from qvla.bottleneck import BottleneckConfig
-from qvla.checkpoint import INDEX, WEIGHTS, BackboneError, read_config
-from qvla.embedded.vocabulary import IMAGE_TOKEN, PUNCTUATION
+from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.files import write_json, write_tensors
-from qvla.prompts import CAPTION_PREFIX
+from qvla.methods.bottleneck import BottleneckConfig
+from qvla.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from qvla.models.architectures import BUILT_IN
+from qvla.models.checkpoint import INDEX, WEIGHTS, BackboneError, read_config
+from qvla.models.word_processor import IMAGE_TOKEN, PUNCTUATION
 
 log = logging.getLogger(__name__)
 

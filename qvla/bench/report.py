@@ -16,12 +16,14 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
-from qvla import params, records
-from qvla.bench import SUITES, arrangements
+from qvla.bench import arrangements
 from qvla.bench.arrangements import BenchError
 from qvla.bench.report_layout import CURVES, PROTOCOLS, layout
-from qvla.lineup import VARIANTS
-from qvla.records import Kept, Record
+from qvla.captioning.lineup import VARIANTS
+from qvla.cli.bench import SUITES
+from qvla.models import params
+from qvla.records import store as records
+from qvla.records.store import Kept, Record
 from qvla.settings import Settings
 
 PARTS = ("loading", "captioning", "training")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from qvla.lineup import TITLES, VARIANTS
-from qvla.records import Record
-from qvla.reported import reported
+from qvla.captioning.lineup import TITLES, VARIANTS
+from qvla.records.reported import reported
+from qvla.records.store import Record
 
 PROTOCOLS = {"reported": "one reference, raw strings", "standard": "all references, PTB tokens"}
 CURVES = ("training_seconds", "training_bytes")

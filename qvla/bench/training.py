@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from qvla import records
 from qvla.bench import arrangements
 from qvla.bench import memory as processes
 from qvla.bench.arrangements import BenchError
 from qvla.bench.training_run import WARM_UP, WAYS, Job, Outcome
-from qvla.lineup import TITLES
+from qvla.captioning.lineup import TITLES
+from qvla.methods.recipe import make_recipe
 from qvla.planning import planner
+from qvla.records import store as records
 from qvla.settings import Settings
-from qvla.tuning.recipe import make_recipe
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def measure(plan: Plan, settings: Settings, methods: Sequence[str]) -> records.R
         numbers=numbers,
         series=series,
         protocol={
-            "product": "qvla.training.train: the vision tower without gradients, logits at "
+            "product": "qvla.tuning.training.train: the vision tower without gradients, logits at "
             "labelled positions alone",
             "plain": "one call of the model with photos and labels: logits at all positions, "
             "attention as loaded (SDPA); the same data, recomputing, precision and optimiser",

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from qvla.dataset import Example
-    from qvla.tuning.recipe import Recipe
+    from qvla.data.risc import Example
+    from qvla.methods.recipe import Recipe
 
     Collate = Callable[[Sequence[Any]], dict[str, torch.Tensor]]
 
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Bytes are those of `qvla.measure.Meter`, but `activations`: what tensors took in a step above
+    """Bytes are those of `qvla.records.measure.Meter`, but `activations`: what tensors took in a step above
     what they took at its start, from PyTorch's allocator. The curve begins with the weights loaded.
     """
 
@@ -74,7 +74,7 @@ class Watch:
     """Measures a run from its own beginnings and ends of steps."""
 
     def __init__(self, job: Job, device: torch.device) -> None:
-        from qvla.measure import Meter
+        from qvla.records.measure import Meter
 
         self.job = job
         self.device = device
@@ -89,7 +89,7 @@ class Watch:
 
     def begins(self, model: torch.nn.Module) -> None:
         """The weights are loaded, and nothing was trained yet."""
-        from qvla.measure import sampled
+        from qvla.records.measure import sampled
 
         self._model = model
         self.outcome.held = self.meter.held(model)
@@ -100,7 +100,7 @@ class Watch:
 
     def watching(self, collate: Collate) -> Collate:
         """The same collator, whose batches are noted."""
-        from qvla.prompts import IGNORED
+        from qvla.captioning.prompts import IGNORED
 
         def noting(items: Sequence[Any]) -> dict[str, torch.Tensor]:
             batch = collate(items)
@@ -111,13 +111,13 @@ class Watch:
         return noting
 
     def step_begins(self) -> None:
-        from qvla.measure import tensors_measured
+        from qvla.records.measure import tensors_measured
 
         if self._done >= WARM_UP + self.job.steps:
             self._usage = self._counting.enter_context(tensors_measured(self.device))
 
     def step_ends(self) -> None:
-        from qvla.measure import clock
+        from qvla.records.measure import clock
 
         now = clock(self.device)
         self._done += 1
@@ -158,10 +158,11 @@ def measure(job: Job) -> Outcome:
     import torch
     from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor  # noqa: F401
 
-    from qvla import training
     from qvla.bench.arrangements import BenchError
-    from qvla.dataset import fingerprint, read_examples
-    from qvla.tuning.recipe import make_recipe
+    from qvla.data.examples import read_examples
+    from qvla.data.risc import fingerprint
+    from qvla.methods.recipe import make_recipe
+    from qvla.tuning import training
     from qvla.tuning.training_data import usable
 
     del training  # imported before the meter is made, as all that training needs
@@ -197,10 +198,10 @@ def measure(job: Job) -> Outcome:
 
 
 def train_as_product(recipe: Recipe, examples: list[Example], watch: Watch) -> None:
-    """`qvla.training.train` itself, watched through a callback of its trainer."""
+    """`qvla.tuning.training.train` itself, watched through a callback of its trainer."""
     from transformers import TrainerCallback
 
-    from qvla import training
+    from qvla.tuning import training
     from qvla.tuning.caption_trainer import CaptionTrainer
 
     class Watching(TrainerCallback):
@@ -233,7 +234,7 @@ def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None
     from torch.utils.data import DataLoader
     from transformers import set_seed
 
-    from qvla.backbone import load_backbone
+    from qvla.models.backbone import load_backbone
     from qvla.tuning.methods import add_method
     from qvla.tuning.training_data import CaptionedPhotos, Collator, EpochSampler
 

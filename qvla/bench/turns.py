@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from qvla.measure import clock
+from qvla.records.measure import clock
 
 log = logging.getLogger(__name__)
 

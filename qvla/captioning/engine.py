@@ -17,9 +17,8 @@ from dataclasses import replace
 
 from PIL import Image
 
-from qvla.decoding import Decoding
-from qvla.errors import QvlaError
-from qvla.generation import (
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.generation import (
     Cancelled,
     Caption,
     CaptioningError,
@@ -27,8 +26,9 @@ from qvla.generation import (
     OutOfMemoryError,
     Partial,
 )
-from qvla.lineup import VARIANTS, Lineup, SharedBackbone
-from qvla.prompts import CAPTION_PREFIX
+from qvla.captioning.lineup import VARIANTS, Lineup, SharedBackbone
+from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.errors import QvlaError
 
 __all__ = [
     "Caption",
@@ -191,7 +191,7 @@ def _check_images(images: Sequence[Image.Image]) -> None:
     for image in images:
         if image.mode != "RGB":
             raise QvlaError(
-                f"A photo is in mode {image.mode}, not RGB: open it with qvla.imagery.open_image."
+                f"A photo is in mode {image.mode}, not RGB: open it with qvla.data.imagery.open_image."
             )
 
 

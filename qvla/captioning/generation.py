@@ -12,13 +12,13 @@ from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from qvla.backbone import is_out_of_memory
-from qvla.decoding import Decoding
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.lineup import SharedBackbone
+from qvla.captioning.prompts import decode, encode_images, encode_text
+from qvla.captioning.sharing import captioning_turn
 from qvla.errors import QvlaError
-from qvla.lineup import SharedBackbone
-from qvla.measure import clock
-from qvla.prompts import decode, encode_images, encode_text
-from qvla.sharing import captioning_turn
+from qvla.faults import is_out_of_memory
+from qvla.records.measure import clock
 
 TURN_POLL = 0.1  # seconds between looks at whether a request that waits for its turn was cancelled
 

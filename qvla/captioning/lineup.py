@@ -16,18 +16,12 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from qvla.adapters import detach_adapters
-from qvla.backbone import (
-    AdapterError,
-    Backbone,
-    BackboneError,
-    Precision,
-    attach_adapter,
-    load_backbone,
-)
-from qvla.bottleneck import BASE
-from qvla.census import weight_bytes
 from qvla.errors import QvlaError
+from qvla.methods.bottleneck import BASE
+from qvla.models.adapters import AdapterError, attach_adapter, detach_adapters
+from qvla.models.backbone import Backbone, Precision, load_backbone
+from qvla.models.checkpoint import BackboneError
+from qvla.models.footprint import weight_bytes
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +62,7 @@ class SharedBackbone:
     variants: tuple[str, ...]
     backbone: Backbone | None = None
     embeddings: str | None = None  # of NF4, see `load_backbone`
-    device_lock: Path | None = None  # see `qvla.sharing`
+    device_lock: Path | None = None  # see `qvla.captioning.sharing`
     adapters: dict[str, str] = field(default_factory=dict)  # variant -> adapter's name within PEFT
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -147,7 +141,7 @@ class Lineup:
         on the CPU; `nf4_embeddings` are as in `load_backbone`. Only the backbones that the asked
         `variants` answer on are loaded, and without an `nf4_adapter` the NF4 backbone is left
         unloaded until `swap_adapter` brings one. With a `device_lock` captioning goes before
-        fine-tunes on the same device (`qvla.sharing`). `progress` is called with a sentence before
+        fine-tunes on the same device (`qvla.captioning.sharing`). `progress` is called with a sentence before
         each step. Raises BackboneError when the float backbone is needed and cannot be loaded, and
         QvlaError for a name that is not in VARIANTS.
         """

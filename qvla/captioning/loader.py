@@ -14,7 +14,7 @@ from qvla.errors import QvlaError
 from qvla.settings import Settings
 
 if TYPE_CHECKING:
-    from qvla.lineup import Lineup
+    from qvla.captioning.lineup import Lineup
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class LineupLoader:
     def of(cls, settings: Settings) -> LineupLoader:
         def load(progress: Callable[[str], None]) -> Lineup:
             progress("Importing PyTorch and Transformers.")
-            from qvla.lineup import Lineup
-            from qvla.publishing import apply
+            from qvla.captioning.lineup import Lineup
+            from qvla.jobs.publishing import apply
 
             lineup = Lineup.load(
                 settings.model,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from qvla.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from qvla.decoding import Decoding
-    from qvla.lineup import Lineup
+    from qvla.captioning.decoding import Decoding
+    from qvla.captioning.lineup import Lineup
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `qvla.decoding.Decoding`."""
+    """The options of `qvla.captioning.decoding.Decoding`."""
     group = parser.add_argument_group("decoding")
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="at most (default 40)")
     group.add_argument("--num-beams", type=int, metavar="N", help="beam search (default 1: none)")
@@ -46,7 +46,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
 
 def decoding_of(options: argparse.Namespace) -> Decoding:
     """The decoding as the options say, the rest by default; raises QvlaError for bad values."""
-    from qvla.decoding import Decoding
+    from qvla.captioning.decoding import Decoding
 
     names = ("max_new_tokens", "num_beams", "temperature", "top_p", "seed")
     given = {name: getattr(options, name) for name in names}
@@ -77,7 +77,7 @@ def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
     Raises QvlaError when a float backbone that they need cannot be loaded; for whatever else is
     not there see `Lineup.variant(...).reason`.
     """
-    from qvla.lineup import Lineup
+    from qvla.captioning.lineup import Lineup
 
     return Lineup.load(
         settings.model,

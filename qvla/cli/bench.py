@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from qvla import records
-from qvla.verbs.models import add_model_arguments, settings_of
+from qvla.captioning.options import add_model_arguments, settings_of
+from qvla.records import store as records
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
         if options.random_weights:
-            from qvla.random_weights import write_checkpoint
+            from qvla.bench.random_weights import write_checkpoint
 
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qvla-random-"))
             made = write_checkpoint(settings.model, Path(folder))

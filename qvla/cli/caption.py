@@ -11,10 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvla.cli import FAILED_PHOTOS
-from qvla.errors import QvlaError
-from qvla.settings import Settings
-from qvla.verbs.models import (
+from qvla.captioning.options import (
     add_decoding_arguments,
     add_model_arguments,
     decoding_of,
@@ -22,12 +19,14 @@ from qvla.verbs.models import (
     positive,
     settings_of,
 )
+from qvla.errors import FAILED_PHOTOS, QvlaError
+from qvla.settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from qvla.decoding import Decoding
-    from qvla.lineup import Lineup
+    from qvla.captioning.decoding import Decoding
+    from qvla.captioning.lineup import Lineup
 
 Result = dict[str, Any]  # one photo's entry, as `--json` prints it
 
@@ -96,7 +95,7 @@ def _batch(
     variants: Sequence[str],
     decoding: Decoding,
 ) -> Iterator[Result]:
-    from qvla.captioning import caption
+    from qvla.captioning.engine import caption
 
     images = [image for _, image in waiting if not isinstance(image, QvlaError)]
     fault = None
@@ -126,7 +125,7 @@ def _batch(
 
 
 def _read(photo: str, settings: Settings) -> Image.Image | QvlaError:
-    from qvla.imagery import open_image
+    from qvla.data.imagery import open_image
 
     if Path(photo).is_dir():
         return QvlaError("This is a folder; name the photos in it, for instance with FOLDER/*.jpg.")
@@ -140,7 +139,7 @@ def _read(photo: str, settings: Settings) -> Image.Image | QvlaError:
 
 def _lineup(settings: Settings, choice: str) -> tuple[Lineup, list[str]]:
     """The line-up and the variants that will answer: all that are there, or just the named one."""
-    from qvla.lineup import VARIANTS
+    from qvla.captioning.lineup import VARIANTS
 
     asked = list(VARIANTS) if choice == "all" else [choice]
     lineup = load_lineup(settings, asked)

@@ -72,7 +72,7 @@ def _fetch(options: argparse.Namespace) -> Result:
 
 def _check(options: argparse.Namespace) -> Result:
     from qvla.data.check import check
-    from qvla.dataset import TABLE
+    from qvla.data.risc import TABLE
 
     report = check(options.source)
     values = {

@@ -9,17 +9,16 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvla import records
-from qvla.cli import FAILED_PHOTOS
-from qvla.errors import QvlaError
-from qvla.settings import Settings
-from qvla.verbs.models import (
+from qvla.captioning.options import (
     add_decoding_arguments,
     add_model_arguments,
     decoding_of,
     positive,
     settings_of,
 )
+from qvla.errors import FAILED_PHOTOS, QvlaError
+from qvla.records import store as records
+from qvla.settings import Settings
 
 if TYPE_CHECKING:
     from qvla.evaluation.evaluate import Scoring
@@ -90,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     variants = options.variant or _with_weights(settings)
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
-        from qvla.dataset import read_examples
+        from qvla.data.examples import read_examples
         from qvla.evaluation.evaluate import evaluate
         from qvla.evaluation.table import table
 

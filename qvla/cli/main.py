@@ -36,17 +36,17 @@ class Verb:
 
 
 VERBS = {
-    "caption": Verb("caption photos with one variant or all three", "qvla.verbs.caption"),
-    "evaluate": Verb("caption a data set's photos and score the captions", "qvla.verbs.evaluate"),
-    "score": Verb("score captions of any system against references", "qvla.verbs.score"),
-    "data": Verb("fetch, check and count data sets", "qvla.verbs.data"),
-    "plan": Verb("predict memory and the GPUs that suffice", "qvla.verbs.plan"),
-    "params": Verb("count a model's parameters without loading weights", "qvla.verbs.params"),
-    "serve": Verb("open the app in a browser", "qvla.verbs.serve"),
-    "bench": Verb("measure speed and memory as ratios on this machine", "qvla.bench"),
-    "train": Verb("fine-tune an adapter", "qvla.training"),
-    "import-adapterhub": Verb("convert an AdapterHub adapter", "qvla.verbs.import_adapterhub"),
-    "worker": Verb("run fine-tune jobs from the queue", "qvla.verbs.worker"),
+    "caption": Verb("caption photos with one variant or all three", "qvla.cli.caption"),
+    "evaluate": Verb("caption a data set's photos and score the captions", "qvla.cli.evaluate"),
+    "score": Verb("score captions of any system against references", "qvla.cli.score"),
+    "data": Verb("fetch, check and count data sets", "qvla.cli.data"),
+    "plan": Verb("predict memory and the GPUs that suffice", "qvla.cli.plan"),
+    "params": Verb("count a model's parameters without loading weights", "qvla.cli.params"),
+    "serve": Verb("open the app in a browser", "qvla.cli.serve"),
+    "bench": Verb("measure speed and memory as ratios on this machine", "qvla.cli.bench"),
+    "train": Verb("fine-tune an adapter", "qvla.tuning.training"),
+    "import-adapterhub": Verb("convert an AdapterHub adapter", "qvla.cli.import_adapterhub"),
+    "worker": Verb("run fine-tune jobs from the queue", "qvla.cli.worker"),
 }
 
 

@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the report of `qvla.params`."""
+    """Prints the report of `qvla.models.params`."""
     output = sys.stdout
     with redirect_stdout(sys.stderr):
-        from qvla.params import report
+        from qvla.models.params import report
 
         counts = report(
             options.model or load_settings().model,

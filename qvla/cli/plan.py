@@ -8,8 +8,8 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from qvla.captioning.options import positive
 from qvla.settings import load_settings
-from qvla.verbs.models import positive
 
 if TYPE_CHECKING:
     from qvla.planning.planner import Plan

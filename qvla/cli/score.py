@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from qvla.verbs.models import positive
+from qvla.captioning.options import positive
 
 if TYPE_CHECKING:
     from qvla.scoring.files import FileScores

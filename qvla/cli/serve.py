@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qvla.verbs.models import add_model_arguments, settings_of
+from qvla.captioning.options import add_model_arguments, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

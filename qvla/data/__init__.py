@@ -1,1 +1,1 @@
-"""Data sets as `qvla.dataset` reads them: fetched, checked and counted."""
+"""Data sets as `qvla.data.risc` reads them: fetched, checked and counted."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qvla.dataset import IMAGE_FOLDERS, TABLE
+from qvla.data.risc import IMAGE_FOLDERS, TABLE
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 

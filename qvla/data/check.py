@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvla.dataset import DatasetError, Row, image_folder, read_rows, risc_folder
-from qvla.imagery import ImageError, open_image
+from qvla.data.examples import risc_folder
+from qvla.data.imagery import ImageError, open_image
+from qvla.data.risc import DatasetError, Row, image_folder, read_rows
 from qvla.progress import progress
 
 BAD_NAME = "image name"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from qvla.dataset import CAPTION_COLUMNS, DatasetError
+from qvla.data.risc import CAPTION_COLUMNS, DatasetError
 
 if TYPE_CHECKING:
     from datasets import Features

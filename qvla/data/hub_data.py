@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import metadata_load
 
 from qvla.data.columns import PRESETS, SPLITS, Columns, find_columns
-from qvla.data.risc_layout import write_risc
-from qvla.dataset import TABLE, DatasetError
+from qvla.data.risc import TABLE, DatasetError
+from qvla.data.risc_writer import write_risc
 from qvla.files import write_json
 from qvla.hub import data_set_folder, is_hub_id
 from qvla.settings import ROOT

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from qvla.data.columns import SPLITS, Columns, label, texts
-from qvla.dataset import CAPTION_COLUMNS, REQUIRED_COLUMNS, TABLE, DatasetError
-from qvla.imagery import SIGNATURES
+from qvla.data.imagery import SIGNATURES
+from qvla.data.risc import CAPTION_COLUMNS, REQUIRED_COLUMNS, TABLE, DatasetError
 from qvla.progress import progress
 
 if TYPE_CHECKING:

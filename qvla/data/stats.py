@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from qvla.dataset import (
-    CAPTION_COLUMNS,
-    DatasetError,
-    Example,
-    groups,
-    image_folder,
-    read_rows,
-    risc_folder,
-)
+from qvla.data.examples import risc_folder
+from qvla.data.risc import CAPTION_COLUMNS, DatasetError, Example, groups, image_folder, read_rows
 
 # A word has a letter or digit; hyphens and apostrophes may join its parts. Punctuation counts as
 # none, although RISC sets it apart with spaces.

@@ -5,7 +5,7 @@
     python -m qvla.embedded.adapter --data DIR --base checkpoints/mini \\
         --out checkpoints/mini/qvla --nf4
 
-The code is that of any other run (`qvla.training`); only the recipe and the photos differ. A frozen
+The code is that of any other run (`qvla.tuning.training`); only the recipe and the photos differ. A frozen
 base as small as this one wants wider bottlenecks than the report's hidden/16, and photos seen from
 above may be turned.
 """
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from qvla.adapters import WEIGHTS
-from qvla.dataset import read_examples
+from qvla.data.examples import read_examples
 from qvla.embedded.sources import training_photos
 from qvla.files import write_tensors
-from qvla.training import Outcome, run_and_report, train
-from qvla.tuning.recipe import Recipe, make_recipe
+from qvla.methods.recipe import Recipe, make_recipe
+from qvla.models.adapters import WEIGHTS
+from qvla.tuning.training import Outcome, run_and_report, train
 
 EPOCHS = 20
 REDUCTION_FACTOR = 2

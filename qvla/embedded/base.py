@@ -20,8 +20,8 @@ from qvla.embedded.sight import train_sight
 from qvla.embedded.sources import TrainingPhoto, training_photos
 from qvla.embedded.tasks import TASK_WORDS
 from qvla.embedded.views import prepare
-from qvla.embedded.vocabulary import build_processor, words_of
 from qvla.files import write_tensors
+from qvla.models.word_processor import build_processor, words_of
 
 log = logging.getLogger(__name__)
 

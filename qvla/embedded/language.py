@@ -15,13 +15,13 @@ from torch import nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from transformers.feature_extraction_utils import BatchFeature
 
+from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sight import normalise, turn
 from qvla.embedded.sources import TrainingPhoto
 from qvla.embedded.tasks import FUNCTION_WORDS, prompts_of
 from qvla.embedded.views import Views
-from qvla.embedded.vocabulary import split_words
-from qvla.prompts import IGNORED, encode_text
+from qvla.models.word_processor import split_words
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sources import TrainingPhoto
 from qvla.embedded.views import GRID, TARGET_WIDTH, Views
-from qvla.embedded.vocabulary import split_words
+from qvla.models.word_processor import split_words
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvla.dataset import Example, read_examples
+from qvla.data.examples import read_examples
+from qvla.data.risc import Example
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qvla.dataset import Example
+from qvla.data.risc import Example
 from qvla.files import write_json
 
 log = logging.getLogger(__name__)

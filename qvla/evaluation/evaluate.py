@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from qvla import records
-from qvla.dataset import Example, fingerprint
-from qvla.decoding import Decoding
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
 from qvla.evaluation.predictions import Predictions, predict
-from qvla.lineup import VARIANTS, Lineup
 from qvla.progress import progress
-from qvla.prompts import CAPTION_PREFIX
+from qvla.records import store as records
 from qvla.scoring import DOCUMENT_FREQUENCIES, PROTOCOLS, Scored, compare, score
 from qvla.settings import Settings
 

@@ -15,23 +15,24 @@ from typing import Any
 
 from PIL import Image
 
-from qvla import records
-from qvla.adapters import CONFIG, WEIGHTS, AdapterError
-from qvla.captioning import CaptioningError, OutOfMemoryError, caption
-from qvla.checkpoint import MODEL_FILES, BackboneError
-from qvla.dataset import Example, fingerprint
-from qvla.decoding import Decoding
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption
+from qvla.captioning.generation import CaptioningError, OutOfMemoryError
+from qvla.captioning.lineup import Lineup, device_of, float_precision
+from qvla.captioning.options import load_lineup
+from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.data.imagery import open_image
+from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
 from qvla.evaluation import prediction_log
 from qvla.evaluation.prediction_log import Prediction
 from qvla.files import write_json
 from qvla.hub import local_folder
-from qvla.imagery import open_image
-from qvla.lineup import Lineup, device_of, float_precision
+from qvla.models.adapters import CONFIG, WEIGHTS, AdapterError
+from qvla.models.checkpoint import MODEL_FILES, BackboneError
 from qvla.progress import Progress, progress
-from qvla.prompts import CAPTION_PREFIX
+from qvla.records import store as records
 from qvla.settings import Settings
-from qvla.verbs.models import load_lineup
 
 log = logging.getLogger(__name__)
 

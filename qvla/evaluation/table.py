@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qvla.captioning.lineup import TITLES
 from qvla.evaluation.evaluate import ALL, PAIRS
-from qvla.lineup import TITLES
-from qvla.records import Record
+from qvla.records.store import Record
 
 SHOWN = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR")  # the record has the others too
 PROTOCOLS = {

@@ -19,7 +19,7 @@ from qvla.files import write_json
 from qvla.settings import Settings
 
 if TYPE_CHECKING:
-    from qvla.lineup import Lineup
+    from qvla.captioning.lineup import Lineup
 
 log = logging.getLogger(__name__)
 

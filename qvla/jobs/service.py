@@ -17,7 +17,7 @@ from qvla.settings import Settings
 from qvla.tuning import events
 
 if TYPE_CHECKING:
-    from qvla.tuning.recipe import Recipe
+    from qvla.methods.recipe import Recipe
 
 
 class Jobs:

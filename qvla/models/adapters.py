@@ -27,7 +27,7 @@ from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
 
 if TYPE_CHECKING:
-    from qvla.backbone import Backbone
+    from qvla.models.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _take_over(
 
 
 def _read_config(source: Path, folder: str | Path) -> PeftConfig:
-    import qvla.bottleneck  # noqa: F401  (makes the method known to PEFT)
+    import qvla.methods.bottleneck  # noqa: F401  (makes the method known to PEFT)
 
     if not (source / CONFIG).is_file():
         raise AdapterError(

@@ -18,9 +18,11 @@ import torch
 from peft import PeftModel
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from qvla import int8_embedding, nf4
-from qvla.adapters import AdapterError, attach_adapter
-from qvla.checkpoint import (
+from qvla.faults import first_line, is_out_of_memory
+from qvla.hub import local_folder
+from qvla.models import int8_embedding, nf4
+from qvla.models.adapters import AdapterError, attach_adapter
+from qvla.models.checkpoint import (
     CONFIG,
     MODEL_FILES,
     BackboneError,
@@ -28,9 +30,7 @@ from qvla.checkpoint import (
     read_config,
     read_processor,
 )
-from qvla.faults import first_line, is_out_of_memory
-from qvla.hub import local_folder
-from qvla.measure import give_back_memory
+from qvla.records.measure import give_back_memory
 from qvla.settings import EMBEDDINGS, load_settings
 
 __all__ = [

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from qvla import int8_embedding, nf4
+from qvla.models import int8_embedding, nf4
 
 ADAPTERS = "adapters"
 OTHER = "other"

@@ -16,12 +16,12 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
-from qvla import int8_embedding, nf4
-from qvla.architectures import BUILT_IN, PALIGEMMA_3B
-from qvla.bottleneck import BottleneckConfig, count_parameters
-from qvla.census import census
-from qvla.checkpoint import BackboneError, read_config
 from qvla.hub import local_folder
+from qvla.methods.bottleneck import BottleneckConfig, count_parameters
+from qvla.models import int8_embedding, nf4
+from qvla.models.architectures import BUILT_IN, PALIGEMMA_3B
+from qvla.models.checkpoint import BackboneError, read_config
+from qvla.models.footprint import census
 
 
 def report(

@@ -1,6 +1,6 @@
 """How much memory a variant takes for captioning or training, told from its configuration alone.
 
-Weights are counted on the meta device (`qvla.params`), activations derived from the architecture
+Weights are counted on the meta device (`qvla.models.params`), activations derived from the architecture
 (`qvla.planning.activations`), so the answer takes a second and needs neither weights nor a GPU. How
 good it is, the memory suite measures: `python -m qvla bench --suite memory`.
 """
@@ -16,19 +16,19 @@ import torch
 from bitsandbytes.functional import has_avx512bf16
 from transformers import PaliGemmaConfig
 
-from qvla import nf4
-from qvla.architectures import PALIGEMMA_3B
-from qvla.bottleneck import BottleneckConfig
 from qvla.errors import QvlaError
-from qvla.int8_embedding import CHUNK_BYTES
-from qvla.params import read_model_config, report
+from qvla.methods.bottleneck import BottleneckConfig
+from qvla.models import nf4
+from qvla.models.architectures import PALIGEMMA_3B
+from qvla.models.int8_embedding import CHUNK_BYTES
+from qvla.models.params import read_model_config, report
 from qvla.planning.activations import Decoder, Step, Tower, Trained
 from qvla.planning.gpus import fitting
 from qvla.planning.trainable import Skeleton, optimiser_bytes
 from qvla.settings import load_settings
 
 if TYPE_CHECKING:
-    from qvla.tuning.recipe import Recipe
+    from qvla.methods.recipe import Recipe
 
 VARIANTS = ("base", "adapter", "qvla")
 TASKS = ("captioning", "training")
@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def process(self) -> int:
-        """What `qvla.measure` finds, which on a GPU is its allocator: without the CUDA context."""
+        """What `qvla.records.measure` finds, which on a GPU is its allocator: without the CUDA context."""
         return self.total - (CUDA_CONTEXT if self.device == "cuda" else 0)
 
     @property

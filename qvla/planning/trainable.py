@@ -9,7 +9,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from qvla.bottleneck import BottleneckConfig
+from qvla.methods.bottleneck import BottleneckConfig
 from qvla.planning.activations import Trained
 
 # bitsandbytes: tensors below this keep float32 states; above, a byte a number and state, with a

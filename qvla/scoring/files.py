@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvla.dataset import TABLE, read_examples
+from qvla.data.examples import read_examples
+from qvla.data.risc import TABLE
 from qvla.scoring.checks import ScoringError, some
 from qvla.scoring.predictions import read_predictions
 from qvla.scoring.protocols import RESAMPLES, STANDARD, Scored, score

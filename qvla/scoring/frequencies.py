@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from pycocoevalcap.cider.cider_scorer import precook
 
-from qvla.dataset import read_examples
+from qvla.data.examples import read_examples
 from qvla.errors import QvlaError
 from qvla.scoring.checks import ScoringError
 from qvla.scoring.ptb import tokenize

@@ -13,13 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qvla.scoring import bootstrap
-from qvla.scoring.checks import (
-    ScoringError,
-    check_metrics,
-    check_pairs,
-    check_words,
-    some,
-)
+from qvla.scoring.checks import ScoringError, check_metrics, check_pairs, check_words, some
 from qvla.scoring.corpus import by_metric, tokens_of
 from qvla.scoring.java import JavaError
 from qvla.scoring.meteor import METEOR, measure_meteor

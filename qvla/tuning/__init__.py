@@ -1,1 +1,1 @@
-"""One fine-tune run; `qvla.training` starts it."""
+"""One fine-tune run; `qvla.tuning.training` starts it."""

@@ -2,7 +2,7 @@
 
 The report trained `double_seq_bn` of AdapterHub, plugged into PaliGemma's decoder by an interface
 that names `self_attn`, `o_proj` and `mlp.down_proj` (its notebooks,
-github.com/NisanYildiz/DI725-project). That is our bottleneck (`qvla.bottleneck`), with AdapterHub's
+github.com/NisanYildiz/DI725-project). That is our bottleneck (`qvla.methods.bottleneck`), with AdapterHub's
 `scaling` taken into the up projection. What its format means is told in `adapterhub_format`.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from transformers import PaliGemmaForConditionalGeneration
 
-from qvla.adapters import WEIGHTS
-from qvla.bottleneck import SITES, BottleneckConfig
-from qvla.bottleneck.sites import norms
 from qvla.files import write_tensors
-from qvla.params import read_model_config
+from qvla.methods.bottleneck import SITES, BottleneckConfig
+from qvla.methods.bottleneck.sites import norms
+from qvla.models.adapters import WEIGHTS
+from qvla.models.params import read_model_config
 from qvla.tuning.adapterhub_format import (
     ACTIVATIONS,
     LEARNED,

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from qvla.adapters import CONFIG
 from qvla.errors import QvlaError
+from qvla.models.adapters import CONFIG
 
 log = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from transformers import (
     set_seed,
 )
 
-from qvla.backbone import Backbone, Precision, load_backbone
-from qvla.dataset import Example
+from qvla.data.risc import Example
 from qvla.errors import QvlaError
+from qvla.methods.recipe import Recipe
+from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer
 from qvla.tuning.methods import Trained, add_method, save
-from qvla.tuning.recipe import Recipe
 from qvla.tuning.run_events import Ender, EventLog, StepTurns, device_name
 from qvla.tuning.run_folder import publish, step_of
 from qvla.tuning.training_data import CaptionedPhotos, Collator

@@ -22,8 +22,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from qvla.prompts import IGNORED
-from qvla.tuning.recipe import TrainingError
+from qvla.captioning.prompts import IGNORED
+from qvla.methods.recipe import TrainingError
 from qvla.tuning.training_data import CaptionedPhotos, EpochSampler
 
 

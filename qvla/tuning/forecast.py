@@ -12,9 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvla.dataset import TABLE, read_examples
-from qvla.records import Kept
-from qvla.tuning.recipe import LEARNING_RATES, Recipe, TrainingError, flag, make_recipe
+from qvla.data.examples import read_examples
+from qvla.data.risc import TABLE
+from qvla.methods.recipe import LEARNING_RATES, Recipe, TrainingError, flag, make_recipe
+from qvla.records.store import Kept
 
 if TYPE_CHECKING:
     from qvla.planning.planner import Plan
@@ -162,7 +163,7 @@ def _count(values: str) -> tuple[int, int]:
     from peft import get_peft_model
     from transformers import PaliGemmaForConditionalGeneration
 
-    from qvla.params import read_model_config
+    from qvla.models.params import read_model_config
     from qvla.tuning.methods import adapter_config, check_against
 
     recipe = make_recipe(**json.loads(values), data=Path("data"), output=Path("output"))

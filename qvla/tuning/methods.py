@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from qvla.backbone import Backbone
-from qvla.bottleneck import BottleneckConfig
-from qvla.tuning.recipe import Recipe, TrainingError
+from qvla.methods.bottleneck import BottleneckConfig
+from qvla.methods.recipe import Recipe, TrainingError
+from qvla.models.backbone import Backbone
 
 Trained = PeftModel | PaliGemmaForConditionalGeneration
 BOTTLENECK = ("adapter", "qvla")

@@ -10,10 +10,10 @@ import torch
 from peft import get_peft_model
 from transformers import PaliGemmaForConditionalGeneration
 
-from qvla.params import read_model_config
+from qvla.methods.recipe import Recipe, TrainingError
+from qvla.models.params import read_model_config
 from qvla.planning.planner import for_recipe
 from qvla.tuning.methods import adapter_config, check_against
-from qvla.tuning.recipe import Recipe, TrainingError
 
 KEPT_CHECKPOINTS = 3  # two, and the one being written before the oldest goes
 SPARE = 1.1  # optimiser files and cards are a little more than their tensors

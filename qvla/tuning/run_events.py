@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qvla.backbone import Backbone
-from qvla.captioning import Decoding
-from qvla.dataset import Example
-from qvla.generation import Generation
-from qvla.imagery import open_image
-from qvla.lineup import SharedBackbone
-from qvla.measure import peak_memory
-from qvla.sharing import DeviceLock
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.generation import Generation
+from qvla.captioning.lineup import SharedBackbone
+from qvla.captioning.sharing import DeviceLock
+from qvla.data.imagery import open_image
+from qvla.data.risc import Example
+from qvla.methods.recipe import Recipe
+from qvla.models.backbone import Backbone
+from qvla.records.measure import peak_memory
 from qvla.tuning import events
 from qvla.tuning.methods import Trained
-from qvla.tuning.recipe import Recipe
 
 SAMPLE_TOKENS = 40
 PATIENCE = 10.0  # seconds in which further requests to end are taken for the same one

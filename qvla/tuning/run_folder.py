@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qvla.files import write_json
-from qvla.tuning.recipe import MAY_CHANGE, Recipe, TrainingError
+from qvla.methods.recipe import MAY_CHANGE, Recipe, TrainingError
 
 RECIPE_FILE = "recipe.json"
 CARD_FILE = "run.json"

@@ -1,7 +1,7 @@
 """One fine-tune run on the Transformers Trainer: adapters on a frozen PaliGemma, or all of it.
 
     python -m qvla train --method adapter --model checkpoints/mini --data DIR --output DIR
-    accelerate launch -m qvla.training --config run.yaml
+    accelerate launch -m qvla.tuning.training --config run.yaml
 
 Only what was trained is saved, with `run.json`: recipe, data fingerprint, versions, curve and
 speed. Checkpoints lie beside the output until the run is done, and the file of its events stays.
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 
 import torch
 
-from qvla.backbone import is_out_of_memory
-from qvla.dataset import Example, fingerprint, read_examples
+from qvla.data.examples import read_examples
+from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
-from qvla.faults import first_line
+from qvla.faults import first_line, is_out_of_memory
+from qvla.methods.recipe import Recipe, TrainingError, add_arguments, read_recipe
 from qvla.tuning import events, preflight
 from qvla.tuning.attempt import Attempt, Ended, Outcome
-from qvla.tuning.recipe import Recipe, TrainingError, add_arguments, read_recipe
 from qvla.tuning.run_events import Ender
 from qvla.tuning.run_folder import claim, last_checkpoint
 from qvla.tuning.training_data import usable

@@ -18,10 +18,10 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from transformers import PaliGemmaProcessor
 
-from qvla.dataset import Example
-from qvla.imagery import ImageError, open_image
-from qvla.prompts import IGNORED, encode_images, encode_text
-from qvla.tuning.recipe import TrainingError
+from qvla.captioning.prompts import IGNORED, encode_images, encode_text
+from qvla.data.imagery import ImageError, open_image
+from qvla.data.risc import Example
+from qvla.methods.recipe import TrainingError
 
 log = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.jobs.app_worker import AppWorker, start_worker
 from qvla.jobs.service import Jobs
-from qvla.loading import LineupLoader
 from qvla.settings import ROOT, Settings
-from qvla.ui.admin import AdminTab
-from qvla.ui.cider import CiderTab
-from qvla.ui.compare import CompareTab
-from qvla.ui.latency import LatencyTab
-from qvla.ui.memory import MemoryTab
+from qvla.ui.admin.tab import AdminTab
+from qvla.ui.compare.tab import CompareTab
+from qvla.ui.measured.cider import CiderTab
+from qvla.ui.measured.latency import LatencyTab
+from qvla.ui.measured.memory import MemoryTab
 from qvla.ui.theme import ICON, STYLE, theme
 
 SCRIPT = (ROOT / "assets" / "ui" / "page.js").read_text(encoding="utf-8")

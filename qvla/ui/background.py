@@ -3,7 +3,7 @@
 `Tasks` starts it and keeps the last one; `Task` tells how far it has come and can end it. The
 command leads a process group, so that ending it ends whatever it started too. It reads nothing, but
 its standard input is a pipe that only the app holds open: when the app ends, in whatever way, that
-pipe closes, and the command ends itself (`python -m qvla.background VERB …` is the command line
+pipe closes, and the command ends itself (`python -m qvla.ui.background VERB …` is the command line
 with this one habit more; the signal that Linux sends at a parent's death would not do, because it
 already comes when the thread that started the command ends).
 """
@@ -25,9 +25,9 @@ from itertools import count
 from types import FrameType
 from typing import BinaryIO
 
-from qvla import cli, progress
-from qvla.cli import FAILED_PHOTOS, PROGRAM_FAULT
-from qvla.errors import QvlaError
+from qvla import progress
+from qvla.cli import main as cli
+from qvla.errors import FAILED_PHOTOS, PROGRAM_FAULT, QvlaError
 from qvla.settings import ROOT
 
 GRACE_SECONDS = 5.0  # between the request to end and the end by force
@@ -84,7 +84,7 @@ class Task:
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "qvla.background", *arguments],
+            [sys.executable, "-m", "qvla.ui.background", *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from qvla.loading import LineupLoader, Phase
+from qvla.captioning.loader import LineupLoader, Phase
 from qvla.settings import EMBEDDED_MODEL, Settings
 
 REAL_MODEL = "google/paligemma-3b-pt-224"

@@ -11,8 +11,8 @@ from typing import Any
 
 import gradio as gr
 
-from qvla import imagery
-from qvla.dataset import Example
+from qvla.data import imagery
+from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.settings import ROOT
 from qvla.ui.pictures import THUMBNAIL_PIXELS, data_uri

@@ -13,9 +13,9 @@ from typing import Any
 
 import gradio as gr
 
-from qvla.background import State, Status, Task, Tasks
 from qvla.errors import QvlaError
 from qvla.settings import Settings
+from qvla.ui.background import State, Status, Task, Tasks
 
 log = logging.getLogger(__name__)
 

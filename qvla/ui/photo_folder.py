@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvla.dataset import DatasetError, Example, read_examples
+from qvla.data.examples import read_examples
+from qvla.data.risc import DatasetError, Example
 from qvla.errors import QvlaError
 
 PAGE_SIZE = 24

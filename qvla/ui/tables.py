@@ -19,8 +19,8 @@ from typing import Literal
 
 from gradio.utils import get_upload_folder
 
-from qvla import records
-from qvla.records import Kept
+from qvla.records import store as records
+from qvla.records.store import Kept
 from qvla.settings import Settings
 from qvla.ui.units import UNKNOWN
 

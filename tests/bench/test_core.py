@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from qvla import cli, records
 from qvla.bench import arrangements, core, turns
-from qvla.decoding import Decoding
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.lineup import SharedBackbone
+from qvla.cli import main as cli
 from qvla.errors import QvlaError
-from qvla.lineup import SharedBackbone
+from qvla.records import store as records
 from qvla.settings import Settings, load_settings
-from tests.alone import LENGTH, Alone, Weights, make_weights, photos
+from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from qvla import cli, records
 from qvla.bench import cpu
-from qvla.dataset import Example
-from tests.alone import make_weights, photos
+from qvla.cli import main as cli
+from qvla.data.risc import Example
+from qvla.records import store as records
+from tests.support.alone import make_weights, photos
 
 
 @pytest.fixture

@@ -9,20 +9,21 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from qvla import cli, records
 from qvla.bench import arrangements, latency
 from qvla.bench.bandwidth import seconds_to_read
 from qvla.bench.latency import Plan, Turn
-from qvla.captioning import caption
-from qvla.decoding import Decoding
+from qvla.bench.random_weights import write_checkpoint
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption
+from qvla.captioning.generation import Caption
+from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.cli import main as cli
+from qvla.data.imagery import open_image
 from qvla.errors import QvlaError
-from qvla.generation import Caption
-from qvla.imagery import open_image
-from qvla.lineup import VARIANTS, Lineup
-from qvla.random_weights import write_checkpoint
-from qvla.records import Record
+from qvla.records import store as records
+from qvla.records.store import Record
 from qvla.settings import Settings, load_settings
-from tests.alone import photos
+from tests.support.alone import photos
 
 TOKENS = 5
 ENDS = ("/lowest", "/highest")

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from qvla import cli, records
-from qvla.backbone import load_backbone
 from qvla.bench import memory_suite
 from qvla.bench.memory import in_own_process
-from qvla.census import census
+from qvla.cli import main as cli
 from qvla.errors import QvlaError
-from qvla.measure import Meter
+from qvla.models.backbone import load_backbone
+from qvla.models.footprint import census
 from qvla.planning import planner
+from qvla.records import store as records
+from qvla.records.measure import Meter
 from qvla.settings import load_settings
-from tests.alone import Weights, make_weights, photos
+from tests.support.alone import Weights, make_weights, photos
 
 try:
     import torch

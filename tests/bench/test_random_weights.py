@@ -11,16 +11,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from qvla import random_weights
-from qvla.backbone import load_backbone
-from qvla.captioning import caption
-from qvla.decoding import Decoding
+from qvla.bench import random_weights
+from qvla.bench.random_weights import write_checkpoint
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption
+from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.prompts import encode_images, encode_text
 from qvla.errors import QvlaError
-from qvla.lineup import VARIANTS, Lineup
-from qvla.prompts import encode_images, encode_text
-from qvla.random_weights import write_checkpoint
-from tests.alone import photos
-from tests.tiny import build_tiny
+from qvla.models.backbone import load_backbone
+from tests.support.alone import photos
+from tests.support.tiny import build_tiny
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from qvla import records
 from qvla.bench import report, report_layout
+from qvla.bench.random_weights import write_checkpoint
+from qvla.captioning.lineup import VARIANTS
 from qvla.errors import QvlaError
-from qvla.lineup import VARIANTS
-from qvla.random_weights import write_checkpoint
-from qvla.records import Record, new_record
+from qvla.records import store as records
+from qvla.records.store import Record, new_record
 from qvla.settings import ROOT, Settings, load_settings
-from tests.alone import photos
+from tests.support.alone import photos
 
 REPORTED = json.loads((ROOT / "assets" / "reported.json").read_text())
 FULL = "google/paligemma-3b-pt-224"

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from qvla.data.examples import read_examples
 from transformers import GemmaConfig, PaliGemmaConfig, SiglipVisionConfig
 
-from qvla import cli, records
 from qvla.bench import training, training_run
-from qvla.dataset import read_examples
+from qvla.bench.random_weights import write_checkpoint
+from qvla.cli import main as cli
 from qvla.errors import QvlaError
-from qvla.measure import Meter
-from qvla.random_weights import write_checkpoint
+from qvla.methods.recipe import make_recipe
+from qvla.records import store as records
+from qvla.records.measure import Meter
 from qvla.settings import load_settings
-from qvla.tuning.recipe import make_recipe
-from tests.alone import photos
-from tests.tiny import WORDS
+from tests.support.alone import photos
+from tests.support.tiny import WORDS
 
 try:
     Meter(torch.device("cpu"))

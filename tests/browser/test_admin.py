@@ -14,16 +14,16 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from qvla.captioning import caption
-from qvla.imagery import open_image
+from qvla.captioning.engine import caption
+from qvla.captioning.lineup import Lineup
+from qvla.captioning.loader import LineupLoader
+from qvla.data.imagery import open_image
 from qvla.jobs.app_worker import start_worker
 from qvla.jobs.service import Jobs
-from qvla.lineup import Lineup
-from qvla.loading import LineupLoader
 from qvla.settings import EMBEDDED_MODEL, Settings
 from tests.browser.test_measured_tabs import CONTRASTS
-from tests.browser.visitor import PATIENCE, choose, compare, open_page
-from tests.serving import free_port, served, write_photo, write_risc_folder
+from tests.support.serving import free_port, served, write_photo, write_risc_folder
+from tests.support.visitor import PATIENCE, choose, compare, open_page
 
 pytestmark = pytest.mark.browser
 

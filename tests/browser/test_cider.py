@@ -11,18 +11,21 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, Page, expect
+from qvla.data.examples import read_examples
 
-from qvla import background, records, scoring
-from qvla.dataset import Example, read_examples
+from qvla import scoring
+from qvla.captioning.loader import LineupLoader
+from qvla.data.risc import Example
 from qvla.evaluation.evaluate import choose
-from qvla.loading import LineupLoader
+from qvla.records import store as records
 from qvla.settings import Settings
-from qvla.ui.cider import LIMIT
-from qvla.ui.evaluations import Evaluation, find_evaluations
-from tests.browser.visitor import PATIENCE
-from tests.evaluations import PROTOCOLS, VARIANTS, write_evaluation
-from tests.serving import add_adapters, served, write_risc_folder
-from tests.tiny import build_tiny
+from qvla.ui import background
+from qvla.ui.measured.cider import LIMIT
+from qvla.ui.measured.evaluations import Evaluation, find_evaluations
+from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
+from tests.support.serving import add_adapters, served, write_risc_folder
+from tests.support.tiny import build_tiny
+from tests.support.visitor import PATIENCE
 
 pytestmark = pytest.mark.browser
 

@@ -15,13 +15,13 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, Page, expect
 
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
 from qvla.settings import Settings
-from tests.browser.bad_files import write_bad_files, write_odd_photos
-from tests.browser.visitor import PATIENCE, choose, compare, open_page
-from tests.serving import add_adapters, served, write_photo, write_risc_folder
-from tests.tiny import build_tiny
+from tests.support.bad_files import write_bad_files, write_odd_photos
+from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
+from tests.support.tiny import build_tiny
+from tests.support.visitor import PATIENCE, choose, compare, open_page
 
 pytestmark = pytest.mark.browser
 

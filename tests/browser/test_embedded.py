@@ -7,15 +7,15 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, expect
+from qvla.data.examples import read_examples
 
-from qvla.captioning import caption
-from qvla.dataset import read_examples
-from qvla.imagery import open_image
-from qvla.lineup import VARIANTS
-from qvla.loading import LineupLoader
+from qvla.captioning.engine import caption
+from qvla.captioning.lineup import VARIANTS
+from qvla.captioning.loader import LineupLoader
+from qvla.data.imagery import open_image
 from qvla.settings import EMBEDDED_MODEL, Settings
-from tests.browser.visitor import choose, compare, open_page
-from tests.serving import served
+from tests.support.serving import served
+from tests.support.visitor import choose, compare, open_page
 
 pytestmark = pytest.mark.browser
 

@@ -14,13 +14,12 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from qvla import records
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
 from qvla.planning.planner import plan
+from qvla.records import store as records
 from qvla.settings import Settings
-from tests.browser.visitor import PATIENCE
-from tests.measured import (
+from tests.support.measured import (
     BATCHES,
     PARTS,
     TRAINED,
@@ -30,8 +29,9 @@ from tests.measured import (
     training_record,
     write_record,
 )
-from tests.serving import add_adapters, served, write_risc_folder
-from tests.tiny import build_tiny
+from tests.support.serving import add_adapters, served, write_risc_folder
+from tests.support.tiny import build_tiny
+from tests.support.visitor import PATIENCE
 
 pytestmark = pytest.mark.browser
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qvla.decoding import Decoding
+from qvla.captioning.decoding import Decoding
 from qvla.errors import QvlaError
 
 PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05])

@@ -14,10 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
-from qvla.captioning import Caption, CaptioningError, Decoding, Partial, caption, stream
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption, stream
+from qvla.captioning.generation import Caption, CaptioningError, Partial
+from qvla.captioning.lineup import VARIANTS, Lineup
 from qvla.errors import QvlaError
-from qvla.lineup import VARIANTS, Lineup
-from tests.alone import LENGTH, Alone, Weights, clear_photos, make_weights, photos, word_tokens
+from tests.support.alone import (
+    LENGTH,
+    Alone,
+    Weights,
+    clear_photos,
+    make_weights,
+    photos,
+    word_tokens,
+)
 
 DECODING = Decoding(max_new_tokens=LENGTH)
 PHOTOS = photos(4, seed=1)

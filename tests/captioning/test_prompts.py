@@ -11,8 +11,8 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PaliGemmaProcessor, PreTrainedTokenizerFast, SiglipImageProcessor
 
+from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED, decode, encode_images, encode_text
 from qvla.errors import QvlaError
-from qvla.prompts import CAPTION_PREFIX, IGNORED, decode, encode_images, encode_text
 
 PREFIXES = ["caption en", "describe the beach", "caption en"]
 SUFFIXES = ["many planes in a airport .", "sea", "green trees next to the river . some houses"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qvla.sharing import captioning_turn
+from qvla.captioning.sharing import captioning_turn
 from qvla.tuning.run_events import StepTurns
 
 pytest.importorskip("fcntl")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from qvla import cli
+from qvla.cli import main as cli
 from qvla.data import hub_data
-from tests.foreign import photo, rsicd
+from tests.support.foreign import photo, rsicd
 
 DATA = os.environ.get("QVLA_DATA")
 HEADER = ["source", "split", "image", *(f"caption_{number}" for number in range(1, 6))]

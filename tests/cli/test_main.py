@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from qvla import captioning, cli
-from qvla.lineup import Lineup
-from tests.alone import LENGTH, Alone, Weights, make_weights, photos
+from qvla.captioning import engine as captioning
+from qvla.captioning.lineup import Lineup
+from qvla.cli import main as cli
+from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 Run = Callable[..., tuple[int, str, str]]
@@ -62,7 +63,7 @@ def model_of(weights: Weights) -> list[object]:
 
 def test_help_comes_without_loading_any_heavy_library() -> None:
     code = (
-        "import sys; from qvla.cli import main\n"
+        "import sys; from qvla.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules)))"

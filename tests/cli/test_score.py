@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from qvla.cli import UNUSABLE, main
+from qvla.cli.main import main
+from qvla.errors import UNUSABLE
 from qvla.scoring import METRICS, score
-from tests.made_captions import make
+from tests.support.made_captions import make
 
 MADE = make(30)
 

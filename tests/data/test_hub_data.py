@@ -16,12 +16,13 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow.parquet
 import pytest
+from qvla.data.examples import read_examples
 
 from qvla.data import hub_data
 from qvla.data.columns import Columns
 from qvla.data.hub_data import fetch
-from qvla.dataset import DatasetError, read_examples
-from tests.foreign import photo, rsicd, table, write_parquet
+from qvla.data.risc import DatasetError
+from tests.support.foreign import photo, rsicd, table, write_parquet
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -335,7 +336,7 @@ def ask(endpoint: str, folder: Path, offline: bool = False) -> dict[str, object]
         import json
         from pathlib import Path
         from qvla.data import hub_data
-        from qvla.dataset import DatasetError, read_examples
+        from qvla.data.risc import DatasetError, read_examples
 
         hub_data.CONVERTED = Path({str(folder / "runs")!r})
         answers = {{}}

@@ -11,8 +11,8 @@ import rasterio
 from PIL import Image, ImageCms, ImageOps
 from rasterio.enums import ColorInterp
 
+from qvla.data.imagery import ImageError, open_image
 from qvla.errors import QvlaError
-from qvla.imagery import ImageError, open_image
 
 WIDTH, HEIGHT = 40, 24
 SHADES = np.random.default_rng(0)

@@ -4,8 +4,9 @@ import csv
 from pathlib import Path
 
 import pytest
+from qvla.data.examples import read_examples
 
-from qvla.dataset import DatasetError, groups, read_examples
+from qvla.data.risc import DatasetError, groups
 from qvla.errors import QvlaError
 
 CAPTIONS = [f"caption_{number}" for number in range(1, 6)]

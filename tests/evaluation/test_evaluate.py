@@ -18,21 +18,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from qvla.data.examples import read_examples
 
-from qvla import cli, records
-from qvla.captioning import CaptioningError, Decoding, OutOfMemoryError
-from qvla.dataset import Example, read_examples
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.generation import CaptioningError, OutOfMemoryError
+from qvla.captioning.lineup import Lineup
+from qvla.cli import main as cli
+from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.evaluation import predictions
 from qvla.evaluation.evaluate import EvaluationError, Scoring, choose, evaluate
 from qvla.evaluation.prediction_log import PredictionLogError, held
 from qvla.evaluation.predictions import Predictions, plan_for, predict
 from qvla.evaluation.table import table, verdict
-from qvla.lineup import Lineup
+from qvla.records import store as records
 from qvla.scoring import METRICS, compare, score
 from qvla.settings import Settings, load_settings
-from tests.alone import LENGTH, Alone, Weights, make_weights, photos
-from tests.tiny import build_tiny
+from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
+from tests.support.tiny import build_tiny
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 DECODING = Decoding(max_new_tokens=LENGTH)

@@ -19,8 +19,8 @@ from PIL import Image
 from qvla.jobs.errors import JobError
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import RESUMABLE, JobState
-from qvla.tuning.recipe import make_recipe
-from tests.toy_jobs import ENVIRONMENT, ROOT, Plan, limits, notes, settings
+from qvla.methods.recipe import make_recipe
+from tests.support.toy_jobs import ENVIRONMENT, ROOT, Plan, limits, notes, settings
 
 VICTIMS = ("app",) * 3 + ("worker",) * 4 + ("training",) * 3  # of each seed, in its order
 JOBS = 8
@@ -61,7 +61,7 @@ def kill_a_training(jobs: Jobs, chance: random.Random) -> bool:
     """Kills the process of a job that runs; sees to it that there is work when none does."""
     for number in chance.sample(running := training_of(jobs), len(running)):
         with suppress(OSError):
-            if b"tests.toy_jobs" in Path(f"/proc/{number}/cmdline").read_bytes():
+            if b"tests.support.toy_jobs" in Path(f"/proc/{number}/cmdline").read_bytes():
                 os.kill(number, signal.SIGKILL)
                 return True
     resume_all(jobs)
@@ -89,7 +89,7 @@ def test_no_job_is_lost_and_none_runs_twice(seed: int, tmp_path: Path) -> None:
     folder, ledger, accepted = tmp_path / "jobs", tmp_path / "ledger", tmp_path / "accepted"
     ledger.mkdir()
     jobs = Jobs(settings(folder), limits())
-    toy, where = "tests.toy_jobs", {"QVLA_JOBS": str(folder)}
+    toy, where = "tests.support.toy_jobs", {"QVLA_JOBS": str(folder)}
     app = Killed([toy, "app", str(folder), str(JOBS)], where, accepted)
     workers = [
         Killed([toy, "work", str(ledger)], where | {"CUDA_VISIBLE_DEVICES": gpu}, tmp_path / "out")

@@ -14,19 +14,19 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-from qvla import publishing
-from qvla.adapters import AdapterError
-from qvla.captioning import caption
-from qvla.decoding import Decoding
-from qvla.hub_push import PushError, model_card, push, pushed_files
-from qvla.imagery import open_image
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption
+from qvla.captioning.lineup import Lineup
+from qvla.data.imagery import open_image
+from qvla.jobs import publishing
+from qvla.jobs.publishing import PublishingError, apply, publish, published, take_back
+from qvla.jobs.push import PushError, model_card, push, pushed_files
 from qvla.jobs.service import Jobs
-from qvla.lineup import Lineup
-from qvla.publishing import PublishingError, apply, publish, published, take_back
+from qvla.models.adapters import AdapterError
 from qvla.settings import Settings
-from tests.fine_tuned import finished_job, tiny_recipe
-from tests.serving import add_adapters, write_photo, write_risc_folder
-from tests.tiny import build_tiny
+from tests.support.fine_tuned import finished_job, tiny_recipe
+from tests.support.serving import add_adapters, write_photo, write_risc_folder
+from tests.support.tiny import build_tiny
 
 ROWS = [("UCM", "val" if n > 3 else "train", f"{n}.png", ["green trees"]) for n in range(5)]
 PANES = {"adapter": "adapter", "lora": "adapter", "qvla": "qvla", "qlora": "qvla"}
@@ -302,6 +302,6 @@ def test_what_the_hub_refuses_is_one_sentence(
 def test_without_a_token_nothing_is_tried(
     jobs: Jobs, made: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qvla.hub_push.get_token", lambda: None)
+    monkeypatch.setattr("qvla.jobs.push.get_token", lambda: None)
     with pytest.raises(PushError, match="HF_TOKEN"):
         push(jobs.adapter(made["lora"]), "owner/name")

@@ -18,7 +18,7 @@ from qvla.jobs.places import Places, new_id
 from qvla.jobs.queue import JobQueue, QueueError
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import JobState
-from tests.toy_jobs import ENVIRONMENT, ROOT, Plan, limits, notes, settings
+from tests.support.toy_jobs import ENVIRONMENT, ROOT, Plan, limits, notes, settings
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_workers_share_the_jobs_of_a_redis_queue(redis_url: str, tmp_path: Path)
     workers = []
     for gpu in "01":
         variables = {"QVLA_JOBS": str(tmp_path / "jobs"), "QVLA_REDIS_URL": redis_url}
-        words = [sys.executable, "-m", "tests.toy_jobs", "work", str(ledger), "--once"]
+        words = [sys.executable, "-m", "tests.support.toy_jobs", "work", str(ledger), "--once"]
         environment = ENVIRONMENT | variables | {"CUDA_VISIBLE_DEVICES": gpu}
         workers.append(subprocess.Popen(words, cwd=ROOT, env=environment))
     assert [worker.wait(60) for worker in workers] == [0, 0]

@@ -22,8 +22,8 @@ from qvla.jobs.queue import JobQueue
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState, Store
 from qvla.jobs.worker import Worker, training_command
-from qvla.tuning.recipe import make_recipe, read_recipe
-from tests.toy_jobs import ENVIRONMENT, ROOT, Plan, command, limits, notes, settings
+from qvla.methods.recipe import make_recipe, read_recipe
+from tests.support.toy_jobs import ENVIRONMENT, ROOT, Plan, command, limits, notes, settings
 
 LONG = Plan(steps=400)
 
@@ -47,7 +47,7 @@ class Bench:
     def start(self, *words: str, gpu: str = "0") -> subprocess.Popen[bytes]:
         variables = {"QVLA_JOBS": str(self.folder), "CUDA_VISIBLE_DEVICES": gpu}
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.toy_jobs", *words],
+            [sys.executable, "-m", "tests.support.toy_jobs", *words],
             cwd=ROOT,
             env=ENVIRONMENT | variables,
             stdout=subprocess.PIPE,
@@ -135,7 +135,7 @@ def test_a_recipe_is_frozen_with_the_jobs_folder_for_its_output(
 
     import argparse
 
-    from qvla.tuning.recipe import add_arguments
+    from qvla.methods.recipe import add_arguments
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -412,7 +412,14 @@ def test_a_job_that_cannot_be_queued_leaves_nothing(bench: Bench) -> None:
 
 
 def test_the_apps_worker_ends_its_job_with_a_checkpoint_when_it_is_closed(bench: Bench) -> None:
-    words = [sys.executable, "-m", "tests.toy_jobs", "work", str(bench.ledger), "--with-parent"]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.support.toy_jobs",
+        "work",
+        str(bench.ledger),
+        "--with-parent",
+    ]
     worker = AppWorker(bench.settings, words)
     job = bench.jobs.submit(LONG)
     bench.until_step(job, 3)

@@ -19,8 +19,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from qvla.bottleneck import BottleneckConfig, BottleneckError
-from tests.adapted import PRECISIONS, adapted, load, logits, make_inputs, randomise, row
+from qvla.methods.bottleneck import BottleneckConfig, BottleneckError
+from tests.support.adapted import PRECISIONS, adapted, load, logits, make_inputs, randomise, row
 
 STATE = "base_model.model."  # PEFT's prefix of every tensor it saves
 

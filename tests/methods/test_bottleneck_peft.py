@@ -17,9 +17,14 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from qvla.bottleneck import AdapterCount, BottleneckConfig, BottleneckError, count_parameters
-from tests.adapted import PRECISIONS, adapted, load, logits, make_inputs, randomise
-from tests.tiny import build_tiny
+from qvla.methods.bottleneck import (
+    AdapterCount,
+    BottleneckConfig,
+    BottleneckError,
+    count_parameters,
+)
+from tests.support.adapted import PRECISIONS, adapted, load, logits, make_inputs, randomise
+from tests.support.tiny import build_tiny
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -13,11 +13,12 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from qvla import adapters
-from qvla.backbone import AdapterError, Backbone, Precision, attach_adapter, load_backbone
-from qvla.bottleneck import BottleneckConfig
-from qvla.prompts import encode_images, encode_text
-from tests.tiny import build_tiny
+from qvla.captioning.prompts import encode_images, encode_text
+from qvla.methods.bottleneck import BottleneckConfig
+from qvla.models import adapters
+from qvla.models.adapters import AdapterError, attach_adapter
+from qvla.models.backbone import Backbone, Precision, load_backbone
+from tests.support.tiny import build_tiny
 
 METHODS = {
     "bottleneck": BottleneckConfig(reduction_factor=8, init_std=0.5),

@@ -22,9 +22,10 @@ from transformers import (
     PaliGemmaForConditionalGeneration,
 )
 
-from qvla.backbone import Backbone, BackboneError, Precision, load_backbone
-from qvla.prompts import encode_images, encode_text
-from tests.alone import round_rows
+from qvla.captioning.prompts import encode_images, encode_text
+from qvla.models.backbone import Backbone, Precision, load_backbone
+from qvla.models.checkpoint import BackboneError
+from tests.support.alone import round_rows
 
 WEIGHTS = "model.safetensors"
 
@@ -337,8 +338,8 @@ def test_too_little_memory_is_told_and_survived(tiny_checkpoint: Path, tmp_path:
         import json, resource
         from pathlib import Path
         import torch
-        from qvla.backbone import BackboneError, load_backbone
-        from tests.tiny import build_tiny
+        from qvla.models.backbone import BackboneError, load_backbone
+        from tests.support.tiny import build_tiny
 
         torch.set_num_threads(1)
         tiny, wide = Path({str(tiny_checkpoint)!r}), Path({str(tmp_path)!r})

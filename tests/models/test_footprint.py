@@ -10,9 +10,9 @@ from bitsandbytes.functional import has_avx512bf16
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from qvla.backbone import Precision, load_backbone
-from qvla.bottleneck import BottleneckConfig
-from qvla.census import census, weight_bytes
+from qvla.methods.bottleneck import BottleneckConfig
+from qvla.models.backbone import Precision, load_backbone
+from qvla.models.footprint import census, weight_bytes
 
 
 def load(folder: Path, precision: Precision, **options):

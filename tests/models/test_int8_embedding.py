@@ -18,11 +18,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import PaliGemmaForConditionalGeneration
 from transformers.models.gemma.modeling_gemma import GemmaTextScaledWordEmbedding
 
-from qvla import int8_embedding
-from qvla.backbone import attach_adapter, load_backbone
-from qvla.bottleneck import BASE, BottleneckConfig
-from qvla.census import census
-from qvla.int8_embedding import (
+from qvla.methods.bottleneck import BASE, BottleneckConfig
+from qvla.models import int8_embedding
+from qvla.models.adapters import attach_adapter
+from qvla.models.backbone import load_backbone
+from qvla.models.footprint import census
+from qvla.models.int8_embedding import (
     FEW_ROWS,
     Int8Embedding,
     Int8Head,
@@ -30,8 +31,8 @@ from qvla.int8_embedding import (
     quantise,
     quantise_embeddings,
 )
-from tests.adapted import make_inputs, randomise, row
-from tests.alone import round_rows, save_adapter
+from tests.support.adapted import make_inputs, randomise, row
+from tests.support.alone import round_rows, save_adapter
 
 TOKENS = 1001
 WIDTHS = [80, 72]  # PyTorch's int8 product takes multiples of 16 only

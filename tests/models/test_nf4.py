@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from qvla import nf4
-from qvla.backbone import Precision, load_backbone
-from qvla.prompts import encode_images, encode_text
+from qvla.captioning.prompts import encode_images, encode_text
+from qvla.models import nf4
+from qvla.models.backbone import Precision, load_backbone
 
 avx512 = pytest.mark.skipif(
     not has_avx512bf16(), reason="layers pack only on processors with AVX-512 BF16"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from qvla.backbone import BackboneError, Precision, load_backbone
-from qvla.bottleneck import BottleneckError
-from qvla.census import census
-from qvla.params import report
+from qvla.methods.bottleneck import BottleneckError
+from qvla.models.backbone import Precision, load_backbone
+from qvla.models.checkpoint import BackboneError
+from qvla.models.footprint import census
+from qvla.models.params import report
 
 
 def test_the_reports_numbers() -> None:

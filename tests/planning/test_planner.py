@@ -17,22 +17,22 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from qvla import cli
-from qvla.architectures import PALIGEMMA_3B
-from qvla.backbone import Precision, load_backbone
-from qvla.bottleneck import BottleneckConfig
-from qvla.census import census
-from qvla.lineup import SharedBackbone
-from qvla.measure import tensors_measured
+from qvla.captioning.lineup import SharedBackbone
+from qvla.captioning.prompts import IGNORED
+from qvla.cli import main as cli
+from qvla.methods.bottleneck import BottleneckConfig
+from qvla.methods.recipe import Recipe, make_recipe
+from qvla.models.architectures import PALIGEMMA_3B
+from qvla.models.backbone import Precision, load_backbone
+from qvla.models.footprint import census
 from qvla.planning import gpus, planner
 from qvla.planning.activations import Decoder, Step, Tower, Trained
 from qvla.planning.planner import PlanError, plan
 from qvla.planning.trainable import optimiser_bytes
-from qvla.prompts import IGNORED
+from qvla.records.measure import tensors_measured
 from qvla.settings import EMBEDDED_MODEL
 from qvla.tuning.caption_trainer import caption_loss, image_features
 from qvla.tuning.methods import add_method
-from qvla.tuning.recipe import Recipe, make_recipe
 
 CPU = torch.device("cpu")
 ROWS, PROMPT, CAPTION = 3, 4, 6  # of the batches made here

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qvla.measure import (
+from qvla.records.measure import (
     Meter,
     Samples,
     clock,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qvla import records
 from qvla.errors import QvlaError
+from qvla.records import store as records
 
 
 def a_record(what: str = "bench/core", **changes: object) -> records.Record:

@@ -11,7 +11,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 
 from qvla.scoring import METRICS, Scored, compare, score
 from qvla.scoring.bootstrap import draws, p_value, resampled
-from tests.made_captions import Made, make
+from tests.support.made_captions import Made, make
 
 BLEU = [f"BLEU-{order}" for order in range(1, 5)]
 

@@ -13,8 +13,8 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from qvla.data.examples import read_examples
 
-from qvla.dataset import read_examples
 from qvla.scoring import METRICS, ScoringError, corpus_scores, score_corpus
 
 REFERENCES = {

@@ -14,13 +14,13 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from qvla.data.examples import read_examples
 
-from qvla.dataset import read_examples
 from qvla.scoring import METRICS, ScoringError, compare, forget, score
 from qvla.scoring.bootstrap import draws, resampled
 from qvla.scoring.meteor import measure_meteor
 from qvla.scoring.protocols import drawn_reference
-from tests.made_captions import make
+from tests.support.made_captions import make
 
 MADE = make(60)
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java here")

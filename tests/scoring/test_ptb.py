@@ -9,8 +9,8 @@ import string
 
 import pytest
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from qvla.data.examples import read_examples
 
-from qvla.dataset import read_examples
 from qvla.scoring.ptb import find_tokens, tokenize
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java here")

@@ -13,8 +13,8 @@ from transformers import (
     PaliGemmaProcessor,
 )
 
-from qvla.bottleneck import BottleneckConfig
-from qvla.prompts import CAPTION_PREFIX, encode_text
+from qvla.captioning.prompts import CAPTION_PREFIX, encode_text
+from qvla.methods.bottleneck import BottleneckConfig
 
 PRECISIONS = ["fp32", "bf16", "nf4"]
 

@@ -19,8 +19,8 @@ from transformers import (
     PaliGemmaForConditionalGeneration,
 )
 
-from qvla.bottleneck import BottleneckConfig
-from tests.tiny import WORDS
+from qvla.methods.bottleneck import BottleneckConfig
+from tests.support.tiny import WORDS
 
 LENGTH = 8  # tokens: enough for captions to differ, and few for speed
 # Logits of the tiny checkpoint spread by about 0.08, and bfloat16 moves them by about 0.001.

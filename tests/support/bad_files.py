@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.serving import write_photo
+from tests.support.serving import write_photo
 
 MEGABYTE = 2**20
 

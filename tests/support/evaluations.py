@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from qvla import records
-from qvla.dataset import Example, fingerprint
+from qvla.data.risc import Example, fingerprint
+from qvla.records import store as records
 
 VARIANTS = ("base", "adapter", "qvla")
 PROTOCOLS = ("standard", "reported")

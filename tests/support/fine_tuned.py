@@ -8,8 +8,8 @@ from typing import Any
 from qvla.jobs.places import places_of
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState, Store
+from qvla.methods.recipe import Recipe, make_recipe
 from qvla.settings import Settings
-from qvla.tuning.recipe import Recipe, make_recipe
 
 
 def tiny_recipe(settings: Settings, **values: Any) -> Recipe:
@@ -31,7 +31,7 @@ def tiny_recipe(settings: Settings, **values: Any) -> Recipe:
 
 def finished_job(settings: Settings, jobs: Jobs, recipe: Recipe, owner: str = "tester") -> Job:
     """Queues the recipe, trains it here and tells the store, as a worker would."""
-    from qvla.training import train
+    from qvla.tuning.training import train
 
     job = jobs.submit(recipe, owner)
     store = Store(places_of(settings).database_url)

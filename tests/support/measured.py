@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from qvla import records
+from qvla.records import store as records
 
 VARIANTS = ("base", "adapter", "qvla")
 TRAINED = ("adapter", "qvla")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qvla.loading import LineupLoader
+from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
 from qvla.ui.app import build, launch
-from tests.adapted import adapted, load
+from tests.support.adapted import adapted, load
 
 
 def add_adapters(checkpoint: Path) -> Path:

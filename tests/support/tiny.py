@@ -12,7 +12,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from qvla.embedded.vocabulary import build_processor
+from qvla.models.word_processor import build_processor
 
 WORDS = (
     "caption en describe a the of in is are . many some planes buildings river forest airport "

@@ -44,7 +44,7 @@ def command(ledger: Path) -> Any:
     """A job's command, as `Worker` takes it."""
 
     def words(folder: Path, resume: bool) -> list[str]:
-        train = [sys.executable, "-m", "tests.toy_jobs", "train", str(ledger)]
+        train = [sys.executable, "-m", "tests.support.toy_jobs", "train", str(ledger)]
         return [*train, str(folder / "recipe.yaml"), *(["--resume"] if resume else [])]
 
     return words
@@ -142,10 +142,10 @@ def settings(jobs: Path, **changes: Any) -> Any:
 
 
 def work(ledger: Path, once: bool, with_parent: bool) -> None:
+    from qvla.cli.worker import stop_with_parent
     from qvla.jobs.worker import Worker
     from qvla.jobs.worker import work as work_on
     from qvla.settings import load_settings
-    from qvla.verbs.worker import stop_with_parent
 
     if with_parent:
         threading.Thread(target=stop_with_parent, daemon=True).start()
@@ -171,7 +171,7 @@ def host(jobs: Path, ledger: Path) -> None:
     """An app with a worker of its own, whose number it says."""
     from qvla.jobs.app_worker import AppWorker
 
-    words = [sys.executable, "-m", "tests.toy_jobs", "work", str(ledger), "--with-parent"]
+    words = [sys.executable, "-m", "tests.support.toy_jobs", "work", str(ledger), "--with-parent"]
     worker = AppWorker(settings(jobs), words)
     last = None
     while True:

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.activations import get_activation
 
-from qvla.architectures import PALIGEMMA_3B
-from qvla.backbone import attach_adapter, load_backbone
-from qvla.cli import main
-from qvla.reported import reported
+from qvla.cli.main import main
+from qvla.models.adapters import attach_adapter
+from qvla.models.architectures import PALIGEMMA_3B
+from qvla.models.backbone import load_backbone
+from qvla.records.reported import reported
 from qvla.tuning.adapterhub import AdapterHubError, import_adapterhub
-from tests.adapted import load, logits, make_inputs
+from tests.support.adapted import load, logits, make_inputs
 
 LAYERS, HIDDEN = 3, 64  # of the tiny checkpoint
 PLACES = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from qvla.cli import parse
-from qvla.training import train
+from qvla.cli.main import parse
+from qvla.methods.recipe import Recipe, make_recipe, read_recipe
 from qvla.tuning.forecast import command_line, count_parameters, forecast, speed_of
-from qvla.tuning.recipe import Recipe, make_recipe, read_recipe
-from tests.serving import write_risc_folder
+from qvla.tuning.training import train
+from tests.support.serving import write_risc_folder
 
 ROWS = [("UCM", "val" if n > 4 else "train", f"{n}.png", ["a river", "a road"]) for n in range(7)]
 

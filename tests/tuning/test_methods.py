@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from qvla.data.examples import read_examples
 from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration
 
-from qvla.backbone import load_backbone
-from qvla.dataset import read_examples
-from qvla.lineup import Lineup
-from qvla.training import train
+from qvla.captioning.lineup import Lineup
+from qvla.methods.recipe import TrainingError
+from qvla.models.backbone import load_backbone
 from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer
 from qvla.tuning.methods import add_method
-from qvla.tuning.recipe import TrainingError
-from tests.test_training import batch_of, data, gradients, our_loss, plain_loss, recipe_for
+from qvla.tuning.training import train
+from tests.tuning.test_training import batch_of, data, gradients, our_loss, plain_loss, recipe_for
 
 __all__ = ["data"]  # a fixture
 
@@ -110,8 +110,8 @@ def test_a_run_tells_what_happens(tiny_checkpoint: Path, data: Path, tmp_path: P
     said = {one["image"]: one["caption"] for one in evaluations[-1]["samples"]}
     photos = [e for e in read_examples(data, splits=["val"]) if e.name in said]
     assert len(said) == len(photos) == 2
-    from qvla.captioning import caption
-    from qvla.imagery import open_image
+    from qvla.captioning.engine import caption
+    from qvla.data.imagery import open_image
 
     lineup = Lineup.load(tiny_checkpoint, adapter=recipe.output, device="cpu")
     answers = caption(lineup, [open_image(photo.image) for photo in photos], ["adapter"])

@@ -1,6 +1,6 @@
 """Several processes under `accelerate launch` train as one process does on the same global batch.
 
-This file is also the program that is launched: it runs `qvla.training` as it stands, with a trainer
+This file is also the program that is launched: it runs `qvla.tuning.training` as it stands, with a trainer
 that writes down the gradients of every step.
 """
 
@@ -21,20 +21,19 @@ import torch
 import yaml
 from peft import PeftModel
 from PIL import Image
+from qvla.data.examples import read_examples
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qvla import training
-from qvla.backbone import load_backbone
-from qvla.dataset import read_examples
-from qvla.prompts import CAPTION_PREFIX, IGNORED
-from qvla.training import train
-from qvla.tuning import attempt, events
+from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED
+from qvla.methods.recipe import Recipe
+from qvla.models.backbone import load_backbone
+from qvla.tuning import attempt, events, training
 from qvla.tuning.caption_trainer import CaptionTrainer, caption_loss, image_features
-from qvla.tuning.recipe import Recipe
 from qvla.tuning.run_folder import last_checkpoint, step_of
+from qvla.tuning.training import train
 from qvla.tuning.training_data import CaptionedPhotos, Collator
-from tests.test_training import recipe_for, write_table
+from tests.tuning.test_training import recipe_for, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 2
@@ -130,7 +129,7 @@ def launched(
         (folder / name).mkdir()
         recipes[name] = recipe(tiny_checkpoint, data, folder / name, **case.changes)
     configs = [write_config(one) for one in recipes.values()]
-    done = launch("tests.test_training_processes", *configs)
+    done = launch("tests.tuning.test_processes", *configs)
     assert done.returncode == 0, done.stderr
     return recipes
 
@@ -233,7 +232,7 @@ def test_a_signal_to_one_process_ends_both_with_a_checkpoint(
     long = recipe(tiny_checkpoint, data, tmp_path, batch_size=2, **changes, eval_splits=[])
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(
-            command("qvla.training", "--config", write_config(long)),
+            command("qvla.tuning.training", "--config", write_config(long)),
             cwd=ROOT,
             stdout=log,
             stderr=log,

@@ -14,19 +14,20 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
+from qvla.data.examples import read_examples
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
-from qvla import nf4
-from qvla.backbone import load_backbone
-from qvla.dataset import Example, read_examples
-from qvla.prompts import CAPTION_PREFIX, IGNORED, encode_images, encode_text
-from qvla.training import main, train
+from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED, encode_images, encode_text
+from qvla.data.risc import Example
+from qvla.methods.recipe import Recipe, TrainingError, make_recipe
+from qvla.models import nf4
+from qvla.models.backbone import load_backbone
 from qvla.tuning import attempt
 from qvla.tuning.caption_trainer import CaptionTrainer, caption_loss, image_features
 from qvla.tuning.methods import add_method
-from qvla.tuning.recipe import Recipe, TrainingError, make_recipe
+from qvla.tuning.training import main, train
 from qvla.tuning.training_data import CaptionedPhotos, Collator, EpochSampler, view
 
 CAPTIONS = {

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qvla import background
-from qvla.background import BusyError, State, Task, Tasks
-from tests.serving import write_risc_folder
+from qvla.ui import background
+from qvla.ui.background import BusyError, State, Task, Tasks
+from tests.support.serving import write_risc_folder
 
 PATIENCE = 60  # seconds
 ROWS = [("UCM", "val", f"{number}.png", ["a river ."]) for number in range(5)]
@@ -155,7 +155,7 @@ def test_no_process_outlives_the_app(
     """However the app ends: killed, asked to, or by itself; and from whichever thread it began."""
     code = (
         "import sys, threading, time\n"
-        "from qvla.background import TASKS\n"
+        "from qvla.ui.background import TASKS\n"
         "starter = threading.Thread(target=TASKS.start, args=[sys.argv[1:]])\n"
         "starter.start(); starter.join(); time.sleep(1)\n"
         "print(TASKS.last._process.pid, TASKS.last.status.over, flush=True)\n"

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from peft.utils import register_peft_method
 
-from qvla.bottleneck.config import ACTIVATIONS, SITES, BottleneckConfig, BottleneckError
-from qvla.bottleneck.layer import (
+from qvla.methods.bottleneck.config import ACTIVATIONS, SITES, BottleneckConfig, BottleneckError
+from qvla.methods.bottleneck.layer import (
     BASE,
     Bottleneck,
     BottleneckLayer,
     BottleneckLinear,
     BottleneckNorm,
 )
-from qvla.bottleneck.model import AdapterCount, BottleneckModel, count_parameters
+from qvla.methods.bottleneck.model import AdapterCount, BottleneckModel, count_parameters
 
 __all__ = [
     "ACTIVATIONS",

@@ -10,7 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from qvla.bottleneck.config import ACTIVATIONS, BottleneckConfig, BottleneckError
+from qvla.methods.bottleneck.config import ACTIVATIONS, BottleneckConfig, BottleneckError
 
 BASE = "__base__"  # PEFT's name, in a mixed batch, for rows that no adapter touches
 

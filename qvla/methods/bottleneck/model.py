@@ -12,8 +12,8 @@ from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from qvla.bottleneck.config import SITES, BottleneckConfig, BottleneckError
-from qvla.bottleneck.layer import (
+from qvla.methods.bottleneck.config import SITES, BottleneckConfig, BottleneckError
+from qvla.methods.bottleneck.layer import (
     BASE,
     MERGE_REFUSAL,
     BottleneckLayer,
@@ -21,7 +21,7 @@ from qvla.bottleneck.layer import (
     BottleneckNorm,
     MixedBatch,
 )
-from qvla.bottleneck.sites import norms, projections
+from qvla.methods.bottleneck.sites import norms, projections
 
 
 class BottleneckModel(BaseTuner):

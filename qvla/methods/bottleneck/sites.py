@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from qvla.bottleneck.config import SITES, BottleneckConfig, BottleneckError
-from qvla.bottleneck.layer import BottleneckLinear
+from qvla.methods.bottleneck.config import SITES, BottleneckConfig, BottleneckError
+from qvla.methods.bottleneck.layer import BottleneckLinear
 
 # SigLIP's layers lie under `vision_tower.encoder.layers` and so can never be meant.
 DECODER_LAYER = re.compile(r"(?:.+\.)?language_model\.layers\.(\d+)")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from gradio.utils import get_upload_folder
 
-from qvla import publishing
-from qvla.background import Tasks
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
-from qvla.publishing import PANES, TITLES, PublishingError, shown_name
+from qvla.jobs import publishing
+from qvla.jobs.publishing import PANES, TITLES, PublishingError, shown_name
 from qvla.settings import Settings
+from qvla.ui.background import Tasks
 from qvla.ui.tables import record_folders
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class JobActions:
         return str(path)
 
     def push(self, jobs: Jobs, job_id: str, repository: str, private: bool) -> str:
-        from qvla.hub_push import push
+        from qvla.jobs.push import push
 
         address = push(_done(jobs, job_id), str(repository or "").strip(), private=private is True)
         return f"It is on the hub now: {address}"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qvla.tuning.events import Row, by_step
+from qvla.ui.admin.run_rows import seconds_between
 from qvla.ui.figures import Series, lines
-from qvla.ui.run_rows import seconds_between
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

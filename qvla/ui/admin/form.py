@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
 
-from qvla import records
-from qvla.architectures import PALIGEMMA_3B
-from qvla.confinement import data_place, model_place
+from qvla.data.allowed import data_place, model_place
 from qvla.data.columns import PRESETS
-from qvla.dataset import TABLE
+from qvla.data.risc import TABLE
 from qvla.errors import QvlaError
+from qvla.methods.recipe import Recipe, TrainingError, make_recipe
+from qvla.models.architectures import PALIGEMMA_3B
+from qvla.records import store as records
 from qvla.settings import Settings
 from qvla.tuning import forecast
 from qvla.tuning.forecast import Forecast
-from qvla.tuning.recipe import Recipe, TrainingError, make_recipe
 from qvla.ui import units
-from qvla.ui.job_list import duration
+from qvla.ui.admin.job_list import duration
 from qvla.ui.tables import record_folders
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from qvla.publishing import shown_name
+from qvla.jobs.publishing import shown_name
 from qvla.settings import ROOT
-from qvla.ui.run_rows import Reached
+from qvla.ui.admin.run_rows import Reached
 
 if TYPE_CHECKING:
     from qvla.jobs.store import Job

@@ -8,12 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvla import imagery
-from qvla.dataset import image_folder
+from qvla.data import imagery
+from qvla.data.risc import image_folder
 from qvla.errors import QvlaError
-from qvla.publishing import shown_name
+from qvla.jobs.publishing import shown_name
 from qvla.tuning.events import Row, by_step
-from qvla.ui.job_list import (
+from qvla.ui.admin.job_list import (
     duration,
     moment,
     progress_bar,
@@ -21,8 +21,8 @@ from qvla.ui.job_list import (
     state_chip,
     title_of,
 )
+from qvla.ui.admin.run_rows import reached
 from qvla.ui.pictures import THUMBNAIL_PIXELS, data_uri
-from qvla.ui.run_rows import reached
 
 if TYPE_CHECKING:
     from qvla.jobs.store import Job

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from qvla.errors import QvlaError
-from qvla.publishing import PANES, shown_name
+from qvla.jobs.publishing import PANES, shown_name
+from qvla.methods.recipe import make_recipe
 from qvla.tuning import forecast
-from qvla.tuning.recipe import make_recipe
-from qvla.ui import job_figures
-from qvla.ui.job_list import PANE_TITLES
-from qvla.ui.job_parts import render_head, render_log, render_notes, render_samples
-from qvla.ui.run_rows import RunRows
+from qvla.ui.admin import curves as job_figures
+from qvla.ui.admin.job_list import PANE_TITLES
+from qvla.ui.admin.job_parts import render_head, render_log, render_notes, render_samples
+from qvla.ui.admin.run_rows import RunRows
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from qvla import publishing
-from qvla.background import TASKS
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
+from qvla.jobs import publishing
 from qvla.settings import Settings
-from qvla.ui.gate import Gate
-from qvla.ui.job_actions import JobActions, panes_of
-from qvla.ui.job_form import JobForm, problem
-from qvla.ui.job_list import job_list, render_jobs
-from qvla.ui.job_view import JobView, full_model_note
+from qvla.ui.admin.actions import JobActions, panes_of
+from qvla.ui.admin.form import JobForm, problem
+from qvla.ui.admin.gate import Gate
+from qvla.ui.admin.job_list import job_list, render_jobs
+from qvla.ui.admin.job_view import JobView, full_model_note
+from qvla.ui.admin.run_rows import Reached, RunRows, reached
+from qvla.ui.background import TASKS
 from qvla.ui.measuring import render_status
 from qvla.ui.rights import Who
-from qvla.ui.run_rows import Reached, RunRows, reached
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs
@@ -312,7 +312,7 @@ class AdminTab:
     def _preview(self, who: Who, *values: Any) -> Updates:
         with suppress(QvlaError):  # the planner needs no weights
             self.loader.wait(LOADING_SECONDS)
-        from qvla.sharing import RULE
+        from qvla.captioning.sharing import RULE
 
         return {**self.form.show(*values), self.rule: f'<p class="lead">{escape(RULE)}</p>'}
 

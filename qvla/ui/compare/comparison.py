@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
 from qvla.ui.panes import VARIANT_TITLES, Pane, PaneState
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from qvla.captioning import Decoding, Partial
-    from qvla.lineup import Lineup
+    from qvla.captioning.decoding import Decoding
+    from qvla.captioning.generation import Partial
+    from qvla.captioning.lineup import Lineup
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def compare(
                 yield tuple(replace(pane, message=message) for pane in panes)
                 stopped.wait(POLL_SECONDS)
         # Only now: Transformers cannot be imported twice at once, and the loader imports it.
-        from qvla.captioning import Decoding
+        from qvla.captioning.decoding import Decoding
 
         yield from _stream(lineup, image, Decoding(**options), references, stopped)
     except QvlaError as error:
@@ -100,7 +101,7 @@ def _stream(
     references: Sequence[str],
     stopped: threading.Event,
 ) -> Iterator[Panes]:
-    from qvla.captioning import stream
+    from qvla.captioning.engine import stream
 
     panes = lineup_panes(lineup, PaneState.WAITING, "Looking at the photo…")
     yield panes

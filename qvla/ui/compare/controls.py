@@ -10,7 +10,7 @@ LONGEST = 128  # tokens; the data set's captions end well before
 
 
 class DecodingControls(NamedTuple):
-    """In the order of `qvla.captioning.Decoding`."""
+    """In the order of `qvla.captioning.engine.Decoding`."""
 
     max_new_tokens: gr.Slider
     num_beams: gr.Slider

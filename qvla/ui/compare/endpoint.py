@@ -14,14 +14,14 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
 from qvla.settings import Settings
-from qvla.ui.comparison import compare
-from qvla.ui.controls import decoding_arguments, read_references
-from qvla.ui.history import pane_record
+from qvla.ui.compare.comparison import compare
+from qvla.ui.compare.controls import decoding_arguments, read_references
+from qvla.ui.compare.history import pane_record
+from qvla.ui.compare.photo import open_photo
 from qvla.ui.panes import PaneState
-from qvla.ui.photo import open_photo
 
 
 def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., dict[str, Any]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from qvla.dataset import DatasetError
-from qvla.ui.gallery import ALL, PhotoFolder
+from qvla.data.risc import DatasetError
 from qvla.ui.grid import photo_grid, render_tiles, tiles_of
+from qvla.ui.photo_folder import ALL, PhotoFolder
 
 NO_FOLDER = (
     '<p class="empty">To browse photos here, set <code>QVLA_DATA</code> to a folder in the RISC '

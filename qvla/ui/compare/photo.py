@@ -1,4 +1,4 @@
-"""Where a photo enters: upload, drag or paste. The file goes to `qvla.imagery` as it came.
+"""Where a photo enters: upload, drag or paste. The file goes to `qvla.data.imagery` as it came.
 
 Gradio's own image component decodes uploads itself, fails on odd files with words of its own, and
 has the browser show them, which knows no TIFF. This one hands over the raw file and shows a preview
@@ -19,7 +19,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from pydantic import ValidationError
 
-from qvla import imagery
+from qvla.data import imagery
 from qvla.errors import QvlaError
 from qvla.settings import ROOT, Settings
 from qvla.ui.pictures import PREVIEW_PIXELS, data_uri

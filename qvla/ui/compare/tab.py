@@ -10,20 +10,28 @@ import gradio as gr
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
 from qvla.settings import Settings
-from qvla.ui import comparison, history
-from qvla.ui.controls import decoding_arguments, decoding_controls, read_references
-from qvla.ui.endpoint import compare_endpoint
-from qvla.ui.gallery import PhotoFolder, examples_or_none
-from qvla.ui.gallery_panel import GalleryPanel
+from qvla.ui.compare import comparison, history
+from qvla.ui.compare.controls import decoding_arguments, decoding_controls, read_references
+from qvla.ui.compare.endpoint import compare_endpoint
+from qvla.ui.compare.gallery import GalleryPanel
+from qvla.ui.compare.photo import (
+    in_cache,
+    open_photo,
+    photo_input,
+    photo_name,
+    refused,
+    shown,
+    too_large,
+)
+from qvla.ui.compare.visits import Runs
+from qvla.ui.compare.weights import WeightsPanel
 from qvla.ui.grid import photo_grid, render_tiles, tiles_of
 from qvla.ui.panes import IDLE_PANES, Pane, render_panes
-from qvla.ui.photo import in_cache, open_photo, photo_input, photo_name, refused, shown, too_large
+from qvla.ui.photo_folder import PhotoFolder, examples_or_none
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
-from qvla.ui.visits import Runs
-from qvla.ui.weights import WeightsPanel
 
 # Requests may have to wait for others; and on narrow screens the panes lie out of sight.
 ON_START = """() => {

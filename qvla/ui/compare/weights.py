@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from qvla.loading import LineupLoader, Phase
+from qvla.captioning.loader import LineupLoader, Phase
 from qvla.settings import Settings
-from qvla.ui import comparison
 from qvla.ui.banner import render_banner
+from qvla.ui.compare import comparison
 from qvla.ui.panes import IDLE_PANES, Pane, PaneState, render_panes
 
 POLL_SECONDS = 0.7

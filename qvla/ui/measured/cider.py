@@ -7,18 +7,18 @@ from typing import Any
 
 import gradio as gr
 
-from qvla.background import TASKS
-from qvla.loading import LineupLoader
+from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
-from qvla.ui import cider_figures
-from qvla.ui.evaluated_panel import EvaluatedPanel
-from qvla.ui.evaluated_photos import PhotoShelf
-from qvla.ui.evaluations import Evaluation, find_evaluations
-from qvla.ui.exhibits import Exhibit
-from qvla.ui.gallery import PhotoFolder
-from qvla.ui.measured_tab import notes_html
+from qvla.ui.background import TASKS
+from qvla.ui.measured import cider_figures
+from qvla.ui.measured.evaluations import Evaluation, find_evaluations
+from qvla.ui.measured.exhibits import Exhibit
+from qvla.ui.measured.own_predictions import OwnPredictions
+from qvla.ui.measured.photo_browser import EvaluatedPanel
+from qvla.ui.measured.scored_photos import PhotoShelf
+from qvla.ui.measured.tab import notes_html
 from qvla.ui.measuring import MeasureNow, model_arguments
-from qvla.ui.own_predictions import OwnPredictions
+from qvla.ui.photo_folder import PhotoFolder
 from qvla.ui.tables import record_folders, render_records
 
 Update = dict[Any, Any]

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from qvla.reported import reported
-from qvla.ui.evaluations import ALL, PAIRS, Evaluation, Score
-from qvla.ui.exhibits import Entry, entries_bars, entries_csv, entries_table
-from qvla.ui.measured_tab import notes_html
+from qvla.records.reported import reported
+from qvla.ui.measured.evaluations import ALL, PAIRS, Evaluation, Score
+from qvla.ui.measured.exhibits import Entry, entries_bars, entries_csv, entries_table
+from qvla.ui.measured.subjects import is_reports_model
+from qvla.ui.measured.tab import notes_html
 from qvla.ui.panes import VARIANT_TITLES
-from qvla.ui.subjects import is_reports_model
 from qvla.ui.tables import Cell, render_table, write_csv
 from qvla.ui.units import UNKNOWN
 

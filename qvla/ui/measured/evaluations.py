@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from qvla import records
-from qvla.records import Kept, Record
+from qvla.records import store as records
+from qvla.records.store import Kept, Record
 from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import hardware_name
 

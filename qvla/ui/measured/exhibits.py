@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from qvla.ui.figures import KINDS, Series, bars, far_apart
+from qvla.ui.measured.subjects import Value
 from qvla.ui.panes import VARIANT_TITLES
-from qvla.ui.subjects import Value
 from qvla.ui.tables import Cell, Kind, render_table, write_csv
 from qvla.ui.units import UNKNOWN
 

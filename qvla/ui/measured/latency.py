@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from qvla.reported import reported
+from qvla.records.reported import reported
 from qvla.ui import units
-from qvla.ui.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
 from qvla.ui.figures import Series, lines
-from qvla.ui.measured_tab import UNMEASURED, MeasuredTab, Update, notes_html
+from qvla.ui.measured.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
+from qvla.ui.measured.subjects import Subject, is_reports_model
+from qvla.ui.measured.tab import UNMEASURED, MeasuredTab, Update, notes_html
 from qvla.ui.panes import VARIANT_TITLES
-from qvla.ui.subjects import Subject, is_reports_model
 
 WHATS = ("bench/latency", "bench/report", "bench/training")
 LATENCY = "bench/latency"

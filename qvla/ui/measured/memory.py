@@ -7,14 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from qvla.reported import reported
+from qvla.records.reported import reported
 from qvla.ui import units
-from qvla.ui.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
 from qvla.ui.figures import Series, bars, far_apart, lines
-from qvla.ui.measured_tab import UNMEASURED, MeasuredTab, Update, notes_html
+from qvla.ui.measured.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
+from qvla.ui.measured.planner import PlannerForm
+from qvla.ui.measured.subjects import Subject, Value, is_reports_model
+from qvla.ui.measured.tab import UNMEASURED, MeasuredTab, Update, notes_html
 from qvla.ui.panes import VARIANT_TITLES
-from qvla.ui.planner_form import PlannerForm
-from qvla.ui.subjects import Subject, Value, is_reports_model
 from qvla.ui.tables import Kind, write_csv
 
 WHATS = ("bench/memory", "bench/training", "bench/report")

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from qvla.errors import QvlaError
-from qvla.ui.evaluated_photos import EvaluatedPhotos, PhotoShelf
-from qvla.ui.evaluations import Evaluation
+from qvla.ui.measured.evaluations import Evaluation
+from qvla.ui.measured.scored_photos import EvaluatedPhotos, PhotoShelf
 
 if TYPE_CHECKING:
     from qvla.scoring import Difference, Scored

@@ -22,11 +22,11 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from qvla.errors import QvlaError
-from qvla.ui.cider_figures import PROTOCOLS, in_words, score_text
-from qvla.ui.evaluated_photos import PhotoShelf
-from qvla.ui.evaluations import Evaluation, Score
-from qvla.ui.measured_tab import notes_html
-from qvla.ui.own_captions import NAMED, Beside, as_json, score_beside
+from qvla.ui.measured.cider_figures import PROTOCOLS, in_words, score_text
+from qvla.ui.measured.evaluations import Evaluation, Score
+from qvla.ui.measured.own_captions import NAMED, Beside, as_json, score_beside
+from qvla.ui.measured.scored_photos import PhotoShelf
+from qvla.ui.measured.tab import notes_html
 from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import Cell, render_table
 

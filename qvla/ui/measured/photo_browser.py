@@ -9,15 +9,10 @@ from typing import Any
 import gradio as gr
 
 from qvla.errors import QvlaError
-from qvla.ui.evaluated_photos import (
-    EvaluatedPhotos,
-    PhotoShelf,
-    render_photo,
-    render_photos,
-)
-from qvla.ui.evaluations import Evaluation
-from qvla.ui.gallery import ALL
 from qvla.ui.grid import photo_grid
+from qvla.ui.measured.evaluations import Evaluation
+from qvla.ui.measured.scored_photos import EvaluatedPhotos, PhotoShelf, render_photo, render_photos
+from qvla.ui.photo_folder import ALL
 
 Update = dict[Any, Any]
 Find = Callable[[], Sequence[Evaluation]]

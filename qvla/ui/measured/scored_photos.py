@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from qvla import imagery
-from qvla.dataset import Example, fingerprint
+from qvla.data import imagery
+from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
-from qvla.ui.cider_figures import signed
-from qvla.ui.evaluations import Evaluation
-from qvla.ui.gallery import ALL, PhotoFolder, examples_or_none
 from qvla.ui.grid import tiles_of
+from qvla.ui.measured.cider_figures import signed
+from qvla.ui.measured.evaluations import Evaluation
 from qvla.ui.panes import VARIANT_TITLES
+from qvla.ui.photo_folder import ALL, PhotoFolder, examples_or_none
 from qvla.ui.pictures import data_uri
 
 PAGE_SIZE = 24

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from qvla import records
-from qvla.records import Kept
-from qvla.reported import reported
+from qvla.records import store as records
+from qvla.records.reported import reported
+from qvla.records.store import Kept
 from qvla.settings import Settings
 from qvla.ui.tables import hardware_name, record_folders
 

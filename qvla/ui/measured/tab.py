@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from qvla.background import TASKS
-from qvla.loading import LineupLoader
+from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
-from qvla.ui.exhibits import Exhibit
+from qvla.ui.background import TASKS
+from qvla.ui.measured.exhibits import Exhibit
+from qvla.ui.measured.subjects import Subject, chosen, find_subjects
 from qvla.ui.measuring import MeasureNow, model_arguments
-from qvla.ui.subjects import Subject, chosen, find_subjects
 from qvla.ui.tables import record_folders, render_records
 
 Update = dict[Any, Any]

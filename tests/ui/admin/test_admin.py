@@ -17,24 +17,24 @@ import pytest
 from gradio.helpers import special_args
 from gradio.utils import get_upload_folder
 
-from qvla import publishing
-from qvla.background import TASKS, State
-from qvla.captioning import caption
-from qvla.cli import parse
-from qvla.decoding import Decoding
-from qvla.imagery import open_image
+from qvla.captioning.decoding import Decoding
+from qvla.captioning.engine import caption
+from qvla.captioning.loader import LineupLoader
+from qvla.cli.main import parse
+from qvla.data.imagery import open_image
+from qvla.jobs import publishing
 from qvla.jobs.places import places_of
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import JobState, Store
-from qvla.loading import LineupLoader
 from qvla.settings import Settings
+from qvla.ui.admin.actions import EVALUATION, JobActions
+from qvla.ui.admin.form import FIELDS
 from qvla.ui.app import build
-from qvla.ui.evaluations import find_evaluations
-from qvla.ui.job_actions import EVALUATION, JobActions
-from qvla.ui.job_form import FIELDS
-from tests.fine_tuned import finished_job, tiny_recipe
-from tests.serving import add_adapters, free_port, served, write_photo, write_risc_folder
-from tests.tiny import build_tiny
+from qvla.ui.background import TASKS, State
+from qvla.ui.measured.evaluations import find_evaluations
+from tests.support.fine_tuned import finished_job, tiny_recipe
+from tests.support.serving import add_adapters, free_port, served, write_photo, write_risc_folder
+from tests.support.tiny import build_tiny
 
 PASSWORD = "open sesame"
 OWNER = "somebody-in-particular"
@@ -309,7 +309,7 @@ def test_on_a_space_accounts_count(
     monkeypatch.setenv("OAUTH_CLIENT_ID", "client")
     # What Gradio signs accounts in with is installed on Spaces; what it makes of a session is not
     # part of that.
-    monkeypatch.setattr("qvla.ui.gate.find_spec", lambda name: object())
+    monkeypatch.setattr("qvla.ui.admin.gate.find_spec", lambda name: object())
     monkeypatch.setattr("gradio.routes.attach_oauth", lambda app: None)
     app = build(own, loader)
     [handler] = [event.fn for event in app.fns.values() if event.api_name == "admin_open"]
@@ -502,7 +502,7 @@ def test_evaluating_is_the_command_of_the_cider_tab(
 def test_pushing_without_a_token_is_one_sentence(
     address: str, token: str, done: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qvla.hub_push.get_token", lambda: None)
+    monkeypatch.setattr("qvla.jobs.push.get_token", lambda: None)
     assert "owner/name" in post(address, "admin_push", [token, done, "one/two/three", True])
     assert "HF_TOKEN" in post(address, "admin_push", [token, done, "one/two", True])
 

@@ -16,17 +16,17 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from qvla.captioning.loader import LineupLoader, NotReadyError, Phase
+from qvla.data.imagery import ImageError, open_image
 from qvla.errors import QvlaError
-from qvla.imagery import ImageError, open_image
-from qvla.loading import LineupLoader, NotReadyError, Phase
 from qvla.settings import Settings
-from qvla.ui import history
 from qvla.ui.app import build
-from qvla.ui.comparison import compare, score
-from qvla.ui.gallery import PAGE_SIZE, PhotoFolder
+from qvla.ui.compare import history
+from qvla.ui.compare.comparison import compare, score
 from qvla.ui.panes import IDLE_PANES, Pane, PaneState, announcement, render_panes
-from tests.serving import add_adapters, served, write_photo, write_risc_folder
-from tests.tiny import build_tiny
+from qvla.ui.photo_folder import PAGE_SIZE, PhotoFolder
+from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
+from tests.support.tiny import build_tiny
 
 VARIANTS = ["base", "adapter", "qvla"]
 REFERENCES = ["many planes are parked next to a river", "a river is next to some green trees"]
@@ -263,7 +263,7 @@ def test_a_comparison_streams_and_can_be_stopped(loader: LineupLoader, tmp_path:
 
 
 def test_a_photo_alone_is_enough(client: Client, loader: LineupLoader, tmp_path: Path) -> None:
-    from qvla.captioning import caption
+    from qvla.captioning.engine import caption
 
     photo = write_photo(tmp_path / "photo.jpg")
     result = client.predict(handle_file(photo), api_name="/compare")

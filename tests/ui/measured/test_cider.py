@@ -14,15 +14,18 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from qvla.data.examples import read_examples
 
-from qvla import background, scoring
-from qvla.dataset import Example, read_examples
-from qvla.loading import LineupLoader
-from qvla.reported import reported
+from qvla import scoring
+from qvla.captioning.loader import LineupLoader
+from qvla.data.risc import Example
+from qvla.records.reported import reported
 from qvla.settings import Settings
-from qvla.ui import cider_figures, measuring
-from qvla.ui.cider import CiderTab
-from qvla.ui.evaluated_photos import (
+from qvla.ui import background, measuring
+from qvla.ui.measured import cider_figures
+from qvla.ui.measured.cider import CiderTab
+from qvla.ui.measured.evaluations import Evaluation, find_evaluations
+from qvla.ui.measured.scored_photos import (
     PAGE_SIZE,
     Order,
     PhotoShelf,
@@ -30,10 +33,9 @@ from qvla.ui.evaluated_photos import (
     render_photo,
     render_photos,
 )
-from qvla.ui.evaluations import Evaluation, find_evaluations
-from qvla.ui.gallery import PhotoFolder
-from tests.evaluations import PROTOCOLS, VARIANTS, write_evaluation
-from tests.serving import served, write_risc_folder
+from qvla.ui.photo_folder import PhotoFolder
+from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
+from tests.support.serving import served, write_risc_folder
 
 WORDS = "river green trees road white houses planes sea field bridge".split()
 TITLES = {"base": "Base", "adapter": "Adapter", "qvla": "QVLA"}

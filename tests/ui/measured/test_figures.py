@@ -15,11 +15,11 @@ import pytest
 
 from qvla.settings import ROOT, Settings
 from qvla.ui import figures, tables
-from qvla.ui.exhibits import Entry, entries_bars, entries_csv, entries_table
 from qvla.ui.figures import Series, bars, far_apart, lines
-from qvla.ui.subjects import chosen, find_subjects
+from qvla.ui.measured.exhibits import Entry, entries_bars, entries_csv, entries_table
+from qvla.ui.measured.subjects import chosen, find_subjects
 from qvla.ui.tables import Cell, render_records, render_table, write_csv
-from tests.measured import memory_numbers, write_record
+from tests.support.measured import memory_numbers, write_record
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 SERIES = [
@@ -281,7 +281,7 @@ def test_own_measurements_come_before_the_reports_model_and_that_before_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folders = (tmp_path / "shipped", tmp_path / "here")
-    monkeypatch.setattr("qvla.ui.subjects.record_folders", lambda settings: folders)
+    monkeypatch.setattr("qvla.ui.measured.subjects.record_folders", lambda settings: folders)
     number = {"base/loaded_bytes": 1}
     write_record(folders[0], "bench/memory", number, model="mini", hour=9)
     full = "paligemma-3b-pt-224 (random weights)"

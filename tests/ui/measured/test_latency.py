@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from qvla.settings import Settings
-from qvla.ui import latency
-from qvla.ui.subjects import Subject, find_subjects
-from tests.measured import BATCHES, VARIANTS, latency_numbers, training_record, write_record
+from qvla.ui.measured import latency
+from qvla.ui.measured.subjects import Subject, find_subjects
+from tests.support.measured import BATCHES, VARIANTS, latency_numbers, training_record, write_record
 
 
 def measured_subject(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Subject:

@@ -11,16 +11,17 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from qvla.architectures import PALIGEMMA_3B
+from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.loading import LineupLoader
+from qvla.models.architectures import PALIGEMMA_3B
 from qvla.planning.planner import plan
 from qvla.settings import EMBEDDED_MODEL, Settings
-from qvla.ui import memory, planner_form
-from qvla.ui.subjects import Subject, find_subjects
+from qvla.ui.measured import memory
+from qvla.ui.measured import planner as planner_form
+from qvla.ui.measured.subjects import Subject, find_subjects
 from qvla.ui.tables import write_csv
-from tests.measured import TRAINED, VARIANTS, memory_numbers, training_record, write_record
-from tests.serving import served
+from tests.support.measured import TRAINED, VARIANTS, memory_numbers, training_record, write_record
+from tests.support.serving import served
 
 FIELDS = ("qvla", "training", 4, "", "", "adamw_torch", False)
 
