@@ -23,6 +23,7 @@ from qvla.errors import QvlaError
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED_MODEL = ROOT / "checkpoints" / "mini"
 PREFIX = "QVLA_"
+CAPTION_PREFIX = "caption en"  # PaliGemma's prompt for a caption (arXiv 2407.07726, section 3)
 Embeddings = Literal["int8", "bf16"]
 EMBEDDINGS = get_args(Embeddings)
 

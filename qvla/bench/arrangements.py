@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from qvla.captioning import options as models
+from qvla.captioning import options
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import Caption, Generation, end_tokens
 from qvla.captioning.lineup import TITLES, VARIANTS, Lineup, SharedBackbone
@@ -51,7 +51,7 @@ def fixed_length(shared: SharedBackbone, new_tokens: int) -> FixedLength:
 
 def load_lineup(settings: Settings, variants: Sequence[str] = VARIANTS) -> Lineup:
     """The line-up with these variants; raises BenchError when one is not there."""
-    lineup = models.load_lineup(settings, variants)
+    lineup = options.load_lineup(settings, variants)
     for variant in map(lineup.variant, variants):
         if not variant.available:
             raise BenchError(

@@ -20,7 +20,7 @@ INTERVAL = 0.002  # seconds between looks at the memory while loading
 
 @dataclass
 class VariantMemory:
-    """Bytes above those of the process with its libraries imported; see `qvla.records.measure.Meter`."""
+    """Bytes above those of the process with its libraries imported (`qvla.records.measure`)."""
 
     weights: int = 0
     parts: dict[str, int] = field(default_factory=dict)

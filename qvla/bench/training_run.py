@@ -50,8 +50,9 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Bytes are those of `qvla.records.measure.Meter`, but `activations`: what tensors took in a step above
-    what they took at its start, from PyTorch's allocator. The curve begins with the weights loaded.
+    """Bytes are those of `qvla.records.measure.Meter`, but for `activations`: what tensors took in
+    a step above what they took at its start, from PyTorch's allocator. The curve begins with the
+    weights loaded.
     """
 
     held: int = 0

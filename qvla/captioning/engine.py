@@ -191,7 +191,8 @@ def _check_images(images: Sequence[Image.Image]) -> None:
     for image in images:
         if image.mode != "RGB":
             raise QvlaError(
-                f"A photo is in mode {image.mode}, not RGB: open it with qvla.data.imagery.open_image."
+                f"A photo is in mode {image.mode}, not RGB: open it with "
+                "qvla.data.imagery.open_image."
             )
 
 

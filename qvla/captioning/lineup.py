@@ -141,7 +141,7 @@ class Lineup:
         on the CPU; `nf4_embeddings` are as in `load_backbone`. Only the backbones that the asked
         `variants` answer on are loaded, and without an `nf4_adapter` the NF4 backbone is left
         unloaded until `swap_adapter` brings one. With a `device_lock` captioning goes before
-        fine-tunes on the same device (`qvla.captioning.sharing`). `progress` is called with a sentence before
+        fine-tunes on the same device (`sharing`). `progress` is called with a sentence before
         each step. Raises BackboneError when the float backbone is needed and cannot be loaded, and
         QvlaError for a name that is not in VARIANTS.
         """

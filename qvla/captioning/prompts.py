@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qvla.errors import QvlaError
+from qvla.settings import CAPTION_PREFIX
 
-if TYPE_CHECKING:  # recipes and forms need the prefix alone, and no library of this weight
+if TYPE_CHECKING:
     import torch
     from PIL import Image
     from transformers import PaliGemmaProcessor
     from transformers.feature_extraction_utils import BatchFeature
 
-CAPTION_PREFIX = "caption en"
+__all__ = ["CAPTION_PREFIX", "IGNORED", "decode", "encode_images", "encode_text"]
+
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 

@@ -17,12 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from qvla import __version__
-from qvla.errors import QvlaError
-
-FAILED_PHOTOS = 1
-UNUSABLE = 2
-PROGRAM_FAULT = 70  # EX_SOFTWARE of sysexits.h
-INTERRUPTED = 130  # what shells report after Ctrl-C
+from qvla.errors import INTERRUPTED, PROGRAM_FAULT, UNUSABLE, QvlaError
 
 log = logging.getLogger("qvla")
 

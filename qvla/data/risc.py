@@ -2,9 +2,8 @@
 
 `captions.csv` has the columns source, split, image, caption_1 … caption_5. Images lie in the same
 folder or in `resized/` (the name the RISC data set uses). Missing captions and extra columns are
-tolerated; a row with no image name, or whose image leaves the folder, is not. Parquet files and
-data sets on the Hugging Face Hub are written out in this layout first (`qvla.data.hub_data`), so
-that this is the only reader.
+tolerated; a row with no image name, or whose image leaves the folder, is not. Whatever else data
+comes as is written out in this layout first (`examples`), so that this is the only reader.
 """
 
 from __future__ import annotations
@@ -60,42 +59,6 @@ class Row:
     def has_plain_name(self) -> bool:
         """Whether the image is named by a file name alone, which cannot leave the folder."""
         return self.image not in ("", "..") and Path(self.image).name == self.image
-
-
-def read_examples(
-    source: str | Path,
-    *,
-    splits: Sequence[str] | None = None,
-    sources: Sequence[str] | None = None,
-) -> list[Example]:
-    """Examples in file order, optionally only of some splits and sources.
-
-    Args:
-        source: a folder in the RISC layout; or a parquet file, a folder of parquet files or the id
-            of a data set on the hub (`owner/name`), which are written out in that layout once.
-
-    Raises DatasetError when the data or a needed column is missing, or an image's name is unusable.
-    Whether each image can be opened is not checked here; see `qvla.data.check`.
-    """
-    folder = risc_folder(source)
-    images = image_folder(folder)
-    examples = [_example(row, images, folder / TABLE) for row in read_rows(folder)]
-    return [
-        example
-        for example in examples
-        if (splits is None or example.split in splits)
-        and (sources is None or example.source in sources)
-    ]
-
-
-def risc_folder(source: str | Path) -> Path:
-    """The folder in the RISC layout that `source` is or, once written out, becomes."""
-    folder = Path(source).expanduser()
-    if (folder / TABLE).is_file():
-        return folder
-    from qvla.data.hub_data import converted  # only now: it brings the hub's libraries with it
-
-    return converted(source)
 
 
 def image_folder(folder: Path) -> Path:
@@ -155,6 +118,16 @@ def fingerprint(examples: Sequence[Example]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
+def example_of(row: Row, images: Path, table: Path) -> Example:
+    """The row as an example. Raises DatasetError when its image is no plain file name."""
+    if not row.has_plain_name:
+        raise DatasetError(
+            f"{table}, line {row.line}: the image column must hold a plain file name, not "
+            f"{row.image!r}."
+        )
+    return Example(images / row.image, row.source, row.split, row.captions)
+
+
 def _text(table: Path) -> str:
     try:
         data = table.read_bytes().removeprefix(codecs.BOM_UTF8)
@@ -167,12 +140,3 @@ def _text(table: Path) -> str:
         raise DatasetError(
             f"{table} is not in UTF-8 (see line {line}): save it with that encoding."
         ) from error
-
-
-def _example(row: Row, images: Path, table: Path) -> Example:
-    if not row.has_plain_name:
-        raise DatasetError(
-            f"{table}, line {row.line}: the image column must hold a plain file name, not "
-            f"{row.image!r}."
-        )
-    return Example(images / row.image, row.source, row.split, row.captions)

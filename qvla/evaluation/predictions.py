@@ -39,7 +39,10 @@ log = logging.getLogger(__name__)
 FIRST_BATCH = {"cpu": 32, "cuda": 128}  # photos at once until memory runs out
 SHAPING_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")  # captions hang on them
 # Of this project; all but what only scores, shows or trains.
-SHAPING_CODE = ("*.py", "bottleneck/*.py", "evaluation/predictions.py")
+SHAPING_CODE = (
+    *("data/*.py", "methods/**/*.py", "models/**/*.py", "captioning/*.py"),
+    *("faults.py", "settings.py", "evaluation/predictions.py"),
+)
 BLOCK = 2**20  # bytes read at once for a fingerprint
 
 

@@ -127,7 +127,7 @@ def _use(method: str, model: str, repository: str) -> str:
     name = "QVLA_NF4_ADAPTER" if method in ("qvla", "qlora") else "QVLA_ADAPTER"
     text = f"With QVLA:\n\n```sh\nQVLA_MODEL={model} {name}={repository} python -m qvla serve\n```"
     if method in ("adapter", "qvla"):
-        text += "\n\nIts PEFT method is QVLA's own: `import qvla.methods.bottleneck` before PEFT loads it."
+        text += "\n\nIts PEFT method is QVLA's own: `import qvla.methods.bottleneck` first."
     return text
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.errors import QvlaError
+from qvla.settings import CAPTION_PREFIX
 
 # All linear layers of the decoder, which QLoRA found to matter most (arXiv 2305.14314, section 4).
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -113,8 +113,7 @@ class Recipe(BaseModel):
         4, ge=0, description="evaluation photos that are captioned at each evaluation"
     )
     device_lock: Path | None = Field(
-        None,
-        description="lock file by which an app on the same device goes first (qvla.captioning.sharing)",
+        None, description="lock file by which an app on the same device goes first"
     )
 
     @model_validator(mode="after")

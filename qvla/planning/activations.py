@@ -263,7 +263,7 @@ class Decoder:
         return index in self.trained.layers and site in self.trained.sites
 
     def _trains_norm(self, index: int, site: str) -> bool:
-        """Whether the norm that comes next after this sublayer is; see `qvla.methods.bottleneck.sites`."""
+        """Whether the norm after this sublayer is trained; see `qvla.methods.bottleneck`."""
         if self.full:
             return True
         wanted = self.trained.method == "bottleneck" and self.trained.norms

@@ -1,8 +1,8 @@
 """How much memory a variant takes for captioning or training, told from its configuration alone.
 
-Weights are counted on the meta device (`qvla.models.params`), activations derived from the architecture
-(`qvla.planning.activations`), so the answer takes a second and needs neither weights nor a GPU. How
-good it is, the memory suite measures: `python -m qvla bench --suite memory`.
+Weights are counted on the meta device (`qvla.models.params`), activations derived from the
+architecture (`qvla.planning.activations`), so the answer takes a second and needs neither weights
+nor a GPU. How good it is, the memory suite measures: `python -m qvla bench --suite memory`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def process(self) -> int:
-        """What `qvla.records.measure` finds, which on a GPU is its allocator: without the CUDA context."""
+        """What `measure` finds, which on a GPU is its allocator: without the CUDA context."""
         return self.total - (CUDA_CONTEXT if self.device == "cuda" else 0)
 
     @property

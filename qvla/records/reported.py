@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).resolve().parents[1] / "assets" / "reported.json"
+FILE = Path(__file__).resolve().parents[2] / "assets" / "reported.json"
 
 
 @lru_cache(maxsize=1)

@@ -2,8 +2,8 @@
 
 The report trained `double_seq_bn` of AdapterHub, plugged into PaliGemma's decoder by an interface
 that names `self_attn`, `o_proj` and `mlp.down_proj` (its notebooks,
-github.com/NisanYildiz/DI725-project). That is our bottleneck (`qvla.methods.bottleneck`), with AdapterHub's
-`scaling` taken into the up projection. What its format means is told in `adapterhub_format`.
+github.com/NisanYildiz/DI725-project). That is our bottleneck (`qvla.methods.bottleneck`), with
+AdapterHub's `scaling` taken into the up projection. Its format is told in `adapterhub_format`.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 `Tasks` starts it and keeps the last one; `Task` tells how far it has come and can end it. The
 command leads a process group, so that ending it ends whatever it started too. It reads nothing, but
 its standard input is a pipe that only the app holds open: when the app ends, in whatever way, that
-pipe closes, and the command ends itself (`python -m qvla.ui.background VERB …` is the command line
-with this one habit more; the signal that Linux sends at a parent's death would not do, because it
-already comes when the thread that started the command ends).
+pipe closes, and the command ends itself (`qvla.cli.beside_app`; the signal that Linux sends at a
+parent's death would not do, because it comes when the thread that started the command ends).
 """
 
 from __future__ import annotations
@@ -17,17 +16,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import count
-from types import FrameType
 from typing import BinaryIO
 
 from qvla import progress
-from qvla.cli import main as cli
-from qvla.errors import FAILED_PHOTOS, PROGRAM_FAULT, QvlaError
+from qvla.errors import FAILED_PHOTOS, QvlaError
 from qvla.settings import ROOT
 
 GRACE_SECONDS = 5.0  # between the request to end and the end by force
@@ -84,7 +80,7 @@ class Task:
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "qvla.ui.background", *arguments],
+            [sys.executable, "-m", "qvla.cli.beside_app", *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -221,36 +217,3 @@ def _wait_without_reaping(process: subprocess.Popen[bytes]) -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
         process.wait()
-
-
-# ---- the command's side --------------------------------------------------------------------------
-
-
-def _end_with_the_app() -> None:
-    """Ends this process and its group once standard input is closed."""
-    while os.read(0, 1):  # not sys.stdin, whose lock would be held when Python shuts down
-        pass
-    if os.name != "posix":
-        os._exit(1)
-    os.killpg(os.getpgrp(), signal.SIGTERM)
-    time.sleep(GRACE_SECONDS)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C: temporary folders are removed, and the exit code is that of an interruption."""
-    raise KeyboardInterrupt
-
-
-def _main() -> int:
-    signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=_end_with_the_app, name="end-with-the-app", daemon=True).start()
-    try:
-        return cli.main()
-    except Exception as error:  # none of the command's own: of the command line before it began
-        print(f"The command cannot be started: {error}.", file=sys.stderr)
-        return PROGRAM_FAULT
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

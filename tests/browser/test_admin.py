@@ -21,7 +21,7 @@ from qvla.data.imagery import open_image
 from qvla.jobs.app_worker import start_worker
 from qvla.jobs.service import Jobs
 from qvla.settings import EMBEDDED_MODEL, Settings
-from tests.browser.test_measured_tabs import CONTRASTS
+from tests.support.contrasts import CONTRASTS
 from tests.support.serving import free_port, served, write_photo, write_risc_folder
 from tests.support.visitor import PATIENCE, choose, compare, open_page
 

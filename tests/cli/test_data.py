@@ -14,6 +14,7 @@ import pytest
 
 from qvla.cli import main as cli
 from qvla.data import hub_data
+from qvla.errors import UNUSABLE
 from tests.support.foreign import photo, rsicd
 
 DATA = os.environ.get("QVLA_DATA")
@@ -208,14 +209,14 @@ def test_faults_are_one_sentence(run: Run, tmp_path: Path, action: str) -> None:
         tmp_path / "nowhere": "no data folder",
     }.items():
         code, output, errors = run(action, source)
-        assert (code, output) == (cli.UNUSABLE, "")
+        assert (code, output) == (UNUSABLE, "")
         assert said in errors and errors.count("\n") == 1
 
 
 def test_fetch_overwrites_nothing(run: Run, tmp_path: Path) -> None:
     folder = good(tmp_path / "data")
     code, _, errors = run("fetch", rsicd(tmp_path / "copy"), "--out", folder)
-    assert code == cli.UNUSABLE and "there already" in errors
+    assert code == UNUSABLE and "there already" in errors
     assert len([*(folder / "images").iterdir()]) == 4
 
 

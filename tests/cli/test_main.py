@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from qvla.captioning import engine as captioning
+from qvla.captioning import engine
 from qvla.captioning.lineup import Lineup
 from qvla.cli import main as cli
 from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
 
-ROOT = Path(cli.__file__).resolve().parents[1]
+ROOT = Path(cli.__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -141,13 +141,13 @@ def test_photos_go_in_full_batches_and_unreadable_ones_take_no_place(
     run: Run, weights: Weights, files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    real = captioning.caption
+    real = engine.caption
 
     def counted(lineup: Lineup, images: list[Image.Image], *options: object) -> object:
         sizes.append(len(images))
         return real(lineup, images, *options)
 
-    monkeypatch.setattr(captioning, "caption", counted)
+    monkeypatch.setattr(engine, "caption", counted)
     asked = [files[0], "none.png", *files, *files[:1]]
     options = [*model_of(weights), "--variant", "base", "--batch-size", 2]
     assert run("caption", *asked, *options)[0] == 1

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from qvla.data.examples import read_examples
 
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import CaptioningError, OutOfMemoryError
 from qvla.captioning.lineup import Lineup
 from qvla.cli import main as cli
+from qvla.data.examples import read_examples
 from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.evaluation import predictions
@@ -37,7 +37,7 @@ from qvla.settings import Settings, load_settings
 from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
 from tests.support.tiny import build_tiny
 
-ROOT = Path(cli.__file__).resolve().parents[1]
+ROOT = Path(cli.__file__).resolve().parents[2]
 DECODING = Decoding(max_new_tokens=LENGTH)
 FLOATING = ("base", "adapter")
 QUICK = Scoring(metrics=METRICS, resamples=50)

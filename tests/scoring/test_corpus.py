@@ -13,20 +13,11 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
 from qvla.data.examples import read_examples
-
 from qvla.scoring import METRICS, ScoringError, corpus_scores, score_corpus
+from tests.support.made_captions import CANDIDATES, REFERENCES
 
-REFERENCES = {
-    "quay": ["Two ferries lie at a long quay.", "A quay with two white ferries .", "ferries"],
-    "farm": ["Round green fields on dry ground.", "Circles of crops in the desert."],
-    "park": ["A small park with a pond, and paths", "There's a pond in the park!"],
-}
-CANDIDATES = {
-    "park": "a pond in a small park .",
-    "quay": "Two ferries, lie at quay",
-    "farm": "many houses in rows",
-}
 TOKENS = {  # written by hand
     "quay": ["two ferries lie at a long quay", "a quay with two white ferries", "ferries"],
     "farm": ["round green fields on dry ground", "circles of crops in the desert"],

@@ -12,8 +12,8 @@ from pycocoevalcap.cider.cider import Cider
 from qvla.scoring import ScoringError, sentence_scores, shared_words, tokenize
 from qvla.scoring.frequencies import main, write_table
 from qvla.scoring.sentence import TABLE, DocumentFrequencies, document_frequencies, hash_ngram
-from tests.scoring.test_corpus import CANDIDATES, REFERENCES
-from tests.scoring.test_ptb import EXPECTED
+from tests.support.made_captions import CANDIDATES, REFERENCES
+from tests.support.ptb_tokens import EXPECTED
 
 
 def test_equals_pycocoevalcap_given_the_same_corpus(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from qvla.scoring import ScoringError, forget, java, score
 from qvla.scoring.tokens import tokenize
-from tests.scoring.test_ptb import EXPECTED
+from tests.support.ptb_tokens import EXPECTED
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java here")
 

@@ -42,3 +42,15 @@ def _raw(words: list[str], chance: random.Random) -> str:
     comma = chance.randrange(1, len(words))
     text = " ".join(words[:comma]) + chance.choice((", ", " , ", " ")) + " ".join(words[comma:])
     return text.capitalize() + chance.choice(ENDS)
+
+
+REFERENCES = {
+    "quay": ["Two ferries lie at a long quay.", "A quay with two white ferries .", "ferries"],
+    "farm": ["Round green fields on dry ground.", "Circles of crops in the desert."],
+    "park": ["A small park with a pond, and paths", "There's a pond in the park!"],
+}
+CANDIDATES = {
+    "park": "a pond in a small park .",
+    "quay": "Two ferries, lie at quay",
+    "farm": "many houses in rows",
+}

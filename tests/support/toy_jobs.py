@@ -22,7 +22,7 @@ import yaml
 
 from qvla.tuning import events
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 LEDGER = "ledger.txt"
 

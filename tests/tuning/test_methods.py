@@ -13,20 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from qvla.data.examples import read_examples
 from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration
 
 from qvla.captioning.lineup import Lineup
+from qvla.data.examples import read_examples
 from qvla.methods.recipe import TrainingError
 from qvla.models.backbone import load_backbone
 from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer
 from qvla.tuning.methods import add_method
 from qvla.tuning.training import train
-from tests.tuning.test_training import batch_of, data, gradients, our_loss, plain_loss, recipe_for
-
-__all__ = ["data"]  # a fixture
+from tests.support.colours import batch_of, gradients, our_loss, plain_loss, recipe_for
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

@@ -1,7 +1,7 @@
 """Several processes under `accelerate launch` train as one process does on the same global batch.
 
-This file is also the program that is launched: it runs `qvla.tuning.training` as it stands, with a trainer
-that writes down the gradients of every step.
+This file is also the program that is launched: it runs `qvla.tuning.training` as it stands, with a
+trainer that writes down the gradients of every step.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import torch
 import yaml
 from peft import PeftModel
 from PIL import Image
-from qvla.data.examples import read_examples
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED
+from qvla.data.examples import read_examples
 from qvla.methods.recipe import Recipe
 from qvla.models.backbone import load_backbone
 from qvla.tuning import attempt, events, training
@@ -33,9 +33,9 @@ from qvla.tuning.caption_trainer import CaptionTrainer, caption_loss, image_feat
 from qvla.tuning.run_folder import last_checkpoint, step_of
 from qvla.tuning.training import train
 from qvla.tuning.training_data import CaptionedPhotos, Collator
-from tests.tuning.test_training import recipe_for, write_table
+from tests.support.colours import recipe_for, write_table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 2
 PATIENCE = 600  # seconds: two processes import PyTorch, on a machine that may be busy
 # Of very different lengths, so that two halves of a batch hardly ever have as many labels.

@@ -13,7 +13,7 @@ from qvla.errors import QvlaError
 from qvla.jobs.publishing import PANES, shown_name
 from qvla.methods.recipe import make_recipe
 from qvla.tuning import forecast
-from qvla.ui.admin import curves as job_figures
+from qvla.ui.admin import curves
 from qvla.ui.admin.job_list import PANE_TITLES
 from qvla.ui.admin.job_parts import render_head, render_log, render_notes, render_samples
 from qvla.ui.admin.run_rows import RunRows
@@ -119,9 +119,9 @@ class JobView:
             updates[self.samples] = render_samples(said, str(job.recipe["data"]))
             updates[self.recipe] = _recipe(job)
             for plot, make in (
-                (self.loss, job_figures.loss_figure),
-                (self.memory, job_figures.memory_figure),
-                (self.rate, job_figures.learning_rate_figure),
+                (self.loss, curves.loss_figure),
+                (self.memory, curves.memory_figure),
+                (self.rate, curves.learning_rate_figure),
             ):
                 figure = make(said, variant)
                 updates[plot] = gr.Plot(value=figure, visible=figure is not None)

@@ -16,8 +16,7 @@ from qvla.errors import QvlaError
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.planning.planner import plan
 from qvla.settings import EMBEDDED_MODEL, Settings
-from qvla.ui.measured import memory
-from qvla.ui.measured import planner as planner_form
+from qvla.ui.measured import memory, planner
 from qvla.ui.measured.subjects import Subject, find_subjects
 from qvla.ui.tables import write_csv
 from tests.support.measured import TRAINED, VARIANTS, memory_numbers, training_record, write_record
@@ -144,11 +143,11 @@ def test_the_form_says_what_the_planner_says() -> None:
             optimiser="adamw_8bit",
             gradient_checkpointing=True,
         )
-        assert planner_form.plan_for(*fields, embeddings_8bit=False) == expected
-    assert planner_form.plan_for(PALIGEMMA_3B, *FIELDS, embeddings_8bit=True) == plan(
+        assert planner.plan_for(*fields, embeddings_8bit=False) == expected
+    assert planner.plan_for(PALIGEMMA_3B, *FIELDS, embeddings_8bit=True) == plan(
         PALIGEMMA_3B, "qvla", task="training", batch_size=4, embeddings_8bit=True
     )
-    page = planner_form.render_plan(expected)
+    page = planner.render_plan(expected)
     assert f"{expected.total / 1e9:.2f} GB" in page
     for name, _, fit in expected.fits:
         word = "fits" if fit else "too small"
@@ -170,7 +169,7 @@ def test_what_cannot_be_planned_is_one_sentence(place: int, value: object, sente
     fields = [*FIELDS]
     fields[place] = value
     with pytest.raises(QvlaError, match=sentence):
-        planner_form.plan_for(str(EMBEDDED_MODEL), *fields, embeddings_8bit=True)
+        planner.plan_for(str(EMBEDDED_MODEL), *fields, embeddings_8bit=True)
 
 
 @pytest.fixture(scope="module")
