@@ -1,0 +1,1 @@
+"""Who answers and how: prompts, decoding, the line-up, and the engine that runs it."""

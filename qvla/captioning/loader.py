@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Load = Callable[[Callable[[str], None]], "Lineup"]
+Then = Callable[[Settings, "Lineup", Callable[[str], None]], None]
 
 
 class Phase(str, Enum):
@@ -54,11 +55,12 @@ class LineupLoader:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> LineupLoader:
+    def of(cls, settings: Settings, *, then: Then | None = None) -> LineupLoader:
+        """Loads what the settings name; `then` may still change the line-up before it is shown."""
+
         def load(progress: Callable[[str], None]) -> Lineup:
             progress("Importing PyTorch and Transformers.")
             from qvla.captioning.lineup import Lineup
-            from qvla.jobs.publishing import apply
 
             lineup = Lineup.load(
                 settings.model,
@@ -70,7 +72,8 @@ class LineupLoader:
                 device_lock=settings.device_lock,
                 progress=progress,
             )
-            apply(settings, lineup, progress)
+            if then is not None:
+                then(settings, lineup, progress)
             return lineup
 
         return cls(load)

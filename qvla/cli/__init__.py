@@ -1,0 +1,1 @@
+"""The command line: one table of commands in `main`, and a file a command."""

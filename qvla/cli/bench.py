@@ -1,8 +1,4 @@
-"""`qvla bench`: speed and memory, measured on this machine and kept as records.
-
-Absolute times say as much about the machine as about the code. So where two ways of doing the same
-work are compared, both are taken in turns in one run, and the figure is their ratio.
-"""
+"""`qvla bench`: speed and memory, measured on this machine and kept as records."""
 
 from __future__ import annotations
 
@@ -11,32 +7,14 @@ import logging
 import sys
 import tempfile
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from qvla.bench.suites import SUITES
 from qvla.captioning.options import add_model_arguments, settings_of
 from qvla.records import store as records
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A suite's `module` offers `run(options, settings) -> (text, Record)`."""
-
-    summary: str
-    module: str
-
-
-SUITES = {
-    "core": Suite("the three panes against one, and batches", "qvla.bench.core"),
-    "memory": Suite("bytes by part, and peaks", "qvla.bench.memory_suite"),
-    "latency": Suite("time to first token, per token, throughput", "qvla.bench.latency"),
-    "training": Suite("images a second and peak of a fine-tune", "qvla.bench.training"),
-    "report": Suite("the report's tables, reported and measured", "qvla.bench.report"),
-    "cpu": Suite("evaluation and scoring against plain loops", "qvla.bench.cpu"),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

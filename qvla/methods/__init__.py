@@ -1,0 +1,1 @@
+"""Every way to fine-tune, a file or folder a method."""

@@ -1,0 +1,1 @@
+"""Weights in memory: found, checked, loaded in a precision, given adapters, counted."""

@@ -21,7 +21,6 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pal
 from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
 from qvla.models import int8_embedding, nf4
-from qvla.models.adapters import AdapterError, attach_adapter
 from qvla.models.checkpoint import (
     CONFIG,
     MODEL_FILES,
@@ -32,16 +31,6 @@ from qvla.models.checkpoint import (
 )
 from qvla.records.measure import give_back_memory
 from qvla.settings import EMBEDDINGS, load_settings
-
-__all__ = [
-    "AdapterError",
-    "Backbone",
-    "BackboneError",
-    "Precision",
-    "attach_adapter",
-    "is_out_of_memory",
-    "load_backbone",
-]
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The Gradio app. It holds no model code: captions come from `qvla.captioning.engine`."""
+"""The Gradio app. It holds no model code: captions come from `qvla.captioning`."""

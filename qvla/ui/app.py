@@ -11,6 +11,7 @@ import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
+from qvla.jobs import publishing
 from qvla.jobs.app_worker import AppWorker, start_worker
 from qvla.jobs.service import Jobs
 from qvla.settings import ROOT, Settings
@@ -99,7 +100,7 @@ def launch(app: gr.Blocks, settings: Settings) -> str:
 
 def serve(settings: Settings) -> None:
     """Opens the app, loads the weights beside it and works on jobs; returns when it is closed."""
-    loader = LineupLoader.of(settings)
+    loader = LineupLoader.of(settings, then=publishing.apply)
     app = build(settings, loader)
     loader.start()
     print(f"QVLA is open at {launch(app, settings)}", flush=True)

@@ -18,6 +18,7 @@ from qvla.captioning.engine import caption
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.loader import LineupLoader
 from qvla.data.imagery import open_image
+from qvla.jobs import publishing
 from qvla.jobs.app_worker import start_worker
 from qvla.jobs.service import Jobs
 from qvla.settings import EMBEDDED_MODEL, Settings
@@ -51,7 +52,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def loader(settings: Settings) -> LineupLoader:
-    loader = LineupLoader.of(settings).start()
+    loader = LineupLoader.of(settings, then=publishing.apply).start()
     assert loader.wait(300) is not None
     return loader
 

@@ -338,7 +338,8 @@ def test_too_little_memory_is_told_and_survived(tiny_checkpoint: Path, tmp_path:
         import json, resource
         from pathlib import Path
         import torch
-        from qvla.models.backbone import BackboneError, load_backbone
+        from qvla.models.backbone import load_backbone
+        from qvla.models.checkpoint import BackboneError
         from tests.support.tiny import build_tiny
 
         torch.set_num_threads(1)

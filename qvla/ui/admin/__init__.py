@@ -1,0 +1,1 @@
+"""The Admin tab: fine-tune jobs, for whoever hosts the app."""

@@ -76,7 +76,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def loader(settings: Settings) -> LineupLoader:
-    loader = LineupLoader.of(settings).start()
+    loader = LineupLoader.of(settings, then=publishing.apply).start()
     assert loader.wait(300) is not None
     return loader
 
@@ -459,7 +459,7 @@ def test_an_adapter_goes_live_and_is_taken_back(
         assert "take it back first" in post(address, "admin_delete", [token, done])
         assert jobs.get(done)
         # a restart of the app changes nothing
-        restarted = LineupLoader.of(settings).start()
+        restarted = LineupLoader.of(settings, then=publishing.apply).start()
         assert restarted.wait(300).variant("adapter").adapter == name
         assert said(restarted, "adapter", photo) == now["adapter"]
     finally:
@@ -477,7 +477,7 @@ def test_what_cannot_be_published_again_falls_back_with_a_sentence(
     post(address, "admin_publish", [token, done])
     try:
         folder.rename(away)
-        restarted = LineupLoader.of(settings).start()
+        restarted = LineupLoader.of(settings, then=publishing.apply).start()
         assert restarted.wait(300).variant("adapter").adapter == "adapter"
         told = publishing.problems(settings)["adapter"]
         assert "answers as the settings say" in told and told.count("\n") == 0
