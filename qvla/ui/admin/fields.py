@@ -1,0 +1,148 @@
+"""The fields of the form: which of the recipe's there are, as components, and read back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+import gradio as gr
+
+from qvla.methods.recipe import Recipe, TrainingError
+
+BOTTLENECK, LORA = ("adapter", "qvla"), ("lora", "qlora")
+ADAPTERS = BOTTLENECK + LORA
+LONGEST = 2000  # letters of a field
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the recipe on the form; with `methods`, it is only for those."""
+
+    name: str
+    label: str
+    methods: tuple[str, ...] = ()
+    width: int = 150  # pixels at least
+
+
+FIRST = (
+    Field("method", "Method", width=300),
+    Field("model", "Base model", width=300),
+    Field("data", "Data", width=300),
+)
+USUAL = (
+    Field("splits", "Training splits"),
+    Field("eval_splits", "Evaluation splits"),
+    Field("epochs", "Epochs"),
+    Field("max_steps", "Most steps"),
+    Field("batch_size", "Batch size"),
+    Field("gradient_accumulation", "Gradient accumulation"),
+    Field("learning_rate", "Learning rate"),
+    Field("reduction_factor", "Reduction factor", BOTTLENECK),
+    Field("rank", "Rank", LORA),
+    Field("layers", "Decoder layers", ADAPTERS),
+    Field("optimiser", "Optimiser"),
+    Field("augment", "Augmentation"),
+    Field("seed", "Seed"),
+    Field("train_norms", "Train norms", BOTTLENECK),
+)
+RARE = (
+    Field("sources", "Sources"),
+    Field("eval_photos", "Evaluation photos"),
+    Field("sample_photos", "Sample captions"),
+    Field("eval_steps", "Evaluate every"),
+    Field("save_steps", "Save every"),
+    Field("log_steps", "Log every"),
+    Field("lr_scheduler", "Schedule"),
+    Field("warmup_steps", "Warm-up steps"),
+    Field("weight_decay", "Weight decay"),
+    Field("adam_beta2", "AdamW's beta 2"),
+    Field("max_grad_norm", "Gradient norm"),
+    Field("dropout", "Dropout", ADAPTERS),
+    Field("activation", "Activation", BOTTLENECK),
+    Field("sites", "Sublayers", BOTTLENECK),
+    Field("lora_alpha", "LoRA alpha", LORA),
+    Field("lora_targets", "LoRA targets", LORA, 300),
+    Field("prefix", "Prompt"),
+    Field("precision", "Base precision"),
+    Field("gradient_checkpointing", "Gradient checkpointing"),
+    Field("bf16", "bfloat16 autocast"),
+)
+FIELDS = FIRST + USUAL + RARE
+
+
+def component(field: Field) -> Any:
+    """The component that fits the field's type, with the recipe's description as its help."""
+    info = Recipe.model_fields[field.name]
+    kinds = [kind for kind in _members(info.annotation) if kind is not type(None)]
+    optional = len(kinds) < len(_members(info.annotation))
+    default = None if info.is_required() else info.default
+    options: dict[str, Any] = {
+        "label": field.label,
+        "info": info.description,
+        "elem_id": f"job-{field.name.replace('_', '-')}",
+        "min_width": field.width,
+        "visible": not field.methods or "adapter" in field.methods,
+        "interactive": True,
+    }
+    kind = kinds[0]
+    if field.name == "method":
+        return gr.Radio(list(get_args(kind)), value=default, **options)
+    if info.is_required():
+        return gr.Dropdown([], value=None, allow_custom_value=True, **options)
+    if get_origin(kind) is Literal or (kind is bool and optional):
+        names = list(get_args(kind)) or [("on", "true"), ("off", "false")]
+        choices = [("default", ""), *names] if optional else names
+        return gr.Dropdown(choices, value="" if optional else default, **options)
+    if kind is bool:
+        return gr.Checkbox(default, **options)
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return gr.CheckboxGroup(list(get_args(get_args(kind)[0])), value=default, **options)
+    if kind is int and not optional:
+        return gr.Number(default, precision=0, **options)
+    text = ", ".join(map(str, default)) if isinstance(default, list) else default
+    return gr.Textbox("" if text is None else str(text), max_lines=1, max_length=LONGEST, **options)
+
+
+def given_values(values: Sequence[Any]) -> dict[str, Any]:
+    """The recipe's values; what is empty, or not for the method, is left to its default."""
+    if len(values) != len(FIELDS):
+        raise TrainingError(f"The form has {len(FIELDS)} fields, not {len(values)}.")
+    given: dict[str, Any] = {}
+    for field, value in zip(FIELDS, values, strict=True):
+        if field.methods and values[0] not in field.methods:
+            continue
+        value = value.strip() if isinstance(value, str) else value
+        info = Recipe.model_fields[field.name]
+        is_list = any(get_origin(kind) is list for kind in _members(info.annotation))
+        if is_list and isinstance(value, str):
+            value = _layers(value) if field.name == "layers" else _parts(value)
+            if not value and info.default is None:
+                continue
+        if value is None or value == "":
+            continue
+        given[field.name] = value
+    return given
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _layers(text: str) -> list[int]:
+    """Numbers and ranges, such as 0, 4-7."""
+    layers: list[int] = []
+    for part in _parts(text):
+        ends = re.fullmatch(r"(\d{1,4})(?:\s*[-–]\s*(\d{1,4}))?", part)
+        if ends is None:
+            raise TrainingError(f"Decoder layers are numbers such as 0, 4-7, not {part!r}.")
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        layers += range(first, last + 1)
+    return list(dict.fromkeys(layers))
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, or the one type."""
+    is_union = get_origin(annotation) is Union or type(annotation).__name__ == "UnionType"
+    return list(get_args(annotation)) if is_union else [annotation]
