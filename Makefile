@@ -45,13 +45,13 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.app
 
 # pip is the last thing that venv writes.
 $(VENV)/bin/pip:
-	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python3.14 python; do \
-		if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14 python; do \
+		if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "Making $(VENV) with $$("$$python" --version)."; \
 			exec "$$python" -m venv --clear "$(VENV)"; \
 		fi; \
 	done; \
-	echo "QVLA needs Python 3.10 or later with its venv module (on Debian: python3-venv); install one," \
+	echo "QVLA needs Python 3.11 or later with its venv module (on Debian: python3-venv); install one," \
 		"or name it with 'make PYTHON=/path/to/python3'." >&2; \
 	exit 1
 

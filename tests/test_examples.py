@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from qvla.data.examples import read_examples
 
+from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
 from qvla.data.risc import Example
 

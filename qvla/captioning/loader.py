@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from qvla.errors import QvlaError
@@ -22,7 +22,7 @@ Load = Callable[[Callable[[str], None]], "Lineup"]
 Then = Callable[[Settings, "Lineup", Callable[[str], None]], None]
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -279,7 +279,7 @@ def _begin(result: Predictions, variants: Sequence[str]) -> None:
     note = result.folder / "plan.json"
     try:
         if not note.exists():
-            begun = {"begun": datetime.now(timezone.utc).isoformat(), "commit": records.commit()}
+            begun = {"begun": datetime.now(UTC).isoformat(), "commit": records.commit()}
             write_json(note, {**asdict(result.plan), **begun})
         for name in variants:
             prediction_log.cut_half_line(result.file(name))

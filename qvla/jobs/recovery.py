@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from qvla.jobs import folder as files
@@ -67,7 +67,7 @@ def erase(job_id: str, places: Places, store: Store) -> None:
 def end_if_gone(job: Job, places: Places, store: Store, limits: Limits) -> None:
     """Ends a running job in the store when nobody runs it any more."""
     folder = places.folder(job.id)
-    silent = datetime.now(timezone.utc) - (job.heartbeat or job.created)
+    silent = datetime.now(UTC) - (job.heartbeat or job.created)
     seconds = silent.total_seconds()
     if not processes.is_here(job.worker):
         if seconds > limits.stale:

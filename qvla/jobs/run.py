@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -55,7 +55,7 @@ class Run:
         self.job, self.folder = job, folder
         self._store, self._limits = store, limits
         self._stops, self._meanwhile = stops, meanwhile
-        self._begun = datetime.now(timezone.utc)
+        self._begun = datetime.now(UTC)
         self._cancelled = self._lost = False
         self._log_start = 0
 
@@ -184,4 +184,4 @@ def _time_of(row: events.Row) -> datetime:
     try:
         return datetime.fromisoformat(str(row["time"]))
     except (KeyError, ValueError):
-        return datetime.min.replace(tzinfo=timezone.utc)
+        return datetime.min.replace(tzinfo=UTC)

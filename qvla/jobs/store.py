@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from enum import Enum
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -45,7 +45,7 @@ from qvla.jobs.schema import JOBS, MIGRATIONS, Migration, migrate
 BUSY_SECONDS = 30.0  # a process waits this long for another one's transaction
 
 
-class JobState(str, Enum):
+class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
@@ -246,7 +246,7 @@ def _job(row: Row[Any]) -> Job:
     values = {name: value for name, value in row._mapping.items() if name != "deleted"}
     for name in ("created", "started", "finished", "heartbeat"):
         if values[name] is not None:
-            values[name] = datetime.fromtimestamp(values[name], timezone.utc)
+            values[name] = datetime.fromtimestamp(values[name], UTC)
     values |= {"state": JobState(values["state"]), "recipe": json.loads(values["recipe"])}
     return Job(**values)
 

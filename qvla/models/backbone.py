@@ -10,7 +10,7 @@ import copy
 import gc
 import logging
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from qvla.settings import EMBEDDINGS, load_settings
 log = logging.getLogger(__name__)
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """How the base weights are held; NF4 computes in bfloat16.
 
     With NF4 the embedding table, which is the output head too, is held apart: see `load_backbone`.

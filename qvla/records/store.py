@@ -16,7 +16,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -119,7 +119,7 @@ def new_record(
         hardware=hardware(),
         versions=versions(),
         commit=commit(),
-        date=datetime.now(timezone.utc),
+        date=datetime.now(UTC),
     )
 
 
@@ -127,7 +127,7 @@ def write(record: Record, folder: str | Path = MEASURED_HERE) -> Path:
     """Writes the record to a file of its own and returns that; the file is whole or absent."""
     folder = Path(folder)
     subject = re.sub(r"[^a-z0-9]+", "-", record.what.lower()).strip("-")
-    stamp = record.date.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    stamp = record.date.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = folder / f"{stamp}-{subject}-{uuid.uuid4().hex[:8]}.json"
     temporary = path.with_suffix(".tmp")
     try:

@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from itertools import count
 from typing import BinaryIO
 
@@ -36,7 +36,7 @@ class BusyError(QvlaError):
     """Something else is being measured; the message says what."""
 
 
-class State(str, Enum):
+class State(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from html import escape
 
 from qvla.ui import units
@@ -21,7 +21,7 @@ VARIANT_ROLES = {
 }
 
 
-class PaneState(str, Enum):
+class PaneState(StrEnum):
     IDLE = "idle"
     WAITING = "waiting"
     STREAMING = "streaming"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from qvla.data.examples import read_examples
 from transformers import GemmaConfig, PaliGemmaConfig, SiglipVisionConfig
 
 from qvla.bench import training, training_run
 from qvla.bench.random_weights import write_checkpoint
 from qvla.cli import main as cli
+from qvla.data.examples import read_examples
 from qvla.errors import QvlaError
 from qvla.methods.recipe import make_recipe
 from qvla.records import store as records

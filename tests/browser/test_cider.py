@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, Page, expect
-from qvla.data.examples import read_examples
 
 from qvla import scoring
 from qvla.captioning.loader import LineupLoader
+from qvla.data.examples import read_examples
 from qvla.data.risc import Example
 from qvla.evaluation.evaluate import choose
 from qvla.records import store as records

@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow.parquet
 import pytest
-from qvla.data.examples import read_examples
 
 from qvla.data import hub_data
 from qvla.data.columns import Columns
+from qvla.data.examples import read_examples
 from qvla.data.hub_data import fetch
 from qvla.data.risc import DatasetError
 from tests.support.foreign import photo, rsicd, table, write_parquet

@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 
 import pytest
-from qvla.data.examples import read_examples
 
+from qvla.data.examples import read_examples
 from qvla.data.risc import DatasetError, groups
 from qvla.errors import QvlaError
 

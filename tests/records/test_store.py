@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ def a_record(what: str = "bench/core", **changes: object) -> records.Record:
         "hardware": records.Hardware(system="Linux", processor="a", cores=2, memory_bytes=1),
         "versions": {"torch": "2"},
         "commit": None,
-        "date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
+        "date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     }
     return records.Record(**{**fields, **changes})
 
@@ -50,7 +50,7 @@ def test_two_records_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -
 
 def test_all_readable_records_come_oldest_first_and_the_rest_is_told(tmp_path: Path) -> None:
     day = timedelta(days=1)
-    early = a_record(date=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    early = a_record(date=datetime(2026, 1, 1, tzinfo=UTC))
     late = a_record(date=early.date + day)
     for record, name in ((late, "a.json"), (early, "b.json")):
         records.write(record, tmp_path).rename(tmp_path / name)
@@ -72,7 +72,7 @@ def test_all_readable_records_come_oldest_first_and_the_rest_is_told(tmp_path: P
 
 def test_records_are_found_by_kind_in_several_folders_with_their_files(tmp_path: Path) -> None:
     day = timedelta(days=1)
-    first = a_record("evaluation", date=datetime(2026, 1, 1, tzinfo=timezone.utc))
+    first = a_record("evaluation", date=datetime(2026, 1, 1, tzinfo=UTC))
     other = a_record("bench/core", date=first.date + day)
     last = a_record("evaluation", date=first.date + 2 * day)
     paths = {
@@ -185,4 +185,4 @@ def test_a_new_record_names_this_machine_and_moment() -> None:
     assert record.versions["torch"] == torch.__version__
     assert record.hardware.memory_bytes > 2**28
     assert len(record.hardware.accelerators) == torch.cuda.device_count()
-    assert abs(datetime.now(timezone.utc) - record.date) < timedelta(minutes=1)
+    assert abs(datetime.now(UTC) - record.date) < timedelta(minutes=1)

@@ -14,8 +14,8 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-from qvla.data.examples import read_examples
 
+from qvla.data.examples import read_examples
 from qvla.scoring import METRICS, ScoringError, compare, forget, score
 from qvla.scoring.bootstrap import draws, resampled
 from qvla.scoring.meteor import measure_meteor

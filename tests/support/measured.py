@@ -4,7 +4,7 @@ another."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from qvla.records import store as records
@@ -13,7 +13,7 @@ VARIANTS = ("base", "adapter", "qvla")
 TRAINED = ("adapter", "qvla")
 PARTS = ("vision_tower", "language_model")
 BATCHES = (1, 8, 32)
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def write_record(

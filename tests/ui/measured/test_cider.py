@@ -14,10 +14,10 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from qvla.data.examples import read_examples
 
 from qvla import scoring
 from qvla.captioning.loader import LineupLoader
+from qvla.data.examples import read_examples
 from qvla.data.risc import Example
 from qvla.records.reported import reported
 from qvla.settings import Settings
