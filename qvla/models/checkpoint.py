@@ -9,15 +9,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import PaliGemmaConfig, PaliGemmaProcessor
 
-from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
+from qvla.models.errors import BackboneError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model")
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-
-
-class BackboneError(QvlaError):
-    """A model cannot be loaded: one sentence that says why and what to do."""
 
 
 def read_config(folder: Path, name: str | Path) -> PaliGemmaConfig:

@@ -1,0 +1,130 @@
+"""What this project asks of a model family.
+
+Each file beside this one answers for one family. Everything else takes a `Family` from `family_of`
+and names no model class and no path within a model.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.feature_extraction_utils import BatchFeature
+
+IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+
+# The parts of a model, as counts and records name them.
+EMBEDDINGS, LANGUAGE_MODEL = "embeddings", "language_model"
+VISION_TOWER, PROJECTOR = "vision_tower", "projector"
+
+
+class Family(ABC):
+    """One family of vision-language models: its classes, where its modules lie, what it is fed.
+
+    Paths are names of modules within the bare model, as `model_class` makes it. In a PeftModel they
+    stand behind `base_model.model.`.
+    """
+
+    model_type: ClassVar[str]  # as config.json has it
+    title: ClassVar[str]  # as sentences have it
+    config_class: ClassVar[type[PreTrainedConfig]]
+    model_class: ClassVar[type[PreTrainedModel]]
+    processor_class: ClassVar[type[ProcessorMixin]]
+
+    decoder: ClassVar[str]  # the language model without its output head
+    decoder_layers: ClassVar[str]
+    embedding: ClassVar[str]
+    head: ClassVar[str]
+    tower: ClassVar[str]  # the vision tower
+    tower_layers: ClassVar[str]
+    projector: ClassVar[str]
+
+    # Configurations that are built in by the model's hub id, for reports without its weights.
+    built_in: ClassVar[Mapping[str, Callable[[], PreTrainedConfig]]] = {}
+    # Beginnings of parameter names, as this Transformers has them, to those of published files.
+    published: ClassVar[Mapping[str, str]] = {}
+    image_token: ClassVar[str]
+    extra_tokens: ClassVar[Sequence[str]] = ()  # that the processor wants in every vocabulary
+
+    @property
+    def sight(self) -> tuple[str, ...]:
+        """The modules that image features go through, whole: a model in which nothing under them is
+        changed sees a photo as its base does.
+        """
+        return (self.tower, self.projector)
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Modules to the part of the model that they are counted as, the innermost first."""
+        return {
+            self.embedding: EMBEDDINGS,
+            self.head: EMBEDDINGS,
+            self.tower: VISION_TOWER,
+            self.projector: PROJECTOR,
+            self.decoder: LANGUAGE_MODEL,
+        }
+
+    def skeleton(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """The model on the meta device, which has shapes but no memory."""
+        with torch.device("meta"):
+            return self.model_class(copy.deepcopy(config))  # which writes into what it is given
+
+    def published_name(self, name: str) -> str:
+        """A parameter's name in the files of the family's published checkpoints."""
+        for own, published in self.published.items():
+            if name.startswith(own):
+                return published + name.removeprefix(own)
+        return name
+
+    def end_tokens(self, model: PreTrainedModel, processor: ProcessorMixin) -> set[int]:
+        """Every token with which `generate` ends an answer of this checkpoint."""
+        ends = model.generation_config.eos_token_id
+        if ends is None:
+            ends = processor.tokenizer.eos_token_id
+        return set(ends) if isinstance(ends, (list, tuple)) else {ends}
+
+    @abstractmethod
+    def attention(self, config: PreTrainedConfig) -> dict[str, str]:
+        """The attention to load each part with, as `attn_implementation` takes it."""
+
+    @abstractmethod
+    def image_side(self, config: PreTrainedConfig) -> int:
+        """Pixels of a side of the square that the vision tower takes."""
+
+    @abstractmethod
+    def image_tokens(self, config: PreTrainedConfig) -> int:
+        """Tokens that one photo takes in a prompt."""
+
+    @abstractmethod
+    def image_features(self, model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Photos (B, 3, S, S) through tower and projector, to what the decoder takes: (B, N, D)."""
+
+    @abstractmethod
+    def given_features(self, features: torch.Tensor) -> dict[str, Any]:
+        """The arguments by which `forward` and `generate` take features (B, N, D), one photo a row,
+        in place of pixels.
+        """
+
+    @abstractmethod
+    def encode(
+        self,
+        processor: ProcessorMixin,
+        prefixes: Sequence[str],
+        suffixes: Sequence[str] | None = None,
+    ) -> BatchFeature:
+        """Prompts, and the answers to them, to tensors: see `qvla.captioning.prompts`."""
+
+    @abstractmethod
+    def make_processor(
+        self, tokenizer: PreTrainedTokenizerBase, *, image_size: int, image_tokens: int
+    ) -> ProcessorMixin:
+        """A processor over a tokeniser, for photos of a side and of a length in tokens."""

@@ -1,0 +1,154 @@
+"""PaliGemma (arXiv 2407.07726) and PaliGemma 2 (arXiv 2412.03555): SigLIP, a linear projector, and
+Gemma or Gemma 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from transformers import (
+    GemmaConfig,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+    PreTrainedTokenizerBase,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+)
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
+
+from qvla.errors import QvlaError
+from qvla.models.families.family import IGNORED, Family
+
+
+def paligemma_3b_224() -> PaliGemmaConfig:
+    """SigLIP So400m/14 at 224 pixels and Gemma 2B (PaliGemma, table 1).
+
+    SigLIP's pooling head is left out, as in the published checkpoint: PaliGemma never uses it.
+    """
+    vision = SiglipVisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        patch_size=14,
+        image_size=224,
+        projection_dim=2048,
+        vision_use_head=False,
+    )
+    text = GemmaConfig(
+        vocab_size=257216,
+        hidden_size=2048,
+        intermediate_size=16384,
+        num_hidden_layers=18,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    return PaliGemmaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=257152,
+        projection_dim=2048,
+        hidden_size=2048,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+
+
+class PaliGemma(Family):
+    """Its prompt is: image tokens, `<bos>`, prefix, newline, and in training the suffix and `<eos>`
+    (big_vision, PaliGemma README). Spaces around the special tokens break the model.
+    """
+
+    model_type = "paligemma"
+    title = "PaliGemma"
+    config_class = PaliGemmaConfig
+    model_class = PaliGemmaForConditionalGeneration
+    processor_class = PaliGemmaProcessor
+
+    decoder = "model.language_model"
+    decoder_layers = "model.language_model.layers"
+    embedding = "model.language_model.embed_tokens"
+    head = "lm_head"
+    tower = "model.vision_tower"
+    tower_layers = "model.vision_tower.encoder.layers"
+    projector = "model.multi_modal_projector"
+
+    built_in: ClassVar = {"google/paligemma-3b-pt-224": paligemma_3b_224}
+    # Transformers renames them when it loads, since version 4.52.
+    published: ClassVar = {
+        "model.language_model.": "language_model.model.",
+        "model.vision_tower.": "vision_tower.vision_model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+        "lm_head.": "language_model.lm_head.",
+    }
+    image_token = "<image>"
+    extra_tokens = tuple(EXTRA_TOKENS)  # for places and segments
+
+    def attention(self, config: PaliGemmaConfig) -> dict[str, str]:
+        """SDPA, except for Gemma 2's decoder, whose capped attention logits SDPA cannot do."""
+        capped = getattr(config.text_config, "attn_logit_softcapping", None) is not None
+        return {"": "sdpa", "vision_config": "sdpa", "text_config": "eager" if capped else "sdpa"}
+
+    def image_side(self, config: PaliGemmaConfig) -> int:
+        return config.vision_config.image_size
+
+    def image_tokens(self, config: PaliGemmaConfig) -> int:
+        vision = config.vision_config
+        return (vision.image_size // vision.patch_size) ** 2
+
+    def image_features(self, model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+        return model.get_image_features(pixel_values).pooler_output
+
+    def given_features(self, features: torch.Tensor) -> dict[str, Any]:
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
+
+    def encode(
+        self,
+        processor: PaliGemmaProcessor,
+        prefixes: Sequence[str],
+        suffixes: Sequence[str] | None = None,
+    ) -> BatchFeature:
+        """Also `token_type_ids` (B, T): 0 on the prefix, which is attended both ways, 1 on the
+        suffix.
+        """
+        tokenizer = processor.tokenizer
+        for text in (*prefixes, *(suffixes or ())):
+            for token in (processor.image_token, tokenizer.bos_token, tokenizer.eos_token):
+                if token in text:
+                    raise QvlaError(f"A prompt or caption may not hold {token}: take it out.")
+        images = processor.image_token * processor.image_seq_length
+        prompts = [f"{images}{tokenizer.bos_token}{prefix}\n" for prefix in prefixes]
+        answers = None if suffixes is None else [text + tokenizer.eos_token for text in suffixes]
+        batch = tokenizer(
+            prompts,
+            text_pair=answers,
+            add_special_tokens=False,
+            padding=True,
+            padding_side="left" if answers is None else "right",
+            return_attention_mask=True,
+            return_token_type_ids=True,
+            return_tensors="pt",
+        )
+        if answers is not None:
+            batch["labels"] = batch["input_ids"].masked_fill(batch["token_type_ids"] == 0, IGNORED)
+        return BatchFeature(dict(batch))
+
+    def make_processor(
+        self, tokenizer: PreTrainedTokenizerBase, *, image_size: int, image_tokens: int
+    ) -> PaliGemmaProcessor:
+        images = SiglipImageProcessor(size={"height": image_size, "width": image_size})
+        images.image_seq_length = image_tokens
+        return PaliGemmaProcessor(image_processor=images, tokenizer=tokenizer)
+
+
+PALIGEMMA = PaliGemma()
