@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from qvla import proxies
 from qvla.errors import QvlaError
 
 
@@ -108,6 +109,8 @@ def _explain(name: str, error: Exception, kind: str, revision: str | None) -> st
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{name} could not be stored in the download cache: {error.strerror}."
+    if (fault := proxies.fault()) is not None:
+        return f"{name} could not be fetched from {constants.ENDPOINT}. {fault}"
     return (
         f"{name} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}): check "
         "the connection and try again."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qvla import proxies
 from qvla.captioning.options import add_model_arguments, settings_of
+from qvla.errors import QvlaError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Returns when the app is stopped with Ctrl-C."""
+    settings = settings_of(options, "host", "port", "data")
+    # Before Gradio is imported, which makes an HTTP client.
+    proxies.spare(settings.host)
+    if (fault := proxies.fault()) is not None:
+        raise QvlaError(fault)
     from qvla.ui.app import serve
 
-    serve(settings_of(options, "host", "port", "data"))
+    serve(settings)
     return 0
