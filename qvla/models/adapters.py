@@ -1,272 +1,216 @@
-"""Attaching an adapter to a backbone so that it fits wholly or changes nothing.
+"""Adapters of any PEFT method on views over a backbone's weights.
 
-PEFT warns of missing adapter weights and leaves half-made modules behind when a size is wrong. So
-each adapter is first fitted to a model of the same configuration on the meta device, which has
-shapes but no memory, and touches the real model only when every tensor has its place.
+An adapter either fits wholly or is refused, and nothing that answers already changes: it is tried
+on a view of its own (`views`), filled as PEFT itself fills it, and run once. Adapters that can
+share a batch row by row may then join one view; every other keeps its own.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper, PeftType
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import PaliGemmaForConditionalGeneration
 
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
-from qvla.hub import local_folder
+from qvla.models import int8_embedding
+from qvla.models.adapter_files import (
+    CONFIG,
+    WEIGHTS,
+    AdapterError,
+    AdapterFiles,
+    method_of,
+    read_adapter,
+    told,
+)
+from qvla.models.adapter_filling import IN_8_BITS, fill
+from qvla.models.families import family_of
+from qvla.models.views import own_bytes, view_of
 
 if TYPE_CHECKING:
     from qvla.models.backbone import Backbone
 
-log = logging.getLogger(__name__)
+__all__ = ["CONFIG", "WEIGHTS", "Adapter", "AdapterError", "join", "load_adapter"]
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-
-Weights = dict[str, torch.Tensor]
-
-
-class AdapterError(QvlaError):
-    """An adapter cannot be attached: one sentence that says why and what to do."""
+# Tuners that give each row of a batch its own adapter, when they are asked to by `adapter_names`.
+MIXING = ("LORA", "BOTTLENECK")
 
 
-def attach_adapter(
-    backbone: Backbone, folder: str | Path, adapter_name: str, *, in_place_of_all: bool = False
-) -> None:
-    """Loads a PEFT adapter by folder or hub id and makes it known under `adapter_name`.
+@dataclass
+class Adapter:
+    """An adapter that was tried and fits, on a view of its own.
 
-    The first adapter wraps `backbone.model` in a PeftModel and is active; later ones join it. An
-    adapter that has the name already is replaced, and stays if the new one is bad. One of another
-    kind than those that are there is refused, or, `in_place_of_all`, takes the place of all. The
-    model is left in evaluation mode, the adapter frozen, in float32 as PEFT keeps adapters.
+    Attributes:
+        model: the view, wrapped by PEFT; the adapter is active.
+        name: within PEFT.
+        own_bytes: of all that it holds beside the backbone's weights.
+        changes_sight: whether the vision tower or the projector sees otherwise with it.
+        mixes: whether it can be a row of a batch beside the base and others of its tuner.
+    """
+
+    files: AdapterFiles
+    model: PeftModel
+    name: str
+    own_bytes: int
+    changes_sight: bool
+    mixes: bool
+
+
+def load_adapter(backbone: Backbone, folder: str | Path, name: str) -> Adapter:
+    """Loads a PEFT adapter by folder or hub id on a view over a bare backbone's weights.
+
+    The backbone's model stays as it is. The adapter is frozen, in float32 where PEFT keeps
+    adapters so, and everything is in evaluation mode.
 
     Raises:
-        AdapterError: not a whole adapter, made for another size or model, or of a kind that cannot
-            be attached here; the backbone is then as it was.
+        AdapterError: not a whole adapter, made for another size or model, or of a kind that does
+            not work here or in this precision; the sentence says which.
     """
-    source = local_folder(folder, (CONFIG, WEIGHTS), AdapterError)
-    config = _read_config(source, folder)
-    weights = _read_weights(source, folder)
-    _rehearse(backbone, adapter_name, config, weights, folder)
-    model = backbone.model
-    if not isinstance(model, PeftModel):
-        backbone.model = _wrap(model, adapter_name, config, weights, folder)
-    elif config.peft_type != model.peft_type and in_place_of_all:
-        _take_over(backbone, adapter_name, config, weights, folder)
-    elif config.peft_type != model.peft_type:
-        raise AdapterError(
-            f"{folder} is a {_word(config.peft_type)} adapter and this model carries "
-            f"{_word(model.peft_type)} adapters, which cannot be mixed: choose one of that kind."
-        )
-    elif adapter_name in model.peft_config:
-        _replace(model, adapter_name, config, weights, folder)
-    else:
-        _join(model, adapter_name, config, weights, folder)
-    backbone.model.eval()
-
-
-def detach_adapters(backbone: Backbone) -> None:
-    """Takes all adapters off, so that one of another kind can come; the base is as it was."""
-    if isinstance(backbone.model, PeftModel):
-        base = backbone.model.get_base_model()
-        _unwrap(base)
-        backbone.model = base
-        base.eval()
-
-
-def _unwrap(model: nn.Module) -> None:
-    """Puts the model's own modules back in the places of PEFT's."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            model.set_submodule(path, module.get_base_layer())
-        elif isinstance(module, AuxiliaryTrainingWrapper):
-            model.set_submodule(path, module.original_module)
-    vars(model).pop("peft_config", None)
-
-
-def _wrap(
-    model: nn.Module, name: str, config: PeftConfig, weights: Weights, folder: str | Path
-) -> PeftModel:
+    files = read_adapter(folder)
+    _check_tables(files, backbone)
+    view = view_of(backbone.model)
+    guard = _Guard(backbone.model)
     try:
-        wrapped = PeftModel(model, config, adapter_name=name)
-        set_peft_model_state_dict(wrapped, weights, adapter_name=name)
+        model = PeftModel(view, copy.deepcopy(files.config), adapter_name=name)
+        guard.check()
+        has_own_base = fill(model, name, files)
+        guard.check()
+        model.requires_grad_(False)
+        model.eval()
+        touched = _touched(model, backbone)
+        changes_sight = any(path.startswith(_sight(backbone)) for path in touched)
+        _rehearse(model, backbone, changes_sight, files)
     except Exception as error:
-        _unwrap(model)
-        raise _told(error, folder) from error
-    return wrapped
+        guard.restore()
+        if isinstance(error, AdapterError):
+            raise
+        raise _unfit(error, files, backbone) from error
+    mixes = not has_own_base and _mixes(model, name, touched, backbone)
+    return Adapter(files, model, name, own_bytes(model, backbone.model), changes_sight, mixes)
 
 
-def _join(
-    model: PeftModel, name: str, config: PeftConfig, weights: Weights, folder: str | Path
-) -> None:
+def join(model: PeftModel, adapter: Adapter, name: str) -> None:
+    """Gives a wrapped view a further adapter, which was tried alone and mixes.
+
+    Raises AdapterError, and then the view is as it was.
+    """
     try:
-        model.add_adapter(name, config)
-        set_peft_model_state_dict(model, weights, adapter_name=name)
+        model.add_adapter(name, copy.deepcopy(adapter.files.config))
+        fill(model, name, adapter.files)
     except Exception as error:
-        model.peft_config.setdefault(name, config)  # half-made, it may not be listed
+        model.peft_config.setdefault(name, adapter.files.config)  # half-made, it may not be listed
         model.delete_adapter(name)
-        raise _told(error, folder) from error
+        if isinstance(error, AdapterError):
+            raise
+        raise told(error, adapter.files.folder) from error
+    model.requires_grad_(False)
+    model.eval()
 
 
-def _replace(
-    model: PeftModel, name: str, config: PeftConfig, weights: Weights, folder: str | Path
-) -> None:
-    """Puts the new adapter under the old one's name; whatever fails, the old one is put back."""
-    old_config, active = model.peft_config[name], model.active_adapters
-    old = {key: tensor.detach() for key, tensor in _adapter_tensors(model, name).items()}
-    model.delete_adapter(name)
-    try:
-        _join(model, name, config, weights, folder)
-    except AdapterError:
-        _join(model, name, old_config, old, folder)
-        raise
-    finally:
-        if active:
-            model.set_adapter(active if len(active) > 1 else active[0], inference_mode=True)
+# ---- what it does to the model ------------------------------------------------------------------
 
 
-def _take_over(
-    backbone: Backbone, name: str, config: PeftConfig, weights: Weights, folder: str | Path
-) -> None:
-    """Puts the new adapter in the place of all; whatever fails, those are put back."""
-    model, active = backbone.model, backbone.model.active_adapters
-    old = {
-        one: (own, {key: tensor.detach() for key, tensor in _adapter_tensors(model, one).items()})
-        for one, own in model.peft_config.items()
-    }
-    detach_adapters(backbone)
-    try:
-        backbone.model = _wrap(backbone.model, name, config, weights, folder)
-    except AdapterError:
-        for one, (own, tensors) in old.items():
-            if isinstance(backbone.model, PeftModel):
-                _join(backbone.model, one, own, tensors, folder)
-            else:
-                backbone.model = _wrap(backbone.model, one, own, tensors, folder)
-        backbone.model.set_adapter(active if len(active) > 1 else active[0], inference_mode=True)
-        raise
+def _touched(model: PeftModel, backbone: Backbone) -> set[str]:
+    """Paths, within the bare model, of what answers otherwise with the adapter."""
+    held = {id(parameter) for parameter in backbone.model.parameters()}
+    bare = model.get_base_model()
+    own = {path for path, p in bare.named_parameters() if id(p) not in held}
+    wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    return own | {path for path, module in bare.named_modules() if isinstance(module, wrappers)}
 
 
-def _read_config(source: Path, folder: str | Path) -> PeftConfig:
-    import qvla.methods.bottleneck  # noqa: F401  (makes the method known to PEFT)
-
-    if not (source / CONFIG).is_file():
-        raise AdapterError(
-            f"{folder} is not an adapter, it has no {CONFIG}: choose another folder."
-        )
-    try:
-        values = json.loads((source / CONFIG).read_text(encoding="utf-8"))
-        kind = values["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{folder} has a damaged {CONFIG}: save or fetch it again.") from error
-    if kind not in PeftType.__members__:
-        raise AdapterError(f"{folder} is an adapter of an unknown method, {kind!r}.")
-    try:
-        config = PeftConfig.from_pretrained(str(source))
-    except QvlaError as error:
-        raise AdapterError(f"{folder} cannot be used: {error}") from error
-    except Exception as error:  # any kind: the file's values go into constructors unchecked
-        log.info("Reading %s failed.", folder, exc_info=True)
-        raise AdapterError(
-            f"{folder} has a {CONFIG} that PEFT cannot read ({type(error).__name__}): save or "
-            "fetch it again."
-        ) from error
-    _refuse_what_changes_the_base(config, folder)
-    config.inference_mode = True
-    return config
+def _sight(backbone: Backbone) -> tuple[str, ...]:
+    return tuple(f"{path}." for path in family_of(backbone.model.config).sight)
 
 
-def _refuse_what_changes_the_base(config: PeftConfig, folder: str | Path) -> None:
-    """The base answers beside its adapters, so none may alter the base's own weights."""
-    start = getattr(config, "init_lora_weights", True)
-    alters = getattr(config, "bias", "none") != "none" or not (
-        isinstance(start, bool) or start == "gaussian"
-    )
-    if config.is_prompt_learning or config.is_adaption_prompt or alters:
-        raise AdapterError(
-            f"{folder} is an adapter that changes more than its own weights or the prompt, which "
-            "is not supported here: use a bottleneck or plain LoRA adapter."
-        )
-
-
-def _read_weights(source: Path, folder: str | Path) -> Weights:
-    if not (source / WEIGHTS).is_file():
-        also = " only weights in a pickle file, which could run code when read, and"
-        pickled = also if (source / "adapter_model.bin").is_file() else ""
-        raise AdapterError(f"{folder} has{pickled} no {WEIGHTS}: save the adapter as safetensors.")
-    try:
-        return load_file(source / WEIGHTS)
-    except (SafetensorError, OSError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise _told(error, folder) from error
-        raise AdapterError(
-            f"{folder} has a damaged or truncated {WEIGHTS}: save or fetch it again."
-        ) from error
+def _mixes(model: PeftModel, name: str, touched: set[str], backbone: Backbone) -> bool:
+    """Whether rows with the adapter, without it, and with others of its tuner can be one batch."""
+    kind = model.peft_config[name].peft_type
+    if str(getattr(kind, "value", kind)) not in MIXING:
+        return False
+    for module in model.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            return False  # acts on every row
+        if name in getattr(module, "lora_variant", ()):  # DoRA and the like
+            return False
+    family = family_of(backbone.model.config)
+    layers, table = f"{family.decoder}.", f"{family.embedding}."
+    return all(f"{path}.".startswith(layers) and not path.startswith(table) for path in touched)
 
 
 def _rehearse(
-    backbone: Backbone, name: str, config: PeftConfig, weights: Weights, folder: str | Path
+    model: PeftModel, backbone: Backbone, changes_sight: bool, files: AdapterFiles
 ) -> None:
-    """Fits the adapter to a model of the same configuration that has no memory."""
-    try:
-        with torch.device("meta"):
-            skeleton = PaliGemmaForConditionalGeneration(copy.deepcopy(backbone.model.config))
-            stand_in = PeftModel(skeleton, copy.deepcopy(config), adapter_name=name)
-        due = _adapter_tensors(stand_in, name)
-    except Exception as error:
-        raise _told(error, folder) from error
-    missing, unknown = sorted(due.keys() - weights.keys()), sorted(weights.keys() - due.keys())
-    for key in sorted(due.keys() & weights.keys()):
-        if due[key].shape != weights[key].shape:
-            raise AdapterError(
-                f"{folder} was made for a model of another size: its {_short(key)} is "
-                f"{tuple(weights[key].shape)} where {tuple(due[key].shape)} is due; choose an "
-                "adapter made for this model."
-            )
-    for kind, keys in (("lacks", missing), ("has unknown", unknown)):
-        if keys:
-            raise AdapterError(
-                f"{folder} {kind} weights for this model, {len(keys)} in all, such as "
-                f"{_short(keys[0])}: choose an adapter made for this model."
-            )
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise AdapterError(f"{folder} has weights that are no finite numbers: train it again.")
+    """Runs everything that the adapter changes once, on a prompt of two tokens.
+
+    Some tuners take an adapter and fail, or compute what is no number, at the first forward: on
+    layers of 4 bits, for instance.
+    """
+    family = family_of(backbone.model.config)
+    device = backbone.device
+    with torch.inference_mode():
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        finite = torch.isfinite(logits).all()
+        if changes_sight:
+            side = family.image_side(backbone.model.config)
+            pixels = torch.zeros(1, 3, side, side, device=device)
+            seen = family.image_features(model, pixels.to(backbone.model.dtype))
+            finite = finite & torch.isfinite(seen).all()
+    if not bool(finite):
+        raise AdapterError(
+            f"{files.folder} makes this model answer with what is no finite number in "
+            f"{backbone.precision.value}: train it again."
+        )
 
 
-def _adapter_tensors(model: PeftModel, name: str) -> Weights:
-    """One adapter's tensors under the keys of its file."""
-    return get_peft_model_state_dict(
-        model,
-        state_dict=dict(model.named_parameters()),  # state_dict() would unpack NF4 layers
-        adapter_name=name,
-        save_embedding_layers=False,
-    )
+def _check_tables(files: AdapterFiles, backbone: Backbone) -> None:
+    """Refuses what trains an embedding table that is held in 8 bits here."""
+    config = files.config
+    trained = set(getattr(config, "modules_to_save", None) or ())
+    if getattr(config, "trainable_token_indices", None):
+        trained.add(family_of(backbone.model.config).embedding)
+    tables = [path for path, _ in int8_embedding.tables(backbone.model)]
+    if any(f".{path}".endswith(f".{name}") for path in tables for name in trained):
+        raise AdapterError(IN_8_BITS.format(folder=files.folder))
 
 
-def _told(error: Exception, folder: str | Path) -> AdapterError:
-    if isinstance(error, QvlaError):
-        return AdapterError(f"{folder} cannot be attached: {error}")
-    log.info("Attaching %s failed.", folder, exc_info=True)
-    if is_out_of_memory(error):
-        return AdapterError(f"There is not enough memory for {folder}: choose a smaller adapter.")
-    return AdapterError(
-        f"{folder} does not fit this model ({first_line(error)}): choose an adapter made for it."
-    )
+def _unfit(error: Exception, files: AdapterFiles, backbone: Backbone) -> AdapterError:
+    """What stands in the way, with the true reason where the method does not work in 4 bits."""
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(files.config.peft_type)
+    package = "" if tuner is None else tuner.__module__.rpartition(".")[0]
+    in_4_bits = backbone.precision.value == "nf4" and not isinstance(error, QvlaError)
+    if in_4_bits and not is_out_of_memory(error):
+        has_layers = find_spec(f"{package}.bnb") is not None
+        why = first_line(error) if has_layers else "PEFT has no layers of 4 bits for it"
+        return AdapterError(
+            f"{files.folder} is an adapter of the method {method_of(files.config)}, which does not "
+            f"work on this model in {backbone.precision.value} ({why}): use it on a float base."
+        )
+    return told(error, files.folder)
 
 
-def _word(peft_type: Any) -> str:
-    return str(getattr(peft_type, "value", peft_type)).lower()
+class _Guard:
+    """Sees to it that loading an adapter leaves the base's own weights where and what they are."""
 
+    def __init__(self, model: nn.Module) -> None:
+        self._held = [(parameter, parameter.data) for parameter in model.parameters()]
 
-def _short(key: str) -> str:
-    return key.removeprefix("base_model.model.")
+    def check(self) -> None:
+        """Raises AdapterError when some weight of the base was replaced."""
+        if any(parameter.data_ptr() != data.data_ptr() for parameter, data in self._held):
+            raise AdapterError("it alters the base's own weights when it is loaded.")
+
+    def restore(self) -> None:
+        for parameter, data in self._held:
+            if parameter.data_ptr() != data.data_ptr():
+                parameter.data = data

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from qvla.captioning.prompts import encode_images, encode_text
 from qvla.methods.bottleneck import BottleneckConfig
-from qvla.models import adapters
-from qvla.models.adapters import AdapterError, attach_adapter
+from qvla.models import adapter_filling
+from qvla.models.adapters import AdapterError, join, load_adapter
 from qvla.models.backbone import Backbone, Precision, load_backbone
 from tests.support.tiny import build_tiny
 
@@ -47,12 +47,14 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     } | {"other": make(tiny_checkpoint, folder / "other", METHODS["bottleneck"], seed=1)}
 
 
-def logits(backbone: Backbone) -> torch.Tensor:
+def logits(backbone: Backbone, model: torch.nn.Module | None = None) -> torch.Tensor:
+    """Of the backbone, or of a view over it."""
+    model = backbone.model if model is None else model
     image = Image.linear_gradient("L").convert("RGB")
     pixels = encode_images(backbone.processor, [image]).to(backbone.model.dtype)
     with torch.no_grad():
         text = encode_text(backbone.processor, ["caption en"])
-        return backbone.model(**text, pixel_values=pixels).logits
+        return model(**text, pixel_values=pixels).logits
 
 
 def state(backbone: Backbone) -> dict[str, torch.Tensor]:
@@ -65,72 +67,54 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("method", METHODS)
-def test_an_attached_adapter_answers_as_with_peft_alone(
+def test_an_adapter_answers_as_with_peft_alone(
     tiny_checkpoint: Path, made: dict[str, Path], method: str, precision: Precision
 ) -> None:
     backbone, alone = load(tiny_checkpoint, precision), load(tiny_checkpoint, precision)
     before = logits(backbone)
-    attach_adapter(backbone, made[method], "caption")
+    adapter = load_adapter(backbone, made[method], "caption")
     alone.model = PeftModel.from_pretrained(alone.model, made[method], adapter_name="caption")
-    after = logits(backbone)
+    after = logits(backbone, adapter.model)
     assert torch.equal(after, logits(alone))
     assert not torch.equal(after, before)
-    assert not backbone.model.training
-    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
-    with backbone.model.disable_adapter():
-        assert torch.equal(logits(backbone), before)
+    assert torch.equal(logits(backbone), before)  # the base stands beside it
+    assert not adapter.model.training
+    assert not any(parameter.requires_grad for parameter in adapter.model.parameters())
+    assert adapter.own_bytes == sum(t.nbytes for t in load_file(made[method] / WEIGHTS).values())
+    # LoRA by plain names is in the vision tower as well, whose projections have the same names.
+    assert adapter.mixes == (method != "lora") == (not adapter.changes_sight)
 
 
 @pytest.mark.parametrize("precision", list(Precision))
-def test_replacing_and_joining(
+def test_joining_and_leaving(
     tiny_checkpoint: Path, made: dict[str, Path], precision: Precision
 ) -> None:
     backbone = load(tiny_checkpoint, precision)
-    attach_adapter(backbone, made["bottleneck"], "caption")
-    first = logits(backbone)
-    attach_adapter(backbone, made["other"], "other")
-    assert torch.equal(logits(backbone), first)  # the first stays the active one
-    backbone.model.set_adapter("other")
-    second = logits(backbone)
-    assert not torch.equal(first, second)
-    attach_adapter(backbone, made["bottleneck"], "other")
-    assert torch.equal(logits(backbone), first)
-    attach_adapter(backbone, made["other"], "caption")
-    backbone.model.set_adapter("caption")
-    assert torch.equal(logits(backbone), second)
-    assert set(backbone.model.peft_config) == {"caption", "other"}
-
-
-def test_the_only_adapter_can_be_replaced(tiny_checkpoint: Path, made: dict[str, Path]) -> None:
-    backbone, due = load(tiny_checkpoint), load(tiny_checkpoint)
-    attach_adapter(backbone, made["bottleneck"], "caption")
-    attach_adapter(backbone, made["bottleneck with norms"], "caption")
-    attach_adapter(due, made["bottleneck with norms"], "caption")
-    assert torch.equal(logits(backbone), logits(due))
-    attach_adapter(backbone, made["other"], "caption")
-    fresh = load(tiny_checkpoint)
-    attach_adapter(fresh, made["other"], "caption")
-    assert torch.equal(logits(backbone), logits(fresh))
+    first = load_adapter(backbone, made["bottleneck"], "caption")
+    second = load_adapter(backbone, made["other"], "other")
+    due = logits(backbone, second.model)
+    before = logits(backbone, first.model)
+    assert not torch.equal(before, due)
+    join(first.model, second, "other")
+    assert torch.equal(logits(backbone, first.model), before)  # the first stays the active one
+    first.model.set_adapter("other")
+    assert torch.equal(logits(backbone, first.model), due)
+    first.model.delete_adapter("other")
+    first.model.set_adapter("caption")
+    assert torch.equal(logits(backbone, first.model), before)
 
 
 def refusal(backbone: Backbone, folder: Path | str, name: str = "caption") -> str:
     """The sentence with which an adapter is refused, having checked that nothing changed."""
-    before, weights, modules = (
-        logits(backbone),
-        state(backbone),
-        list(backbone.model.named_modules()),
-    )
-    wrapped = isinstance(backbone.model, PeftModel)
-    active = backbone.model.active_adapters if wrapped else None
+    before, weights = logits(backbone), state(backbone)
+    modules = [(name, id(module)) for name, module in backbone.model.named_modules()]
     with pytest.raises(AdapterError) as caught:
-        attach_adapter(backbone, folder, name)
+        load_adapter(backbone, folder, name)
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".") and 20 < len(sentence) < 450
-    assert isinstance(backbone.model, PeftModel) == wrapped
     assert same(state(backbone), weights)
-    assert [n for n, _ in backbone.model.named_modules()] == [n for n, _ in modules]
+    assert [(name, id(module)) for name, module in backbone.model.named_modules()] == modules
     assert torch.equal(logits(backbone), before)
-    assert not wrapped or backbone.model.active_adapters == active
     return sentence
 
 
@@ -190,11 +174,7 @@ def test_a_bad_adapter_changes_nothing(
     bad = Path(shutil.copytree(made["other"], tmp_path / "bad"))
     damage, reason = BROKEN[case]
     damage(bad)
-    backbone = load(tiny_checkpoint)
-    assert reason in refusal(backbone, bad)  # as the first adapter
-    attach_adapter(backbone, made["bottleneck"], "caption")
-    assert reason in refusal(backbone, bad)  # in place of one
-    assert reason in refusal(backbone, bad, "another")  # beside one
+    assert reason in refusal(load(tiny_checkpoint), bad)
 
 
 def test_an_adapter_of_another_model_is_refused(
@@ -211,20 +191,23 @@ def test_an_adapter_of_another_model_is_refused(
     assert "does not fit" in refusal(load(tiny_checkpoint), tmp_path / "elsewhere")
 
 
-def test_methods_cannot_be_mixed(tiny_checkpoint: Path, made: dict[str, Path]) -> None:
-    backbone = load(tiny_checkpoint)
-    attach_adapter(backbone, made["bottleneck"], "caption")
-    assert "cannot be mixed" in refusal(backbone, made["lora"], "other")
-    assert "cannot be mixed" in refusal(backbone, made["lora"])
-
-
-@pytest.mark.parametrize("change", [{"bias": "all"}, {"init_lora_weights": "pissa"}])
-def test_adapters_that_change_the_base_are_refused(
-    tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path, change: dict[str, str]
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_start_that_alters_the_base_is_refused(
+    tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path, start: str
 ) -> None:
     bad = Path(shutil.copytree(made["lora"], tmp_path / "bad"))
-    edit_config(**change)(bad)
-    assert "not supported" in refusal(load(tiny_checkpoint), bad)
+    edit_config(init_lora_weights=start)(bad)
+    assert f"was started by {start}, which alters the base" in refusal(load(tiny_checkpoint), bad)
+
+
+def test_prompts_are_refused_by_name(
+    tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path
+) -> None:
+    bad = Path(shutil.copytree(made["lora"], tmp_path / "bad"))
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4).save_pretrained(bad)
+    assert "of the method prompt tuning, which changes the prompt" in refusal(
+        load(tiny_checkpoint), bad
+    )
 
 
 def test_names_that_cannot_be_had(tiny_checkpoint: Path, made: dict[str, Path]) -> None:
@@ -238,29 +221,28 @@ def test_a_model_or_nothing_is_no_adapter(tiny_checkpoint: Path, tmp_path: Path)
     assert "There is no folder" in refusal(backbone, tmp_path / "missing")
 
 
-@pytest.mark.parametrize("place", ["first", "instead", "beside"])
+@pytest.mark.parametrize("place", ["alone", "beside"])
 def test_memory_that_runs_out_half_way_changes_nothing(
-    tiny_checkpoint: Path,
-    made: dict[str, Path],
-    place: str,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Path, made: dict[str, Path], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = load(tiny_checkpoint)
-    if place != "first":
-        attach_adapter(backbone, made["bottleneck"], "caption")
-    fill, calls = adapters.set_peft_model_state_dict, []
+    first = load_adapter(backbone, made["bottleneck"], "caption")
+    other = load_adapter(backbone, made["other"], "other")
+    before = logits(backbone, first.model)
+    keys = {name for name, _ in first.model.named_parameters()}
+    with monkeypatch.context() as patch:
 
-    def run_out_once(*args: object, **options: object) -> object:
-        calls.append(args)
-        if len(calls) == 1:
+        def run_out(*args: object, **options: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return fill(*args, **options)
 
-    monkeypatch.setattr(adapters, "set_peft_model_state_dict", run_out_once)
-    name = "another" if place == "beside" else "caption"
-    assert "not enough memory" in refusal(backbone, made["other"], name)
-    attach_adapter(backbone, made["other"], name)
-    backbone.model.set_adapter(name)
-    due = load(tiny_checkpoint)
-    attach_adapter(due, made["other"], "caption")
-    assert torch.equal(logits(backbone), logits(due))
+        patch.setattr(adapter_filling, "set_peft_model_state_dict", run_out)
+        if place == "alone":
+            assert "not enough memory" in refusal(backbone, made["other"])
+        else:
+            with pytest.raises(AdapterError, match="not enough memory"):
+                join(first.model, other, "other")
+    assert {name for name, _ in first.model.named_parameters()} == keys
+    assert torch.equal(logits(backbone, first.model), before)
+    join(first.model, other, "other")
+    first.model.set_adapter("other")
+    assert torch.equal(logits(backbone, first.model), logits(backbone, other.model))

@@ -20,7 +20,7 @@ from transformers.models.gemma.modeling_gemma import GemmaTextScaledWordEmbeddin
 
 from qvla.methods.bottleneck import BASE, BottleneckConfig
 from qvla.models import int8_embedding
-from qvla.models.adapters import attach_adapter
+from qvla.models.adapters import load_adapter
 from qvla.models.backbone import load_backbone
 from qvla.models.footprint import census
 from qvla.models.int8_embedding import (
@@ -242,7 +242,7 @@ def test_base_and_adapter_answer_in_one_batch(tiny_checkpoint: Path, tmp_path: P
     options = {"max_new_tokens": 6, "do_sample": False}
     with torch.inference_mode():
         base = backbone.model.generate(**row(inputs, 0), **options)
-        attach_adapter(backbone, tmp_path, "own")
+        backbone.model = load_adapter(backbone, tmp_path, "own").model
         own = backbone.model.generate(**row(inputs, 1), **options)
         both = backbone.model.generate(**inputs, **options, adapter_names=[BASE, "own"])
     length = inputs["input_ids"].shape[1]

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.activations import get_activation
 
 from qvla.cli.main import main
-from qvla.models.adapters import attach_adapter
+from qvla.models.adapters import load_adapter
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.backbone import load_backbone
 from qvla.records.reported import reported
@@ -182,7 +182,7 @@ def test_logits_are_those_of_adapterhub(case: str, tiny_checkpoint: Path, tmp_pa
     found = logits(PeftModel.from_pretrained(load(tiny_checkpoint), out), batch)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     backbone = load_backbone(tiny_checkpoint, "fp32", device="cpu")
-    attach_adapter(backbone, out, "hub")
+    backbone.model = load_adapter(backbone, out, "hub").model
     torch.testing.assert_close(logits(backbone.model, batch), found)
 
 
