@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of base and adapter; auto is bf16 on CUDA and fp32 on the CPU"
     )
+    lineup: Path | None = Field(
+        None, description="YAML file with other contenders than base, adapter and qvla"
+    )
     nf4_embeddings: Embeddings = Field(
         "int8", description="of QVLA's embedding table, which NF4 leaves as it is"
     )
@@ -98,7 +101,7 @@ class Settings(BaseSettings):
         description="unset: the first free one from 7860",
     )
 
-    @field_validator("data", "examples", "records", "jobs")
+    @field_validator("data", "examples", "records", "jobs", "lineup")
     @classmethod
     def _home(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser()

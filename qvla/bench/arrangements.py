@@ -16,12 +16,15 @@ from PIL import Image
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from qvla.captioning import options
+from qvla.captioning.contenders import TITLES, VARIANTS
 from qvla.captioning.decoding import Decoding
-from qvla.captioning.generation import Caption, Generation, end_tokens
-from qvla.captioning.lineup import TITLES, VARIANTS, Lineup, SharedBackbone
+from qvla.captioning.generation import Caption, Generation
+from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
+from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.errors import QvlaError
 from qvla.models.backbone import Precision
+from qvla.models.families import family_of
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,8 +48,14 @@ class FixedLength(Decoding):
 
 def fixed_length(shared: SharedBackbone, new_tokens: int) -> FixedLength:
     """Captions of exactly `new_tokens` tokens from this checkpoint."""
-    ends = end_tokens(shared.backbone.model, shared.backbone.processor)
+    ends = end_tokens(shared)
     return FixedLength(max_new_tokens=new_tokens, ends=tuple(sorted(ends)))
+
+
+def end_tokens(shared: SharedBackbone) -> set[int]:
+    """Every token that ends a caption of this checkpoint."""
+    model = shared.backbone.model
+    return family_of(model.config).end_tokens(model, shared.backbone.processor)
 
 
 def load_lineup(settings: Settings, variants: Sequence[str] = VARIANTS) -> Lineup:
@@ -101,7 +110,7 @@ def load_separately(settings: Settings) -> dict[str, SharedBackbone]:
     separate = {}
     for name, (precision, folder) in parts.items():
         separate[name] = SharedBackbone(
-            *(settings.model, precision, settings.device, (name,)),
+            *(settings.model, precision, settings.device),
             embeddings=settings.nf4_embeddings,
         )
         separate[name].load()
@@ -136,16 +145,16 @@ def caption_side_by_side(
 
 
 def caption_without_cache(
-    shared: SharedBackbone, images: Sequence[Image.Image], decoding: Decoding
+    shared: SharedBackbone, name: str, images: Sequence[Image.Image], decoding: Decoding
 ) -> list[str]:
     """The report's way: photo after photo, the photo and the whole sequence passed at every step.
 
-    The adapter that is set on the backbone answers. Greedy only. Token types keep the prefix
+    One contender answers. Greedy only. Token types keep the prefix
     attended both ways and the caption causal, so that the captions are those of `generate`.
     """
-    model, processor = shared.backbone.model, shared.backbone.processor
+    model, processor = shared.model_of(name), shared.backbone.processor
     device = shared.backbone.device
-    ends, processors = end_tokens(model, processor), decoding.processors()
+    ends, processors = end_tokens(shared), decoding.processors()
     captions = []
     with shared.lock, torch.inference_mode():
         for image in images:

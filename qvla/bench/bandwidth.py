@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from qvla.captioning.lineup import SharedBackbone
+from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.models import nf4
 from qvla.models.footprint import part_of
 from qvla.records.measure import clock
@@ -38,8 +38,9 @@ def step_bytes(shared: SharedBackbone, variant: str) -> int:
     projector have done their part by then. Quantised weights count with their scales as loaded. The
     cache of keys and values is left out, so what is counted is less than what is read.
     """
-    model = shared.backbone.model
-    others = set(shared.adapters.values()) - {shared.adapters.get(variant)}
+    model, view = shared.model_of(variant), shared.view_of(variant)
+    adapters = {} if view is None else view.adapters
+    others = set(adapters.values()) - {adapters.get(variant)}
     head = model.get_output_embeddings()
     size = sum(tensor.nbytes for tensor in (*head.parameters(), *head.buffers()))
     for name, parameter in model.named_parameters():

@@ -146,7 +146,7 @@ def _batches(
             caption(lineup, [image], ["adapter"], decoding)
 
     def without_cache(turn: int) -> None:
-        said["loop"] = arrangements.caption_without_cache(shared, images, decoding)
+        said["loop"] = arrangements.caption_without_cache(shared, "adapter", images, decoding)
 
     cases = {"batch": batch, "one_by_one": one_by_one, "report_loop": without_cache}
     times = in_turns(cases, plan.repeats, torch.device(settings.device))

@@ -53,7 +53,7 @@ def measure(
     with sampled(meter.held, INTERVAL) as samples:
         lineup = arrangements.load_lineup(settings, [variant])
     shared = lineup.shared(variant)
-    model = shared.backbone.model
+    model = shared.model_of(variant)
     gc.collect()
     found.loaded = meter.held(model)
     # The kernel's peak would count the pages of the files that are read.

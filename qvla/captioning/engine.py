@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from qvla.captioning.contenders import check_names
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import (
     Cancelled,
@@ -26,8 +27,9 @@ from qvla.captioning.generation import (
     OutOfMemoryError,
     Partial,
 )
-from qvla.captioning.lineup import VARIANTS, Lineup, SharedBackbone
+from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.errors import QvlaError
 
 __all__ = [
@@ -49,17 +51,18 @@ HEARTBEAT = 0.5  # seconds after which a stream without news yields, so that it 
 def caption(
     lineup: Lineup,
     images: Sequence[Image.Image],
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] | None = None,
     decoding: Decoding = GREEDY,
     prefix: str = CAPTION_PREFIX,
 ) -> list[dict[str, Caption]]:
     """Captions of RGB images, all in one batch: one dict an image, in the order given.
 
-    The caller chooses how many images a batch holds. Raises QvlaError when a variant is unknown,
+    Of all contenders, unless `variants` names some. The caller chooses how many images a batch
+    holds. Raises QvlaError when a variant is unknown,
     CaptioningError when one is not available, and its OutOfMemoryError when the batch does not fit
     into memory.
     """
-    names = _names(variants)
+    names = _names(lineup, variants)
     _check_images(images)
     for name in names:
         variant = lineup.variant(name)
@@ -93,7 +96,7 @@ def caption(
 def stream(
     lineup: Lineup,
     image: Image.Image,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] | None = None,
     decoding: Decoding = GREEDY,
     prefix: str = CAPTION_PREFIX,
 ) -> Iterator[dict[str, Partial]]:
@@ -104,7 +107,7 @@ def stream(
     Closing the iterator stops generation at the next token. With beams only the final captions
     come. Raises QvlaError for unknown variants before anything runs.
     """
-    names = _names(variants)
+    names = _names(lineup, variants)
     _check_images([image])
     state = {}
     for name in names:
@@ -161,8 +164,7 @@ def _run_and_tell(generation: Generation, news: queue.SimpleQueue[tuple[str, Par
         tell({name: replace(last, done=True, error=sentence) for name, last in latest.items()})
 
     try:
-        answers = generation.run(tell)
-        tell({name: _finished(captions[0]) for name, captions in answers.items()})
+        generation.run(tell)
     except Cancelled:
         pass
     except QvlaError as error:
@@ -172,19 +174,8 @@ def _run_and_tell(generation: Generation, news: queue.SimpleQueue[tuple[str, Par
         fail("Captioning failed for a reason that stands in the log; try another photo.")
 
 
-def _finished(answer: Caption) -> Partial:
-    return Partial(
-        answer.text, answer.tokens, answer.seconds_to_first_token, answer.seconds, done=True
-    )
-
-
-def _names(variants: Sequence[str]) -> list[str]:
-    names = list(dict.fromkeys(variants))
-    unknown = [name for name in names if name not in VARIANTS]
-    if unknown or not names or isinstance(variants, str):
-        asked = variants if isinstance(variants, str) else ", ".join(unknown) or "none"
-        raise QvlaError(f"Choose variants among {', '.join(VARIANTS)}; asked for was {asked}.")
-    return names
+def _names(lineup: Lineup, variants: Sequence[str] | None) -> list[str]:
+    return list(lineup.names()) if variants is None else check_names(variants, lineup.names())
 
 
 def _check_images(images: Sequence[Image.Image]) -> None:

@@ -1,4 +1,4 @@
-"""One generation on one backbone: the rows of its batch, every token's time, and when to stop."""
+"""One generation on one backbone: its batches, every token's time, and when to stop."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qvla.captioning.decoding import Decoding
-from qvla.captioning.lineup import SharedBackbone
 from qvla.captioning.prompts import decode, encode_images, encode_text
+from qvla.captioning.shared_backbone import Batch, SharedBackbone
 from qvla.captioning.sharing import captioning_turn
 from qvla.errors import QvlaError
 from qvla.faults import is_out_of_memory
+from qvla.models.families import family_of
 from qvla.records.measure import clock
 
 TURN_POLL = 0.1  # seconds between looks at whether a request that waits for its turn was cancelled
@@ -65,7 +65,12 @@ class Cancelled(Exception):
 
 
 class Generation:
-    """One generation on one backbone: rows are all images of the first variant, then the next."""
+    """One generation on one backbone, the lock of which it holds.
+
+    Variants whose adapters mix are rows of one batch: all images of the first, then of the next.
+    Other adapters are batches of their own, one after the other. The vision tower and the projector
+    run once for all that leave them as they are.
+    """
 
     def __init__(
         self,
@@ -85,7 +90,9 @@ class Generation:
     def run(
         self, tell: Callable[[dict[str, Partial]], None] | None = None
     ) -> dict[str, list[Caption]]:
-        """The captions of each variant; `tell` hears of the first image's after every token."""
+        """The captions of each variant; `tell` hears of the first image's after every token, and of
+        its end as soon as its batch has ended.
+        """
         with self._turn():
             try:
                 with torch.inference_mode():
@@ -117,32 +124,63 @@ class Generation:
     def _generate(
         self, tell: Callable[[dict[str, Partial]], None] | None
     ) -> dict[str, list[Caption]]:
-        model = self.shared.backbone.model
-        processor = self.shared.backbone.processor
-        device = self.shared.backbone.device
-        start = clock(device)
-        names = self.shared.row_names(self.variants, len(self.images))
-        prompt = encode_text(processor, [self.prefix] * len(names)).to(device)
-        pixels = encode_images(processor, self.images).to(device)
-        # (B, N, D): what the vision tower and projector, which carry no adapter, see in each image
-        seen = model.get_image_features(pixels).pooler_output
-        seen = seen.repeat(len(self.variants), 1, 1)  # (V * B, N, D), in the order of the rows
-        ends = end_tokens(model, processor)
-        watch = _Watch(len(names), ends, self.decoding.num_beams > 1, device, self.cancelled)
-        if tell is not None and self.decoding.num_beams == 1:
-            watch.listener = lambda: tell(self._partials(watch.rows, start))
-        mixed = {"adapter_names": names} if self.shared.adapters else {}
-        sequences = model.generate(
+        backbone = self.shared.backbone
+        batches = self.shared.batches(self.variants)
+        start = clock(backbone.device)
+        pixels = encode_images(backbone.processor, self.images).to(backbone.device)
+        seen = None
+        if not all(batch.changes_sight for batch in batches):
+            seen = self._look(backbone.model, pixels)
+        looked = clock(backbone.device) - start
+        answers: dict[str, list[Caption]] = {}
+        for batch in batches:
+            begin = clock(backbone.device)
+            if batch.changes_sight:
+                own = self._look(batch.model, pixels)
+            else:
+                own, begin = seen, begin - looked  # as if this batch alone had been asked for
+            captions = self._answer(batch, own, begin, tell)
+            if tell is not None:
+                tell({name: finished(of_images[0]) for name, of_images in captions.items()})
+            answers |= captions
+        return {name: answers[name] for name in self.variants}
+
+    def _look(self, model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        """What a model's vision tower and projector see in each image: (B, N, D)."""
+        return family_of(self.shared.backbone.model.config).image_features(model, pixels)
+
+    def _answer(
+        self,
+        batch: Batch,
+        seen: torch.Tensor,
+        start: float,
+        tell: Callable[[dict[str, Partial]], None] | None,
+    ) -> dict[str, list[Caption]]:
+        """The captions of one batch's contenders; times count from `start`."""
+        backbone, count = self.shared.backbone, len(self.images)
+        family = family_of(backbone.model.config)
+        rows = len(batch.contenders) * count
+        prompt = encode_text(backbone.processor, [self.prefix] * rows).to(backbone.device)
+        seen = seen.repeat(len(batch.contenders), 1, 1)  # (V * B, N, D), in the order of the rows
+        ends = family.end_tokens(backbone.model, backbone.processor)
+        beams = self.decoding.num_beams > 1
+        watch = _Watch(rows, ends, beams, backbone.device, self.cancelled)
+        if tell is not None and not beams:
+            watch.listener = lambda: tell(self._partials(batch.contenders, watch.rows, start))
+        mixed = {}
+        if batch.row_adapters is not None:
+            mixed["adapter_names"] = [name for name in batch.row_adapters for _ in range(count)]
+        sequences = batch.model.generate(
             **prompt,
             **mixed,
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=seen)},
+            **family.given_features(seen),
             do_sample=False,
             num_beams=self.decoding.num_beams,
             max_new_tokens=self.decoding.max_new_tokens,
             logits_processor=self.decoding.processors(),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
-        end = clock(device)
+        end = clock(backbone.device)
         if self.cancelled.is_set():
             raise Cancelled
         answers = sequences[:, prompt["input_ids"].shape[1] :].tolist()
@@ -151,18 +189,19 @@ class Generation:
             Caption(text, len(tokens), row.first - start, (row.end or end) - start)
             for text, tokens, row in zip(self._decode(texts), texts, watch.rows, strict=True)
         ]
-        count = len(self.images)
         return {
             name: captions[index * count : (index + 1) * count]
-            for index, name in enumerate(self.variants)
+            for index, name in enumerate(batch.contenders)
         }
 
-    def _partials(self, rows: list[_Row], start: float) -> dict[str, Partial]:
+    def _partials(
+        self, contenders: Sequence[str], rows: list[_Row], start: float
+    ) -> dict[str, Partial]:
         firsts = rows[:: len(self.images)]
         texts = self._decode([row.tokens for row in firsts])
         return {
             name: Partial(text, len(row.tokens), row.first - start, row.newest - start)
-            for name, text, row in zip(self.variants, texts, firsts, strict=True)
+            for name, text, row in zip(contenders, texts, firsts, strict=True)
         }
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
@@ -218,12 +257,10 @@ class _Watch(StoppingCriteria):
         return torch.full((len(input_ids),), stop, dtype=torch.bool, device=input_ids.device)
 
 
-def end_tokens(model: torch.nn.Module, processor: object) -> set[int]:
-    """Every token that `generate` ends a caption of this checkpoint with."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = processor.tokenizer.eos_token_id
-    return set(ends) if isinstance(ends, (list, tuple)) else {ends}
+def finished(caption: Caption) -> Partial:
+    """A caption that has come to its end."""
+    times = caption.seconds_to_first_token, caption.seconds
+    return Partial(caption.text, caption.tokens, *times, done=True)
 
 
 def _up_to_end(tokens: list[int], ends: set[int]) -> list[int]:

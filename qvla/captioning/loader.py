@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from qvla.captioning.contenders import Contender, contenders_of, default_contenders
 from qvla.errors import QvlaError
-from qvla.settings import Settings
+from qvla.settings import EMBEDDED_MODEL, Settings
 
 if TYPE_CHECKING:
     from qvla.captioning.lineup import Lineup
@@ -44,8 +45,12 @@ class NotReadyError(QvlaError):
 class LineupLoader:
     """Holds the line-up from before it exists. Every method may be called from any thread."""
 
-    def __init__(self, load: Load) -> None:
-        """`load` is given a function to report each step to, and returns the line-up."""
+    def __init__(self, load: Load, contenders: Sequence[Contender] | None = None) -> None:
+        """`load` is given a function to report each step to, and returns the line-up.
+
+        `contenders` are those that the line-up will have, the default three unless they are given.
+        """
+        self.contenders = tuple(contenders or default_contenders(EMBEDDED_MODEL))
         self._load = load
         self._changed = threading.Condition()
         self._lineup: Lineup | None = None
@@ -58,15 +63,14 @@ class LineupLoader:
     def of(cls, settings: Settings, *, then: Then | None = None) -> LineupLoader:
         """Loads what the settings name; `then` may still change the line-up before it is shown."""
 
+        contenders = contenders_of(settings)
+
         def load(progress: Callable[[str], None]) -> Lineup:
             progress("Importing PyTorch and Transformers.")
             from qvla.captioning.lineup import Lineup
 
-            lineup = Lineup.load(
-                settings.model,
-                adapter=settings.adapter,
-                nf4_adapter=settings.nf4_adapter,
-                precision=settings.precision,
+            lineup = Lineup.of(
+                contenders,
                 device=settings.device,
                 nf4_embeddings=settings.nf4_embeddings,
                 device_lock=settings.device_lock,
@@ -76,7 +80,7 @@ class LineupLoader:
                 then(settings, lineup, progress)
             return lineup
 
-        return cls(load)
+        return cls(load, contenders)
 
     def start(self) -> LineupLoader:
         """Starts loading, or starts it again after a failure; otherwise does nothing."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qvla.captioning.contenders import contenders_of
 from qvla.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "fp32", "bf16"),
         help="of base and adapter; auto is bf16 on CUDA and fp32 on the CPU",
+    )
+    group.add_argument(
+        "--lineup",
+        type=Path,
+        metavar="FILE",
+        help="YAML file with other contenders than base, adapter and qvla",
     )
 
 
@@ -66,7 +74,7 @@ def settings_of(options: argparse.Namespace, *more: str) -> Settings:
 
     `more` names further settings that the verb has options for.
     """
-    names = ("model", "adapter", "nf4_adapter", "device", "precision", *more)
+    names = ("model", "adapter", "nf4_adapter", "device", "precision", "lineup", *more)
     given = {name: getattr(options, name) for name in names}
     return load_settings(**{name: value for name, value in given.items() if value is not None})
 
@@ -79,11 +87,8 @@ def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
     """
     from qvla.captioning.lineup import Lineup
 
-    return Lineup.load(
-        settings.model,
-        adapter=settings.adapter,
-        nf4_adapter=settings.nf4_adapter,
-        precision=settings.precision,
+    return Lineup.of(
+        contenders_of(settings),
         device=settings.device,
         nf4_embeddings=settings.nf4_embeddings,
         variants=variants,

@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qvla.captioning.contenders import check_names, contenders_of
 from qvla.captioning.options import (
     add_decoding_arguments,
     add_model_arguments,
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]  # one photo's entry, as `--json` prints it
 
-CHOICES = ("base", "adapter", "qvla", "all")
-
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", metavar="PHOTO", nargs="+", help="PNG, JPEG, WebP or TIFF file")
     parser.add_argument(
-        "--variant", choices=CHOICES, default="all", help="all (the default) is all there are"
+        "--variant",
+        default="all",
+        help="a contender, such as qvla; all (the default) is all there are",
     )
     parser.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="photos at once (default 8)"
@@ -139,9 +140,8 @@ def _read(photo: str, settings: Settings) -> Image.Image | QvlaError:
 
 def _lineup(settings: Settings, choice: str) -> tuple[Lineup, list[str]]:
     """The line-up and the variants that will answer: all that are there, or just the named one."""
-    from qvla.captioning.lineup import VARIANTS
-
-    asked = list(VARIANTS) if choice == "all" else [choice]
+    known = [one.name for one in contenders_of(settings)]
+    asked = known if choice == "all" else check_names([choice], known)
     lineup = load_lineup(settings, asked)
     missing = [lineup.variant(name) for name in asked if not lineup.variant(name).available]
     if missing and choice != "all":

@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qvla.captioning.contenders import check_names, contenders_of, with_weights
 from qvla.captioning.options import (
     add_decoding_arguments,
     add_model_arguments,
@@ -18,12 +19,10 @@ from qvla.captioning.options import (
 )
 from qvla.errors import FAILED_PHOTOS, QvlaError
 from qvla.records import store as records
-from qvla.settings import Settings
 
 if TYPE_CHECKING:
     from qvla.evaluation.evaluate import Scoring
 
-VARIANTS = ("base", "adapter", "qvla")
 PROTOCOLS = ("standard", "reported")
 AUTO = "auto"
 
@@ -43,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--variant",
-        type=_variants,
+        type=_names,
         metavar="NAMES",
-        help=f"some of {','.join(VARIANTS)} (default: all that have weights)",
+        help="contenders, such as base,adapter,qvla (default: all that have weights)",
     )
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="photos; always the same even sample"
@@ -86,7 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints tables or the record, and keeps the record; exit code 1 when photos were left out."""
     settings = settings_of(options)
-    variants = options.variant or _with_weights(settings)
+    contenders = contenders_of(settings)
+    variants = with_weights(contenders)
+    if options.variant is not None:
+        variants = check_names(options.variant, [one.name for one in contenders])
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
         from qvla.data.examples import read_examples
@@ -130,14 +132,6 @@ def _scoring(options: argparse.Namespace) -> Scoring:
     )
 
 
-def _with_weights(settings: Settings) -> list[str]:
-    adapters = {"adapter": settings.adapter, "qvla": settings.nf4_adapter}
-    missing = [name for name, folder in adapters.items() if folder is None]
-    for name in missing:
-        log.info("%s is left out: there is no adapter for it.", name)
-    return [name for name in VARIANTS if name not in missing]
-
-
 def _check_sampling(options: argparse.Namespace) -> None:
     if options.temperature and options.seed is None:
         raise QvlaError(
@@ -147,16 +141,6 @@ def _check_sampling(options: argparse.Namespace) -> None:
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _variants(text: str) -> list[str]:
-    names = _names(text)
-    unknown = [name for name in names if name not in VARIANTS]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(
-            f"choose some of {', '.join(VARIANTS)}, not {', '.join(unknown) or 'none'}"
-        )
-    return names
 
 
 def _batch_size(text: str) -> int | str:

@@ -7,10 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
+from qvla.captioning.contenders import check_names, contenders_of, with_weights
 from qvla.captioning.decoding import Decoding
-from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
@@ -22,7 +24,6 @@ from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PAIRS = (("base", "adapter"), ("base", "qvla"), ("adapter", "qvla"))  # second minus first
 ALL = "all"  # the group of all sources together
 NAMED = 3  # photos that a message names
 NO_TOKENIZER = "none"  # of the reported protocol
@@ -88,7 +89,7 @@ def choose(examples: Sequence[Example], limit: int | None = None) -> list[Exampl
 def evaluate(
     settings: Settings,
     examples: Sequence[Example],
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] | None = None,
     *,
     data: str,
     out: Path,
@@ -102,12 +103,18 @@ def evaluate(
 ) -> Evaluation:
     """Captions and scores the examples; `data` is their name in words.
 
+    All contenders that have weights answer, unless `variants` names some.
+
     See `choose` for which examples are taken and `predict` for how they are captioned. The record
     is meant for a file in `records_folder`. It can name the files of captions only if `out` lies
     beside that folder.
     """
     scoring = scoring or Scoring()
     decoding = decoding or Decoding()
+    contenders = {one.name: one for one in contenders_of(settings)}
+    if variants is None:
+        variants = with_weights(list(contenders.values()))
+    variants = check_names(variants, list(contenders))
     chosen = choose(examples, limit)
     predictions = predict(
         settings,
@@ -146,9 +153,18 @@ def evaluate(
             "batch_size": predictions.batch_size,
             "captioned_now": dict(predictions.made),
             "timing": "photos captioned now, from decoded photos to the last token of each batch; "
-            "base and adapter share batches, and qvla runs beside them",
+            "contenders that share weights share batches",
             "device": predictions.plan.device,
-            "precision": predictions.plan.precision,
+            "precision": predictions.plan.contenders[variants[0]]["precision"],
+            "contenders": {
+                name: {
+                    "title": contenders[name].title,
+                    "base": Path(contenders[name].base).name,
+                    "precision": predictions.plan.contenders[name]["precision"],
+                    "adapter": (adapter := contenders[name].adapter) and Path(adapter).name,
+                }
+                for name in variants
+            },
             "nf4_embeddings": predictions.plan.nf4_embeddings,
         },
         files=_files(predictions, records_folder),
@@ -208,9 +224,7 @@ def _differences(
     protocol: str, group: str, scored: Mapping[str, Scored], scoring: Scoring
 ) -> dict[str, float]:
     numbers = {}
-    for first, second in PAIRS:
-        if first not in scored or second not in scored:
-            continue
+    for first, second in combinations(scored, 2):
         differences = compare(
             scored[first], scored[second], resamples=scoring.resamples, seed=scoring.seed
         )

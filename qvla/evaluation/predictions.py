@@ -9,16 +9,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from qvla.captioning.contenders import contenders_of
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.generation import CaptioningError, OutOfMemoryError
-from qvla.captioning.lineup import Lineup, device_of, float_precision
+from qvla.captioning.lineup import Lineup, device_of, precision_of
 from qvla.captioning.options import load_lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.imagery import open_image
@@ -50,19 +52,16 @@ BLOCK = 2**20  # bytes read at once for a fingerprint
 class Plan:
     """All that decides which captions come out: runs with equal plans share theirs.
 
-    Weights count by their contents, not by their names. Both adapters count, whichever variants are
-    asked for, so that a variant asked for later joins those that are there. Batch sizes do not.
+    Weights count by their contents, not by their names. All contenders count, whichever are asked
+    for, so that one asked for later joins those that are there. Batch sizes do not.
     `code` is a hash of our own: captions made before a change of it may not be made so again.
     """
 
     split: str
     data: str
-    model: str
-    adapter: str | None
-    nf4_adapter: str | None
+    contenders: dict[str, dict[str, str | None]]  # name -> base, precision and adapter
     prefix: str
     decoding: dict[str, Any]
-    precision: str
     nf4_embeddings: str
     device: str
     versions: dict[str, str]
@@ -106,20 +105,22 @@ def plan_for(
     Raises BackboneError or AdapterError when weights are not there.
     """
     device = device_of(settings.device)
-    adapters = [
-        None if name is None else _contents(name, (CONFIG, WEIGHTS), AdapterError)
-        for name in (settings.adapter, settings.nf4_adapter)
-    ]
+    contents = cache(_contents)  # most contenders share a base
+    contenders = {
+        one.name: {
+            "base": contents(one.base, MODEL_FILES, BackboneError),
+            "precision": precision_of(one.precision, device).value,
+            "adapter": one.adapter and contents(one.adapter, (CONFIG, WEIGHTS), AdapterError),
+        }
+        for one in contenders_of(settings)
+    }
     versions = records.versions()
     return Plan(
         split="-".join(dict.fromkeys(example.split for example in examples)),
         data=fingerprint(examples),
-        model=_contents(settings.model, MODEL_FILES, BackboneError),
-        adapter=adapters[0],
-        nf4_adapter=adapters[1],
+        contenders=contenders,
         prefix=prefix,
         decoding=asdict(decoding or Decoding()),
-        precision=float_precision(settings.precision, device).value,
         nf4_embeddings=settings.nf4_embeddings,
         device=device.partition(":")[0],
         versions={name: versions[name] for name in SHAPING_PACKAGES if name in versions},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
-from qvla.captioning.lineup import TITLES
-from qvla.evaluation.evaluate import ALL, PAIRS
+from qvla.captioning.contenders import TITLES
+from qvla.evaluation.evaluate import ALL
 from qvla.records.store import Record
 
 SHOWN = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR")  # the record has the others too
@@ -20,14 +21,14 @@ def table(record: Record) -> str:
     protocol = record.protocol
     machine = ", ".join(record.hardware.accelerators) or record.hardware.processor
     lines = [
-        f"{record.model} on {protocol['device']} ({machine}), base and adapter in "
+        f"{record.model} on {protocol['device']} ({machine}), {record.variants[0]} in "
         f"{protocol['precision']}: {record.data.items:,} photos of {record.data.name}, "
         f"{protocol['split']}",
     ]
     for name in protocol["protocols"]:
         lines += ["", *_protocol(record, name)]
     lines += ["", *_speeds(record)]
-    lines += [verdict(record, *pair) for pair in PAIRS if set(pair) <= set(record.variants)]
+    lines += [verdict(record, *pair) for pair in combinations(record.variants, 2)]
     return "\n".join(lines)
 
 
@@ -44,10 +45,16 @@ def verdict(record: Record, first: str, second: str) -> str:
     amount = (
         f"({name} CIDEr {value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {chance:.2g})"
     )
-    ours, other = TITLES[second], TITLES[first]
+    ours, other = title(record, second), title(record, first)
     if low <= 0 <= high:
         return f"{ours} and {other} cannot be told apart on these photos {amount}."
     return f"{ours} is {'better' if value > 0 else 'worse'} than {other} {amount}."
+
+
+def title(record: Record, variant: str) -> str:
+    """What a variant is called; records of the three default ones may not say so themselves."""
+    contenders = record.protocol.get("contenders", {})
+    return contenders.get(variant, {}).get("title", TITLES.get(variant, variant))
 
 
 def _protocol(record: Record, name: str) -> list[str]:

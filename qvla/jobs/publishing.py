@@ -93,7 +93,7 @@ def publish(
     pane = PANES[method]
     one = Published(job_id, str(folder), model)
     with _lock:
-        lineup.swap_adapter(pane, folder, name=one.name)
+        lineup.swap_adapter(pane, folder, shown=one.name)
         _write(settings, {**published(settings), pane: one})
         _problems.get(_file(settings), {}).pop(pane, None)
     return pane
@@ -131,7 +131,7 @@ def apply(settings: Settings, lineup: Lineup, report: Callable[[str], None] = lo
                         f"it was trained on {Path(one.model).name}, and the panes show "
                         f"{Path(settings.model).name}."
                     )
-                lineup.swap_adapter(pane, one.folder, name=one.name)
+                lineup.swap_adapter(pane, one.folder, shown=one.name)
             except QvlaError as error:
                 told[pane] = (
                     f"The {TITLES[pane]} pane answers as the settings say, because the published "

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import Generation
-from qvla.captioning.lineup import SharedBackbone
+from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.captioning.sharing import DeviceLock
 from qvla.data.imagery import open_image
 from qvla.data.risc import Example
@@ -117,23 +117,13 @@ def caption_in_training(
         own = Backbone(
             model, backbone.processor, backbone.name, backbone.precision, backbone.device
         )
-        adapters = {}
-        if recipe.method != "full":
-            adapters = {"adapter": model.active_adapter}
-        shared = SharedBackbone(
-            backbone.name,
-            backbone.precision,
-            str(backbone.device),
-            ("adapter",),
-            backbone=own,
-            adapters=adapters,
-        )
-        name = "adapter" if adapters else "base"
+        device = str(backbone.device)
+        shared = SharedBackbone(backbone.name, backbone.precision, device, backbone=own)
         decoding = Decoding(max_new_tokens=SAMPLE_TOKENS)
-        answers = Generation(shared, [name], images, decoding, recipe.prefix).run()
+        answers = Generation(shared, ["trained"], images, decoding, recipe.prefix).run()
     finally:
         model.train(was_training)
-    return [answer.text for answer in answers[name]]
+    return [answer.text for answer in answers["trained"]]
 
 
 class StepTurns(TrainerCallback):

@@ -1,4 +1,4 @@
-"""The three panes: from what a variant has said so far to HTML. Pure functions, no model, no app.
+"""The panes: from what a variant has said so far to HTML. Pure functions, no model, no app.
 
 The browser side of `gr.HTML` compares old and new nodes in order and changes only what differs, so
 every state of a pane has the same elements in the same order: nothing jumps while text streams in.
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from html import escape
 
+from qvla.captioning.contenders import TITLES, Contender
 from qvla.ui import units
 
-VARIANT_TITLES = {"base": "Base", "adapter": "Adapter", "qvla": "QVLA"}
+VARIANT_TITLES = TITLES  # of the default three
+IDLE = "The caption will appear here."
 VARIANT_ROLES = {
     "base": "The checkpoint as it is",
     "adapter": "Base and a bottleneck adapter",
@@ -57,17 +59,20 @@ class Pane:
     bleu_4: float | None = None
     words: tuple[tuple[str, bool], ...] = ()
     scoring_fault: str = ""
+    called: str = ""  # the contender's own title, where it is none of the default three
 
     @property
     def title(self) -> str:
-        return VARIANT_TITLES.get(self.name, self.name)
+        return self.called or VARIANT_TITLES.get(self.name, self.name)
 
     @property
     def tokens_per_second(self) -> float | None:
         return self.tokens / self.seconds if self.tokens and self.seconds else None
 
 
-IDLE_PANES = tuple(Pane(name, message="The caption will appear here.") for name in VARIANT_TITLES)
+def idle_panes(contenders: Sequence[Contender]) -> tuple[Pane, ...]:
+    """Panes of contenders who have not been asked yet."""
+    return tuple(Pane(one.name, message=IDLE, called=one.title) for one in contenders)
 
 
 def render_panes(panes: Sequence[Pane]) -> str:
@@ -78,7 +83,8 @@ def render_panes(panes: Sequence[Pane]) -> str:
     busy = any(pane.state.busy for pane in panes)
     return (
         f'<p class="sr-only" role="status" aria-live="polite">{escape(announcement(panes))}</p>'
-        f'<div class="panes" aria-busy="{str(busy).lower()}">{articles}</div>'
+        f'<div class="panes" data-count="{len(panes)}" aria-busy="{str(busy).lower()}">'
+        f"{articles}</div>"
     )
 
 

@@ -57,7 +57,7 @@ def test_the_reports_loop_says_what_generate_says_with_its_cache(
     for name, adapter in (("base", None), ("adapter", weights.adapter)):
         alone = Alone(weights.model, adapter)
         said = arrangements.caption_without_cache(
-            separate[name], images, Decoding(max_new_tokens=LENGTH)
+            separate[name], name, images, Decoding(max_new_tokens=LENGTH)
         )
         assert said == [alone.text(image) for image in images]
 
@@ -74,7 +74,7 @@ def test_the_reports_loop_keeps_nothing_and_passes_the_photo_at_every_step(
         with_kwargs=True,
     )
     decoding = arrangements.fixed_length(separate["base"], 4)
-    arrangements.caption_without_cache(separate["base"], photos(2), decoding)
+    arrangements.caption_without_cache(separate["base"], "base", photos(2), decoding)
     hook.remove()
     lengths = [length for length, _ in seen]
     first = lengths[0]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import qvla.captioning.lineup
+import qvla.captioning.shared_backbone
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
 from qvla.captioning.lineup import VARIANTS, Lineup
@@ -244,7 +244,7 @@ def test_when_nf4_cannot_be_loaded_base_and_adapter_answer(
     monkeypatch: pytest.MonkeyPatch,
     images: list[Image.Image],
 ) -> None:
-    load = qvla.captioning.lineup.load_backbone
+    load = qvla.captioning.shared_backbone.load_backbone
 
     def refuse_nf4(name: str, precision: Precision, **options: str) -> Backbone:
         if precision is Precision.NF4:
@@ -252,7 +252,7 @@ def test_when_nf4_cannot_be_loaded_base_and_adapter_answer(
         return load(name, precision, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(qvla.captioning.lineup, "load_backbone", refuse_nf4)
+        patch.setattr(qvla.captioning.shared_backbone, "load_backbone", refuse_nf4)
         lineup = Lineup.load(
             weights.model,
             adapter=weights.adapter,
@@ -285,13 +285,13 @@ def test_only_the_backbones_of_the_asked_variants_are_loaded(
     asked: tuple[str, ...],
     loaded: set[Precision],
 ) -> None:
-    load, precisions = qvla.captioning.lineup.load_backbone, []
+    load, precisions = qvla.captioning.shared_backbone.load_backbone, []
 
     def watched(name: str, precision: Precision, **options: str) -> Backbone:
         precisions.append(precision)
         return load(name, precision, **options)
 
-    monkeypatch.setattr(qvla.captioning.lineup, "load_backbone", watched)
+    monkeypatch.setattr(qvla.captioning.shared_backbone, "load_backbone", watched)
     lineup = Lineup.load(
         weights.model,
         adapter=weights.adapter,

@@ -231,7 +231,7 @@ def test_a_seed_makes_sampling_repeatable(run: Run, weights: Weights, files: lis
         (["--model", "/no/such/folder"], "/no/such/folder"),
         (["--precision", "nf4"], "--precision"),
         (["--batch-size", "0"], "--batch-size"),
-        (["--variant", "everything"], "--variant"),
+        (["--variant", "everything"], "among base, adapter, qvla; asked for was everything"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_exits_with_2(

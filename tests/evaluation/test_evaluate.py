@@ -614,7 +614,7 @@ def test_variants_without_weights_are_refused_if_named_and_else_left_out(
     assert cli.main([*options, "--json", "--resamples", "5"]) == 0
     output, errors = capsys.readouterr()
     assert json.loads(output)["variants"] == ["base"]
-    assert "adapter is left out" in errors and "qvla is left out" in errors
+    assert "Adapter is left out" in errors and "QVLA is left out" in errors
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:

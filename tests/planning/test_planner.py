@@ -257,7 +257,7 @@ def test_an_embedding_table_in_eight_bits_is_half_of_one_in_sixteen() -> None:
 
 
 def test_the_cache_is_as_large_as_the_real_one(tiny_checkpoint: Path) -> None:
-    shared = SharedBackbone(str(tiny_checkpoint), Precision.FP32, "cpu", ("base",))
+    shared = SharedBackbone(str(tiny_checkpoint), Precision.FP32, "cpu")
     shared.load()
     model = shared.backbone.model
     batch = batch_for(model.config)

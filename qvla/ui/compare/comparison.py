@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.ui.panes import VARIANT_TITLES, Pane, PaneState
+from qvla.ui.panes import Pane, PaneState, idle_panes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,8 @@ def compare(
     Faults end up in the panes, not as errors. Closing the iterator stops the generation.
     """
     panes = tuple(
-        Pane(name, PaneState.WAITING, "Waiting for the weights…") for name in VARIANT_TITLES
+        replace(pane, state=PaneState.WAITING, message="Waiting for the weights…")
+        for pane in idle_panes(loader.contenders)
     )
     lineup = None
     try:
@@ -73,17 +74,17 @@ def compare(
 def lineup_panes(lineup: Lineup, state: PaneState, message: str) -> Panes:
     """Panes with the identity of each variant, nothing said yet."""
     panes = []
-    for name in VARIANT_TITLES:
-        variant = lineup.variant(name)
+    for variant in lineup.variants():
         panes.append(
             Pane(
-                name,
+                variant.name,
                 state=state if variant.available else PaneState.UNAVAILABLE,
                 message=message if variant.available else variant.reason,
                 model=variant.model,
                 adapter=variant.adapter,
                 precision=variant.precision,
                 weight_bytes=variant.weight_bytes,
+                called=variant.title,
             )
         )
     return tuple(panes)

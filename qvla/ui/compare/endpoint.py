@@ -36,7 +36,7 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
         top_p: float = 1.0,
         seed: str = "",
     ) -> dict[str, Any]:
-        """Captions one photo with Base, Adapter and QVLA.
+        """Captions one photo with every contender, by default base, adapter and qvla.
 
         Of each: caption, tokens, times in seconds, weights in bytes, and with references (one a
         line) its scores.

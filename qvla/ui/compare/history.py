@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qvla.ui import units
-from qvla.ui.panes import VARIANT_TITLES, Pane
+from qvla.ui.panes import Pane
 
 COLUMNS = (
     "time",
@@ -135,7 +135,8 @@ def render_history(history: Sequence[Comparison]) -> str:
             '<p class="empty">Nothing compared yet. Each comparison of this visit is kept here '
             "until the page is closed.</p>"
         )
-    head = "".join(f'<th scope="col">{title}</th>' for title in VARIANT_TITLES.values())
+    titles = [pane.title for pane in history[-1].panes]
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     rows = "".join(_row(entry) for entry in reversed(history))
     return (
         '<table class="history"><caption class="sr-only">Comparisons of this visit</caption>'

@@ -1,4 +1,4 @@
-"""The Compare tab: a photo, three panes, its ground truth, what was compared before."""
+"""The Compare tab: a photo, a pane for each contender, its ground truth, and a history."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from qvla.ui.compare.photo import (
 from qvla.ui.compare.visits import Runs
 from qvla.ui.compare.weights import WeightsPanel
 from qvla.ui.grid import photo_grid, render_tiles, tiles_of
-from qvla.ui.panes import IDLE_PANES, Pane, render_panes
+from qvla.ui.panes import Pane, idle_panes, render_panes
 from qvla.ui.photo_folder import PhotoFolder, examples_or_none
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
 
@@ -58,7 +58,7 @@ class CompareTab:
     # ---- layout -------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        self.shown = gr.State(IDLE_PANES)  # the panes as last rendered
+        self.shown = gr.State(idle_panes(self.loader.contenders))  # the panes as last rendered
         self.visited = gr.State(())  # history.Comparison, oldest first
         self.filled = gr.State("")  # the references that came with an example
         self.weights = WeightsPanel(self.settings, self.loader)
@@ -70,7 +70,9 @@ class CompareTab:
                     self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
                 self.grid = self._example_grid()
             with gr.Column(elem_classes="answer-column", min_width=280):
-                self.panes = gr.HTML(render_panes(IDLE_PANES), elem_id="panes", label="Panes")
+                self.panes = gr.HTML(
+                    render_panes(idle_panes(self.loader.contenders)), elem_id="panes", label="Panes"
+                )
                 self.references = gr.Textbox(
                     "",  # not None, so that clients may leave it out
                     label="Ground truth",

@@ -10,7 +10,7 @@ from qvla.captioning.loader import LineupLoader, Phase
 from qvla.settings import Settings
 from qvla.ui.banner import render_banner
 from qvla.ui.compare import comparison
-from qvla.ui.panes import IDLE_PANES, Pane, PaneState, render_panes
+from qvla.ui.panes import IDLE, Pane, PaneState, idle_panes, render_panes
 
 POLL_SECONDS = 0.7
 
@@ -57,8 +57,8 @@ class WeightsPanel:
 
     def idle_panes(self) -> tuple[Pane, ...]:
         if self.loader.lineup is None:
-            return IDLE_PANES
-        return comparison.lineup_panes(self.loader.lineup, PaneState.IDLE, IDLE_PANES[0].message)
+            return idle_panes(self.loader.contenders)
+        return comparison.lineup_panes(self.loader.lineup, PaneState.IDLE, IDLE)
 
     def _show(self) -> dict[Any, Any]:
         phase = self.loader.state().phase

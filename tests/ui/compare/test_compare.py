@@ -16,6 +16,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from qvla.captioning.contenders import default_contenders
 from qvla.captioning.loader import LineupLoader, NotReadyError, Phase
 from qvla.data.imagery import ImageError, open_image
 from qvla.errors import QvlaError
@@ -23,7 +24,7 @@ from qvla.settings import Settings
 from qvla.ui.app import build
 from qvla.ui.compare import history
 from qvla.ui.compare.comparison import compare, score
-from qvla.ui.panes import IDLE_PANES, Pane, PaneState, announcement, render_panes
+from qvla.ui.panes import Pane, PaneState, announcement, idle_panes, render_panes
 from qvla.ui.photo_folder import PAGE_SIZE, PhotoFolder
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
@@ -100,7 +101,7 @@ def test_a_pane_keeps_its_elements_from_start_to_end() -> None:
         start, end = page.index('<p class="caption"'), page.index('<p class="note"')
         return Outline(page[:start] + page[end:]).tags
 
-    idle = skeleton(IDLE_PANES[1])
+    idle = skeleton(idle_panes(default_contenders("model"))[1])
     for state in PaneState:
         assert skeleton(replace(DONE, state=state)) == idle
         assert skeleton(Pane("adapter", state, "a message")) == idle
