@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     import torch
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; no name is too long or too odd to ask."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def printable(name: str) -> str:
+    """A file's name as text for people: bytes of it that are no UTF-8 become `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, value: Any) -> None:
     """A value as JSON."""
     temporary = _beside(path)

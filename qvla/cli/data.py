@@ -124,7 +124,13 @@ def _in_words(total: Stats, groups: Iterable[Group]) -> str:
     second = _table(
         [*map(str, total.distinct), "all the same", "under five"],
         [
-            (names, [*item.distinct.values(), item.identical, item.incomplete])
+            (
+                names,
+                [
+                    *(item.distinct.get(number, 0) for number in total.distinct),
+                    *(item.identical, item.incomplete),
+                ],
+            )
             for names, item in rows
         ],
     )

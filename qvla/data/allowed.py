@@ -4,10 +4,11 @@ allow. Whatever lies elsewhere is refused in the same words, whether it is there
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from qvla.data.risc import IMAGE_FOLDERS, TABLE
+from qvla.data.layouts import READ_AS_TABLES
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 
@@ -24,9 +25,8 @@ def data_place(name: str, settings: Settings) -> str:
     roots = [settings.data, settings.examples, *settings.data_roots]
     path = _inside(name, roots, "data", "QVLA_DATA or QVLA_DATA_ROOTS")
     # The folder is within; what it is read through must be as well.
-    for inner in (TABLE, *IMAGE_FOLDERS):
-        if (path / inner).is_symlink():
-            _inside(str(path / inner), roots, "data", "QVLA_DATA or QVLA_DATA_ROOTS")
+    for link in _links(path):
+        _inside(str(link), roots, "data", "QVLA_DATA or QVLA_DATA_ROOTS")
     return str(path)
 
 
@@ -39,6 +39,15 @@ def model_place(name: str, settings: Settings, finished: Iterable[Path] = ()) ->
         return name
     roots = [Path(settings.model), *settings.data_roots, *finished]
     return str(_inside(name, roots, "base model", "QVLA_MODEL or QVLA_DATA_ROOTS"))
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """Links among the folders and tables within, at any depth."""
+    for place, folders, files in os.walk(folder):  # which follows no link
+        tables = [file for file in files if Path(file).suffix.lower() in READ_AS_TABLES]
+        yield from (
+            Path(place, name) for name in (*folders, *tables) if Path(place, name).is_symlink()
+        )
 
 
 def _text(name: object, what: str) -> str:

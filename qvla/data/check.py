@@ -1,16 +1,19 @@
-"""Looks through a data set row by row and lists what is wrong, with lines of `captions.csv`."""
+"""Looks through a data set row by row and lists what is wrong, with the lines of its table."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
-from qvla.data.examples import risc_folder
+from qvla.data.examples import rows_of
 from qvla.data.imagery import ImageError, open_image
-from qvla.data.risc import DatasetError, Row, image_folder, read_rows
+from qvla.data.risc import Row
+from qvla.data.special_tokens import special_tokens
+from qvla.data.tables import DatasetError
 from qvla.progress import progress
 
 BAD_NAME = "image name"
@@ -19,12 +22,23 @@ UNREADABLE = "unreadable image"
 NO_CAPTION = "no caption"
 DUPLICATE = "duplicate image name"
 TWO_SPLITS = "same picture in two splits"
+ODD_ROW = "odd row"
+LINE_BREAK = "line break in a caption"
+LONG = "very long row"
+SPECIAL_TOKEN = "special token"
+
+LONG_ROW = 1000  # characters of captions, and
+TIMES_MEDIAN = 10  # times as many as the row in the middle has
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with the row that begins at `line`; `kind` is one of this module's."""
+    """What is wrong with the row that begins at `line` of `table`; `kind` is one of this module's.
 
+    In a JSON file, `line` is the number of the entry.
+    """
+
+    table: str
     line: int
     image: str
     kind: str
@@ -33,7 +47,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What was looked through, and what was found, by line."""
+    """What was looked through, and what was found, by row."""
 
     folder: Path
     rows: int
@@ -46,45 +60,66 @@ class Report:
 
 
 def check(source: str | Path) -> Report:
-    """Opens every image and looks at every row; see `read_examples` for what `source` may be.
+    """Opens every image and looks at every row; see `rows_of` for what `source` may be.
 
     Goes on after a bad row. Raises DatasetError when there are no rows to look at.
     """
-    folder = risc_folder(source)
-    rows = list(read_rows(folder))
+    rows = rows_of(source)
     if not rows:
-        raise DatasetError(f"The data in {folder} has no rows.")
-    checker = _Checker(image_folder(folder))
+        raise DatasetError(f"The data in {source} has no rows.")
+    checker = _Checker(rows)
     problems: list[Problem] = []
     with progress(len(rows), "Checking images") as bar:
         for row in rows:
             problems += checker.problems(row)
             bar.step()
-    return Report(folder, len(rows), tuple(problems))
+    table = rows[0].table
+    return Report(table if table.is_dir() else table.parent, len(rows), tuple(problems))
+
+
+def captions_with_tokens(rows: Sequence[Row]) -> list[Problem]:
+    """The rows whose captions a model would take for more than text."""
+    return [
+        Problem(str(row.table), row.line, row.image, SPECIAL_TOKEN, _token_message(found))
+        for row in rows
+        if (found := special_tokens(row.captions))
+    ]
 
 
 class _Checker:
     """Remembers the rows seen so far, for what is wrong between two of them."""
 
-    def __init__(self, images: Path) -> None:
-        self._images = images
+    def __init__(self, rows: Sequence[Row]) -> None:
         self._names: dict[str, int] = {}  # line of the first row with that image
         self._pictures: dict[str, dict[str, Row]] = {}  # by hash: the first row in each split
+        self._usual = median(map(_length, rows))
 
     def problems(self, row: Row) -> Iterator[Problem]:
         def problem(kind: str, message: str) -> Problem:
-            return Problem(row.line, row.image, kind, message)
+            return Problem(str(row.table), row.line, row.image, kind, message)
 
+        if row.oddity:
+            yield problem(ODD_ROW, row.oddity)
         if not row.captions:
             yield problem(NO_CAPTION, "there is no caption")
-        if not row.has_plain_name:
-            yield problem(BAD_NAME, f"{row.image!r} is not a plain file name in the image folder")
+        if any(len(text.splitlines()) > 1 for text in row.captions):
+            yield problem(
+                LINE_BREAK, "a quote that is not closed does this to the rows that follow it"
+            )
+        if _length(row) > max(LONG_ROW, TIMES_MEDIAN * self._usual):
+            yield problem(
+                LONG, f"its captions have {_length(row):,} characters, others {self._usual:,.0f}"
+            )
+        if found := special_tokens(row.captions):
+            yield problem(SPECIAL_TOKEN, _token_message(found))
+        if row.name_fault:
+            yield problem(BAD_NAME, row.name_fault)
             return
         if row.image in self._names:
             yield problem(DUPLICATE, f"line {self._names[row.image]} has an image of that name too")
         self._names.setdefault(row.image, row.line)
         try:
-            picture = self._picture(row.image)
+            picture = _picture(row.path)
         except FileNotFoundError:
             yield problem(MISSING, "the image file is not there")
             return
@@ -101,10 +136,18 @@ class _Checker:
                 )
         seen.setdefault(row.split, row)
 
-    def _picture(self, name: str) -> str:
-        """A hash of the decoded pixels, so that the same picture is found in any format."""
-        path = self._images / name
-        if not path.is_file():
-            raise FileNotFoundError(path)
-        photo = open_image(path)
-        return hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()
+
+def _length(row: Row) -> int:
+    return sum(map(len, row.captions))
+
+
+def _token_message(found: Sequence[str]) -> str:
+    return f"a caption holds {', '.join(found)}, which models do not take for text: take it out"
+
+
+def _picture(path: Path) -> str:
+    """A hash of the decoded pixels, so that the same picture is found in any format."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    photo = open_image(path)
+    return hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from qvla.data.risc import CAPTION_COLUMNS, DatasetError
+from qvla.data.risc import CAPTION_COLUMNS
+from qvla.data.tables import DatasetError
 
 if TYPE_CHECKING:
     from datasets import Features
-
-SPLITS = {"valid": "val", "validation": "val"}  # other names of RISC's splits
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,11 @@ def texts(row: Mapping[str, object], columns: Sequence[str]) -> list[str]:
     for name in columns:
         value = row[name]
         found += [value] if isinstance(value, str) else value or []
-    return [" ".join(text.splitlines()).strip() for text in found if text and text.strip()]
+    return [one_line(text) for text in found if text and text.strip()]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.splitlines()).strip()
 
 
 def label(row: Mapping[str, object], column: str, features: Features) -> str:

@@ -1,11 +1,17 @@
-"""Data by any name that it may be given, as examples: the one way to photos with their captions."""
+"""Data by any name that it may be given, as rows and as examples: the one way to photos with their
+captions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qvla.data.risc import TABLE, Example, example_of, image_folder, read_rows
+from qvla.data.layouts import is_parquet, local_rows
+from qvla.data.risc import Example, Row, example_of, read_rows
+from qvla.data.splits import split_name
+from qvla.data.tables import DatasetError
+from qvla.files import is_there
 
 
 def read_examples(
@@ -16,29 +22,57 @@ def read_examples(
 ) -> list[Example]:
     """Examples in file order, optionally only of some splits and sources.
 
-    Args:
-        source: a folder in the RISC layout; or a parquet file, a folder of parquet files or the id
-            of a data set on the hub (`owner/name`), which are written out in that layout once.
-
-    Raises DatasetError when the data or a needed column is missing, or an image's name is unusable.
-    Whether each image can be opened is not checked here; see `qvla.data.check`.
+    Raises DatasetError when the data or a needed column is missing, an image's name is unusable, or
+    a split that is asked for, by its own name or a synonym, has no row. Whether each image can be
+    opened is not checked here; see `qvla.data.check`. For what `source` may be see `rows_of`.
     """
-    folder = risc_folder(source)
-    images = image_folder(folder)
-    examples = [example_of(row, images, folder / TABLE) for row in read_rows(folder)]
-    return [
-        example
-        for example in examples
-        if (splits is None or example.split in splits)
-        and (sources is None or example.source in sources)
-    ]
+    examples = [example_of(row) for row in rows_of(source)]
+    chosen = [item for item in examples if sources is None or item.source in sources]
+    if splits is None:
+        return chosen
+    if examples and not any(item.references for item in examples):
+        raise DatasetError(
+            f"No photo of {Path(source).name} has a caption by people, to learn from or to score "
+            "against: name data that has, or write them into a captions.csv beside the photos."
+        )
+    wanted = [split_name(split) for split in splits]
+    for split in wanted:
+        if not any(item.split == split for item in chosen):
+            raise DatasetError(_no_row(split, sources, chosen or examples, bool(chosen)))
+    return [item for item in chosen if item.split in wanted]
 
 
-def risc_folder(source: str | Path) -> Path:
-    """The folder in the RISC layout that `source` is or, once written out, becomes."""
-    folder = Path(source).expanduser()
-    if (folder / TABLE).is_file():
-        return folder
+def rows_of(source: str | Path) -> list[Row]:
+    """All rows of the data, usable or not.
+
+    Args:
+        source: a folder in the RISC layout or any that `layouts` knows, or the file with its
+            captions; or a parquet file, a folder of parquet files or the id of a data set on the
+            hub (`owner/name`), which are written out in the RISC layout once.
+
+    Raises DatasetError when there is no such data or it cannot be read.
+    """
+    path = Path(source).expanduser()
+    if is_read_in_place(path):
+        return local_rows(path)
     from qvla.data.hub_data import converted  # only now: it brings the hub's libraries with it
 
-    return converted(source)
+    return list(read_rows(converted(source)))
+
+
+def is_read_in_place(source: str | Path) -> bool:
+    """Whether data is here and need be neither fetched nor written out to be read."""
+    path = Path(source).expanduser()
+    return is_there(path) and not is_parquet(path)
+
+
+def _no_row(
+    split: str, sources: Sequence[str] | None, there: Iterable[Example], of_sources: bool
+) -> str:
+    of = f" of {', '.join(sources)}" if sources else ""
+    kind = "splits" if of_sources or not sources else "sources"
+    names = {item.split if kind == "splits" else item.source for item in there}
+    return (
+        f"The data has no row{of} in the split {split!r}: its {kind} are "
+        f"{', '.join(sorted(filter(None, names))) or 'not named'}."
+    )

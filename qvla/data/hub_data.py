@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import metadata_load
 
-from qvla.data.columns import PRESETS, SPLITS, Columns, find_columns
-from qvla.data.risc import TABLE, DatasetError
+from qvla.data.columns import PRESETS, Columns, find_columns
+from qvla.data.risc import TABLE
 from qvla.data.risc_writer import write_risc
-from qvla.files import write_json
+from qvla.data.splits import DEFAULT, split_in
+from qvla.data.tables import DatasetError
+from qvla.files import is_there, write_json
 from qvla.hub import data_set_folder, is_hub_id
 from qvla.settings import ROOT
 
@@ -39,7 +41,7 @@ CARD = "README.md"
 FETCHED = [CARD, *(f"*.{kind}" for kind in "parquet csv tsv jsonl arrow zip tar".split())]
 FETCHED += [f"*.{kind}" for kind in "jpg jpeg png tif tiff webp".split()]
 LAYOUT = 1  # of what is written: a new number makes older folders stale
-SPLIT_NAMES = {"train": "train", "test": "test", "val": "val", **SPLITS}
+PARQUET = ".parquet"
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +117,15 @@ def _locate(
     source: str | Path, columns: Columns, preset: str | None = None, revision: str | None = None
 ) -> Origin:
     path = Path(source).expanduser()
-    name = path.resolve().name if path.exists() else str(source)
+    here = is_there(path)
+    name = path.resolve().name if here else str(source)
     known = PRESETS.get(preset or str(source))
     if preset and known is None:
         raise DatasetError(f"There is no preset {preset}; there are {', '.join(PRESETS)}.")
-    if (path / TABLE).is_file():
+    if here and (path / TABLE).is_file():
         raise DatasetError(f"{path} is in the RISC layout already: use it as it is.")
     files = None
-    if path.exists():
+    if here:
         path = path.resolve()
         if revision:
             raise DatasetError(f"{source} is local: --revision is for data sets on the hub.")
@@ -133,44 +136,38 @@ def _locate(
         revision = path.name
     else:
         raise DatasetError(
-            f"There is no data folder or parquet file at {source}: check the path, or name a data "
-            "set on the hub."
+            f"There is no data folder or file of captions at {source}: check the path, or name a "
+            "data set on the hub."
         )
     if known:
         columns = columns.over(known.columns)
     if not columns.source_name:
-        columns = replace(columns, source_name=re.sub(r"\.parquet$", "", name.split("/")[-1]))
+        columns = replace(columns, source_name=_stem(name))
     return Origin(name, path, revision, _licence(path), known and known.terms, columns, files)
 
 
 def _parquet(path: Path) -> dict[str, list[Path]]:
     """Local parquet files by split, which their names or their folders' tell."""
     if path.is_dir():
-        files = sorted(path.rglob("*.parquet"))
-        if not files:
-            raise DatasetError(
-                f"{path} has neither a {TABLE}, which the RISC layout asks for, nor parquet files."
-            )
-    elif path.suffix == ".parquet":
-        files = [path]
+        files = sorted(one for one in path.rglob("*") if one.suffix.lower() == PARQUET)
     else:
+        files = [path] if path.suffix.lower() == PARQUET else []
+    if not files:
         raise DatasetError(
-            f"{path} is neither a folder nor a parquet file; to read a {TABLE}, name its folder."
+            f"{path} has no parquet files, so nothing has to be fetched or written out: name it "
+            "as it is wherever data is named."
         )
     splits: dict[str, list[Path]] = {}
     for file in files:
         inner = file.relative_to(path) if file != path else Path(file.name)
-        splits.setdefault(_split_of(inner), []).append(file)
+        splits.setdefault(split_in(inner) or DEFAULT, []).append(file)
     return splits
 
 
-def _split_of(file: Path) -> str:
-    """As `test` of `test-00000-of-00001.parquet` or `test/0000.parquet`; train of any other."""
-    for name in (file.stem, *reversed(file.parts[:-1])):
-        for word in re.split(r"[^a-z]+", name.lower()):
-            if word in SPLIT_NAMES:
-                return SPLIT_NAMES[word]
-    return "train"
+def _stem(name: str) -> str:
+    """The last part of a hub id, or a file's name without the end that says parquet."""
+    last = name.split("/")[-1]
+    return last[: -len(PARQUET)] if last.lower().endswith(PARQUET) else last
 
 
 def _contents(path: Path, splits: dict[str, list[Path]]) -> str:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from qvla.data.columns import SPLITS, Columns, label, texts
+from qvla.data.columns import Columns, label, texts
 from qvla.data.imagery import SIGNATURES
-from qvla.data.risc import CAPTION_COLUMNS, REQUIRED_COLUMNS, TABLE, DatasetError
+from qvla.data.risc import CAPTION_COLUMNS, REQUIRED_COLUMNS, TABLE
+from qvla.data.splits import split_name
+from qvla.data.tables import DatasetError
 from qvla.progress import progress
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def _photos(
                 source=label(row, columns.source, features)
                 if columns.source
                 else columns.source_name,
-                split=SPLITS.get(own, own),
+                split=split_name(own),
                 captions=texts(row, columns.captions),
             )
 

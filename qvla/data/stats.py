@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from qvla.data.examples import risc_folder
-from qvla.data.risc import CAPTION_COLUMNS, DatasetError, Example, groups, image_folder, read_rows
+from qvla.data.examples import rows_of
+from qvla.data.risc import CAPTION_COLUMNS, Example, groups
+from qvla.data.tables import DatasetError
 
 # A word has a letter or digit; hyphens and apostrophes may join its parts. Punctuation counts as
 # none, although RISC sets it apart with spaces.
@@ -24,7 +25,8 @@ class Stats:
     Attributes:
         words_least, words_mean, words_median, words_most: of a caption; None without captions.
         vocabulary: different words, whatever their case.
-        distinct: photos by how many of their captions differ, from 0 (no caption) to 5.
+        distinct: photos by how many of their captions differ, from 0 (no caption) to 5
+            or, where a photo has more, to the most.
         identical: photos with two captions or more, all of them the same.
         incomplete: photos with fewer than five captions, those without any included.
     """
@@ -56,6 +58,7 @@ def count(examples: Sequence[Example]) -> Stats:
     words = [WORD.findall(caption.lower()) for caption in captions]
     lengths = [len(caption) for caption in words]
     distinct = Counter(len(set(item.references)) for item in examples)
+    most = max(len(CAPTION_COLUMNS), *distinct, 0)
     return Stats(
         photos=len(examples),
         captions=len(captions),
@@ -64,7 +67,7 @@ def count(examples: Sequence[Example]) -> Stats:
         words_median=float(median(lengths)) if lengths else None,
         words_most=max(lengths, default=None),
         vocabulary=len({word for caption in words for word in caption}),
-        distinct={number: distinct[number] for number in range(len(CAPTION_COLUMNS) + 1)},
+        distinct={number: distinct[number] for number in range(most + 1)},
         identical=sum(
             len(item.references) > 1 and len(set(item.references)) == 1 for item in examples
         ),
@@ -77,14 +80,12 @@ def stats(source: str | Path) -> tuple[Stats, list[Group]]:
 
     Rows are counted as they stand, whether or not their image is there. Raises DatasetError.
     """
-    folder = risc_folder(source)
-    images = image_folder(folder)
     examples = [
-        Example(images / row.image, row.source, row.split, row.captions)
-        for row in read_rows(folder)
+        Example(row.folders[0] / row.image, row.source, row.split, row.captions)
+        for row in rows_of(source)
     ]
     if not examples:
-        raise DatasetError(f"The data in {folder} has no rows.")
+        raise DatasetError(f"The data in {source} has no rows.")
     return count(examples), [
         Group(source, split, count(photos)) for (source, split), photos in groups(examples).items()
     ]

@@ -12,9 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvla.data.examples import read_examples
-from qvla.data.risc import TABLE
-from qvla.methods.recipe import LEARNING_RATES, Recipe, TrainingError, flag, make_recipe
+from qvla.data.examples import is_read_in_place, read_examples
+from qvla.methods.recipe import LEARNING_RATES, Recipe, flag, make_recipe
 from qvla.records.store import Kept
 
 if TYPE_CHECKING:
@@ -91,28 +90,20 @@ def count_photos(recipe: Recipe) -> int | None:
 
     Raises DatasetError for data that cannot be read.
     """
-    if not (recipe.data / TABLE).is_file():
+    if not is_read_in_place(recipe.data):
         return None
     examples = read_examples(recipe.data, splits=recipe.splits, sources=recipe.sources)
     return sum(bool(example.references) for example in examples)
 
 
 def check_data(recipe: Recipe) -> None:
-    """Raises TrainingError for a split without a row, DatasetError for data that cannot be read.
+    """Raises DatasetError for a split without a row and for data that cannot be read.
 
     Data that would first have to be fetched is left to the run.
     """
-    if not (recipe.data / TABLE).is_file():
-        return
-    rows = read_examples(recipe.data, sources=recipe.sources)
-    present = {example.split for example in rows}
-    for split in [*recipe.splits, *recipe.eval_splits]:
-        if split not in present:
-            of = f" of {', '.join(recipe.sources)}" if recipe.sources else ""
-            there = ", ".join(sorted(present)) or "none"
-            raise TrainingError(
-                f"The data has no row{of} in the split {split!r}; its splits are {there}."
-            )
+    if is_read_in_place(recipe.data):
+        splits = [*recipe.splits, *recipe.eval_splits]
+        read_examples(recipe.data, splits=splits, sources=recipe.sources)
 
 
 def speed_of(recipe: Recipe, cards: Iterable[dict[str, Any]], kept: Iterable[Kept]) -> Speed | None:

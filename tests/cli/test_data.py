@@ -109,6 +109,7 @@ def test_every_bad_row_is_listed_with_its_line(run: Run, tmp_path: Path) -> None
     assert found["rows"] == len(rows)
     assert [(p["line"], p["kind"]) for p in found["problems"]] == [
         (3, "missing image"),
+        (4, "line break in a caption"),
         (4, "unreadable image"),
         (6, "unreadable image"),
         (7, "no caption"),
@@ -127,7 +128,7 @@ def test_every_bad_row_is_listed_with_its_line(run: Run, tmp_path: Path) -> None
 
     code, output, _ = run("check", folder)
     lines = output.splitlines()
-    assert code == 1 and len(lines) == 11
+    assert code == 1 and len(lines) == 12
     assert lines[0].startswith(f"{folder / 'captions.csv'}:3: gone.jpg: missing image")
     assert lines[-1].startswith("10 of 13 rows are bad (")
 

@@ -336,7 +336,8 @@ def ask(endpoint: str, folder: Path, offline: bool = False) -> dict[str, object]
         import json
         from pathlib import Path
         from qvla.data import hub_data
-        from qvla.data.risc import DatasetError, read_examples
+        from qvla.data.examples import read_examples
+        from qvla.data.risc import DatasetError
 
         hub_data.CONVERTED = Path({str(folder / "runs")!r})
         answers = {{}}

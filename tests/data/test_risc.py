@@ -118,7 +118,12 @@ def test_another_encoding_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "  ", "..", ".", "../secret.jpg", "/etc/passwd", "resized/a.jpg", "a/../../b.jpg"]
+    "name",
+    [
+        *("", "  ", "..", ".", "../secret.jpg", "/etc/passwd", "a/../../b.jpg"),
+        *("..\\secret.jpg", "C:\\photos\\a.jpg", "C:/a.jpg", "x" * 300, "é" * 130 + "/a.jpg"),
+        "a field by a road " * 17,
+    ],
 )
 def test_an_image_name_never_leaves_the_folder(tmp_path: Path, name: str) -> None:
     write(tmp_path, HEADER, [ROWS[0], ["Farm", "val", name, "a field ."]])
@@ -143,7 +148,71 @@ def test_the_line_in_another_encoding_is_told(tmp_path: Path) -> None:
         read_examples(tmp_path)
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_the_table_stands_for_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
     write(tmp_path, HEADER, ROWS)
-    with pytest.raises(DatasetError, match="name its folder"):
-        read_examples(tmp_path / "captions.csv")
+    assert read_examples(tmp_path / "captions.csv") == read_examples(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["resized", "images", "."])
+def test_photos_may_lie_in_folders_within(tmp_path: Path, folder: str) -> None:
+    """As RSICD's in folders of scenes, which may hold photos of one name."""
+    for scene in ("airport", "beach"):
+        (tmp_path / folder / scene).mkdir(parents=True)
+        (tmp_path / folder / scene / "b.jpg").touch()
+    names = ["airport/b.jpg", "./beach/b.jpg", "airport\\b.jpg", "beach/gone.jpg"]
+    examples = read_examples(write(tmp_path, HEADER, [["R", "val", n, "x"] for n in names]))
+    assert [item.name for item in examples] == [
+        *("airport/b.jpg", "beach/b.jpg", "airport/b.jpg", "beach/gone.jpg")
+    ]
+    assert [item.image.relative_to(tmp_path / folder).as_posix() for item in examples] == [
+        *("airport/b.jpg", "beach/b.jpg", "airport/b.jpg", "beach/gone.jpg")
+    ]
+
+
+def test_a_path_may_begin_at_the_data_s_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+    (example,) = read_examples(write(tmp_path, HEADER, [["R", "val", "images/a.jpg", "x"]]))
+    assert example.image == tmp_path / "images" / "a.jpg"
+
+
+def test_synonyms_of_splits_are_one_split(tmp_path: Path) -> None:
+    names = ["Train", "training", "validation", " VALID", "dev", "TEST", "Testing", "held-out"]
+    write(tmp_path, HEADER, [["R", name, f"{n}.jpg", "x"] for n, name in enumerate(names)])
+    assert [item.split for item in read_examples(tmp_path)] == [
+        *("train", "train", "val", "val", "val", "test", "test", "held-out")
+    ]
+    for asked in ("val", "validation", "Val"):
+        found = read_examples(tmp_path, splits=[asked])
+        assert [item.name for item in found] == ["2.jpg", "3.jpg", "4.jpg"]
+
+
+def test_a_split_or_source_without_a_row_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+    write(tmp_path, HEADER, ROWS)
+    for choice, said in (
+        ({"splits": ["train", "test"]}, "no row in the split 'test': its splits are train, val."),
+        ({"splits": ["test"], "sources": ["Farm"]}, "of Farm in the split 'test': its splits are"),
+        ({"splits": ["val"], "sources": ["UCM"]}, "of UCM in the split 'val': its sources are"),
+    ):
+        with pytest.raises(DatasetError, match=said) as refusal:
+            read_examples(tmp_path, **choice)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_quote_that_is_never_closed_is_told_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text(
+        'source,split,image,caption_1\nR,val,a.jpg,"a ""big"" field"\n'
+        'R,val,b.jpg,"a road\nR,val,c.jpg,a beach\n'
+    )
+    with pytest.raises(DatasetError, match="line 3: a quote is opened here and never closed"):
+        read_examples(tmp_path)
+
+
+def test_a_cell_without_end_is_told_by_its_line(tmp_path: Path) -> None:
+    lines = "".join(f"R,val,{n}.jpg,a beach by the sea\n" for n in range(6000))
+    (tmp_path / "captions.csv").write_text(
+        f'source,split,image,caption_1\nR,val,a.jpg,"a road\n{lines}'
+    )
+    with pytest.raises(DatasetError, match="close the quote"):
+        read_examples(tmp_path)

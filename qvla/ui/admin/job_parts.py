@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvla.data import imagery
-from qvla.data.risc import image_folder
+from qvla.data.risc import image_folders, located, name_fault
 from qvla.errors import QvlaError
 from qvla.jobs.publishing import shown_name
 from qvla.tuning.events import Row, by_step
@@ -115,10 +115,10 @@ def _sample(
 def _thumbnail(data: str, name: str) -> str | None:
     """None for a photo that is not on this machine, as of data from the hub."""
     folder = Path(data)
-    if Path(name).name != name or not folder.is_dir():
+    if name_fault(name) or not folder.is_dir():
         return None
     try:
-        return data_uri(imagery.open_image(image_folder(folder) / name), THUMBNAIL_PIXELS)
+        return data_uri(imagery.open_image(located(name, image_folders(folder))), THUMBNAIL_PIXELS)
     except (QvlaError, OSError):
         return None
 
