@@ -164,11 +164,11 @@ def measure(job: Job) -> Outcome:
     from qvla.data.risc import fingerprint
     from qvla.methods.recipe import make_recipe
     from qvla.tuning import training
-    from qvla.tuning.training_data import usable
+    from qvla.tuning.training_data import sift
 
     del training  # imported before the meter is made, as all that training needs
     device = torch.device(job.device)
-    examples = usable(read_examples(job.data))[: job.batch_size * job.all_steps]
+    examples = sift(read_examples(job.data)).kept[: job.batch_size * job.all_steps]
     if len(examples) < job.batch_size:
         raise BenchError(f"{job.data} has fewer usable photos than a batch of {job.batch_size}.")
     with tempfile.TemporaryDirectory(prefix="qvla-bench-") as folder:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from qvla.data.risc import Example
 from qvla.files import write_json
+from qvla.tuning.training_data import open_photo
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,11 @@ def prepare(examples: list[Example], folder: Path, *, per_photo: int = 6, seed: 
             stop = min(start + CHUNK, len(names))
             for view in range(per_photo):
                 crops = [
-                    _crop(_open(example), view, random.Random(f"{seed}/{example.name}/{view}"))
+                    _crop(
+                        open_photo(example.image),
+                        view,
+                        random.Random(f"{seed}/{example.name}/{view}"),
+                    )
                     for example in examples[start:stop]
                 ]
                 pixels[start:stop, view] = [_resized(crop, STUDENT_SIZE) for crop in crops]
@@ -123,7 +128,12 @@ def _components(teacher: Teacher, examples: list[Example], folder: Path) -> Comp
     features = torch.cat(
         [
             teacher.features(
-                np.stack([_resized(_open(item), TEACHER_SIZE) for item in sample[i : i + CHUNK]])
+                np.stack(
+                    [
+                        _resized(open_photo(item.image), TEACHER_SIZE)
+                        for item in sample[i : i + CHUNK]
+                    ]
+                )
             )
             for i in range(0, len(sample), CHUNK)
         ]
@@ -136,11 +146,6 @@ def _components(teacher: Teacher, examples: list[Example], folder: Path) -> Comp
     basis = vectors[:, -TARGET_WIDTH:].flip(1) * math.sqrt(TARGET_WIDTH / kept.item())
     np.savez(path, mean=mean.numpy(), basis=basis.contiguous().numpy())
     return Components(mean, basis)
-
-
-def _open(example: Example) -> Image.Image:
-    with Image.open(example.image) as image:
-        return image.convert("RGB")
 
 
 def _crop(image: Image.Image, view: int, rng: random.Random) -> Image.Image:

@@ -29,7 +29,7 @@ from qvla.tuning import events, preflight
 from qvla.tuning.attempt import Attempt, Ended, Outcome
 from qvla.tuning.run_events import Ender
 from qvla.tuning.run_folder import claim, last_checkpoint
-from qvla.tuning.training_data import usable
+from qvla.tuning.training_data import sift
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +47,26 @@ def train(
 ) -> Outcome:
     """Runs the recipe and writes what it trained to `recipe.output`, complete or not at all.
 
-    Without `examples` they are read from `recipe.data`. Raises TrainingError, before any weight is
-    loaded, for what cannot work: unusable data, an output that cannot be written, a batch or
-    checkpoints too large for the machine; and during the run when the loss or a gradient is no
-    finite number. The last checkpoint is then still there. Memory that runs out halves the batch
-    once. Raises Ended when `ender` was asked to end the run.
+    Without `examples` they are read from `recipe.data`. Raises DatasetError for data that cannot be
+    read and TrainingError, before any weight is loaded, for what cannot work: unusable rows, an
+    output that cannot be written, a batch or checkpoints too large for the machine; and during the
+    run when the loss or a gradient is no finite number. The last checkpoint is then still there.
+    Memory that runs out halves the batch once. Raises Ended when `ender` was asked to end the run.
     """
     if examples is None:
-        examples = _read(recipe, recipe.splits)
+        examples = read_examples(recipe.data, splits=recipe.splits, sources=recipe.sources)
         if eval_examples is None and recipe.eval_splits:
-            eval_examples = _read(recipe, recipe.eval_splits)
-    training, evaluation = _checked(examples), _checked(eval_examples, "evaluation ")
+            eval_examples = read_examples(
+                recipe.data, splits=recipe.eval_splits, sources=recipe.sources
+            )
+    sifted = sift(examples)
+    training = sifted.kept
+    evaluation = sift(eval_examples, "evaluation ").kept if eval_examples else []
     if recipe.eval_photos is not None and len(evaluation) > recipe.eval_photos:
         evaluation = random.Random(recipe.seed).sample(evaluation, recipe.eval_photos)
     data = {"fingerprint": fingerprint(training), "photos": len(training)}
     data |= {"captions": sum(len(item.references) for item in training)}
+    data |= {"left_out": sifted.left_out}
     preflight.check(recipe)
     checkpoint = claim(recipe, data["fingerprint"], resume=resume, overwrite=overwrite)
     if not resume:
@@ -154,26 +159,6 @@ def run_and_report(start: Callable[[], Outcome]) -> int:
         speed = card["images_per_second"]
         print(f"{outcome.folder}: {card['steps']} steps, {speed} images a second")
     return 0
-
-
-def _read(recipe: Recipe, splits: Sequence[str]) -> list[Example]:
-    """The rows of some splits, each of which must have one."""
-    examples = read_examples(recipe.data, splits=splits, sources=recipe.sources)
-    present = {example.split for example in examples}
-    for split in splits:
-        if split not in present:
-            of = f" of {', '.join(recipe.sources)}" if recipe.sources else ""
-            raise TrainingError(f"{recipe.data} has no row{of} in the split {split!r}.")
-    return examples
-
-
-def _checked(examples: Sequence[Example] | None, kind: str = "") -> list[Example]:
-    kept = usable(examples or ())
-    if not kept and (examples or not kind):
-        raise TrainingError(
-            f"No {kind}row is usable: each needs a caption and a photo that can be opened."
-        )
-    return kept
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

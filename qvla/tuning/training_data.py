@@ -7,8 +7,10 @@ before, so that a resumed run and one with other workers see the same batches.
 from __future__ import annotations
 
 import logging
+import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,30 +23,60 @@ from transformers import PaliGemmaProcessor
 from qvla.captioning.prompts import IGNORED, encode_images, encode_text
 from qvla.data.imagery import ImageError, open_image
 from qvla.data.risc import Example
+from qvla.data.special_tokens import special_tokens
 from qvla.methods.recipe import TrainingError
+from qvla.progress import progress
 
 log = logging.getLogger(__name__)
 
 CROP_MARGIN = 1.25  # photos to be cropped are kept this much larger than the model's input
 SMALLEST_CROP = 0.7  # of a side, about half the area
+MOST_LEFT_OUT = 0.1  # of the rows; with more the data is not what its owner thinks
+NAMED = 3  # photos that a message names
+NO_CAPTION, MISSING, UNREADABLE = "no caption", "no such photo", "a photo that cannot be opened"
 
 
-def usable(examples: Sequence[Example]) -> list[Example]:
-    """The examples with a caption and a photo whose header can be read; the rest are logged."""
+@dataclass(frozen=True)
+class Sifted:
+    """The examples that can be trained on, and how many of the others there are for what reason."""
+
+    kept: list[Example]
+    left_out: dict[str, int]
+
+
+def sift(examples: Sequence[Example], kind: str = "") -> Sifted:
+    """Opens every photo and keeps the examples with a caption and a photo; tells of all others.
+
+    Raises TrainingError when more than MOST_LEFT_OUT of them are left out, none is left, or a
+    caption holds a special token, which would end the run at the step that comes to it. `kind` is
+    said before "rows".
+    """
+    _check_captions(examples)
+    faults = _photo_faults({item.image for item in examples if item.references})
+    reasons: dict[str, list[str]] = {}
     kept = []
-    readable: dict[Path, bool] = {}
-    for example in examples:
-        if example.references:
-            if example.image not in readable:
-                readable[example.image] = _has_image_header(example.image)
-            if readable[example.image]:
-                kept.append(example)
-    if len(kept) < len(examples):
-        log.warning(
-            "%d of %d rows are left out: no caption, or a photo that cannot be opened",
-            *(len(examples) - len(kept), len(examples)),
+    for item in examples:
+        reason = faults.get(item.image) if item.references else NO_CAPTION
+        if reason is None:
+            kept.append(item)
+        else:
+            reasons.setdefault(reason, []).append(item.name)
+    if not kept:
+        raise TrainingError(
+            f"No {kind}row is usable: each needs a caption and a photo that can be opened"
+            + (f" ({_counted(reasons)})." if reasons else ".")
         )
-    return kept
+    lost = len(examples) - len(kept)
+    share = f"{lost:,} of {len(examples):,} {kind}rows"
+    if lost > MOST_LEFT_OUT * len(examples):
+        raise TrainingError(
+            f"{share} cannot be used ({_counted(reasons)}), more than the "
+            f"{100 * MOST_LEFT_OUT:.0f} % that a run leaves out: mend them or take them out; "
+            "`qvla data check` lists them all."
+        )
+    if lost:
+        log.warning("%s are left out (%s).", share, _counted(reasons))
+    return Sifted(kept, {reason: len(names) for reason, names in reasons.items()})
 
 
 class Photos:
@@ -209,9 +241,39 @@ def open_photo(path: Path) -> Image.Image:
         ) from error
 
 
-def _has_image_header(path: Path) -> bool:
-    try:
-        with Image.open(path):
-            return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
+def _check_captions(examples: Sequence[Example]) -> None:
+    found = {item.name: tokens for item in examples if (tokens := special_tokens(item.references))}
+    if found:
+        some = ", ".join(f"{name}: {' '.join(found[name])}" for name in list(found)[:NAMED])
+        raise TrainingError(
+            f"Captions of {len(found):,} photos hold special tokens of the model ({some}"
+            f"{', …' if len(found) > NAMED else ''}): take them out; `qvla data check` lists all."
+        )
+
+
+def _photo_faults(paths: Collection[Path]) -> dict[Path, str]:
+    """Why photos cannot be opened, by their paths; every one is decoded."""
+
+    def fault(path: Path) -> str | None:
+        try:
+            if not path.is_file():
+                return MISSING
+            open_image(path)
+        except (ImageError, OSError):
+            return UNREADABLE
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(paths), "Opening photos") as bar:
+        faults = {}
+        for path, reason in zip(paths, pool.map(fault, paths), strict=True):
+            if reason is not None:
+                faults[path] = reason
+            bar.step()
+    return faults
+
+
+def _counted(reasons: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(
+        f"{reason}: {len(names):,}, {', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''}"
+        for reason, names in reasons.items()
+    )

@@ -19,6 +19,7 @@ from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED, encode_images, encode_text
 from qvla.data.examples import read_examples
 from qvla.data.risc import Example
+from qvla.errors import QvlaError
 from qvla.methods.recipe import TrainingError
 from qvla.models import nf4
 from qvla.tuning import attempt
@@ -302,7 +303,7 @@ def test_what_cannot_work_is_refused_before_the_weights_are_loaded(
 
     def refused(sentence: str, *, of: Path = data, output: str = "out", **changes: object) -> None:
         settings = {"model": str(absent), **changes}
-        with pytest.raises(TrainingError, match=sentence) as caught:
+        with pytest.raises(QvlaError, match=sentence) as caught:
             train(recipe_for(settings.pop("model"), of, tmp_path / output, **settings))
         assert "\n" not in str(caught.value)
 
@@ -324,7 +325,9 @@ def test_what_cannot_work_is_refused_before_the_weights_are_loaded(
     refused("No row is usable", of=bare, eval_splits=[])
     Image.new("RGB", (8, 8)).save(bare / "photo.png")
     write_table(bare, [["A", "train", "photo.png"]])
-    refused("No row is usable", of=bare, eval_splits=[])
+    refused("No photo of bare has a caption", of=bare, eval_splits=[])
+    write_table(bare, [["A", "train", "photo.png", "a road", "a <eos> road"]])
+    refused("photo.png: <eos>.*take them out", of=bare, eval_splits=[])
 
     (tmp_path / "file").write_text("in the way")
     refused("cannot be written", output="file/out")
