@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from qvla.captioning import options
-from qvla.captioning.contenders import TITLES, VARIANTS
+from qvla.captioning.contenders import VARIANTS, contenders_of, with_weights
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import Caption, Generation
 from qvla.captioning.lineup import Lineup
@@ -71,22 +71,20 @@ def load_lineup(settings: Settings, variants: Sequence[str] = VARIANTS) -> Lineu
 
 
 def chosen_variants(named: str | None, settings: Settings) -> tuple[str, ...]:
-    """The variants of a comma-separated list, or all that the settings name weights for.
+    """The contenders of a comma-separated list, or all that have weights.
 
-    In the order of `VARIANTS`, each once. Raises BenchError for a name that is none of them.
+    In the order of the line-up, each once. Raises BenchError for a name that is none of theirs.
     """
-    adapters = {"adapter": settings.adapter, "qvla": settings.nf4_adapter}
+    contenders = contenders_of(settings)
     if named is None:
-        without = [name for name, adapter in adapters.items() if adapter is None]
-        for name in without:
-            log.warning("%s is left out: it has no adapter.", TITLES[name])
-        return tuple(name for name in VARIANTS if name not in without)
+        return tuple(with_weights(contenders))
+    known = [one.name for one in contenders]
     names = {name.strip() for name in named.split(",")} - {""}
-    unknown = sorted(names.difference(VARIANTS))
+    unknown = sorted(names.difference(known))
     if unknown or not names:
         found = repr(unknown[0]) if unknown else "none"
-        raise BenchError(f"--variant takes some of {', '.join(VARIANTS)}, not {found}.")
-    return tuple(name for name in VARIANTS if name in names)
+        raise BenchError(f"--variant takes some of {', '.join(known)}, not {found}.")
+    return tuple(name for name in known if name in names)
 
 
 def made_explicit(settings: Settings) -> Settings:

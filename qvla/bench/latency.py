@@ -23,9 +23,10 @@ from qvla.bench import arrangements
 from qvla.bench.arrangements import BenchError
 from qvla.bench.bandwidth import head_dtype, seconds_to_read, step_bytes
 from qvla.bench.turns import in_turns
+from qvla.captioning.contenders import title_of
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import Caption, Generation, OutOfMemoryError
-from qvla.captioning.lineup import TITLES, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
@@ -177,7 +178,7 @@ def _time(
                 too_large[case.variant] = case.batch
                 log.warning(
                     "%s: batches of %d and more are left out. %s",
-                    TITLES[case.variant],
+                    title_of(case.variant),
                     case.batch,
                     error,
                 )
@@ -250,6 +251,7 @@ def _protocol(
 def table(record: records.Record) -> str:
     """The record's numbers as text, the limit that reading the weights sets beside them."""
     numbers, protocol = record.numbers, record.protocol
+    width = max(8, *(len(title_of(name)) for name in record.variants)) + 1
     machine = ", ".join(record.hardware.accelerators) or record.hardware.processor
     lines = [
         f"{record.model} in {protocol['precision']} and nf4 on {protocol['device']} ({machine}), "
@@ -257,7 +259,7 @@ def table(record: records.Record) -> str:
         f"Greedy, medians of {protocol['repeats']} turns (lowest to highest). "
         f"Fixed: {protocol['fixed']}. Natural: {protocol['natural']}.",
         "",
-        f"{'':9}{'stop':9}{'batch':>5}{'first token, ms':>26}{'following token, ms':>26}"
+        f"{'':{width}}{'stop':9}{'batch':>5}{'first token, ms':>26}{'following token, ms':>26}"
         f"{'floor':>9}{'images a second':>26}{'at most':>10}{'tokens':>8}",
     ]
     for variant in record.variants:
@@ -269,7 +271,7 @@ def table(record: records.Record) -> str:
                     continue
                 tokens = numbers[f"{key}/tokens"]
                 lines.append(
-                    f"{TITLES[variant]:9}{stop:9}{batch:5}"
+                    f"{title_of(variant):{width}}{stop:9}{batch:5}"
                     f"{_with_range(numbers, f'{key}/first_token_seconds', 1000):>26}"
                     f"{_with_range(numbers, f'{key}/token_seconds', 1000):>26}"
                     f"{1000 * floor:9.2f}"
@@ -277,7 +279,7 @@ def table(record: records.Record) -> str:
                     f"{batch / (tokens * floor):10,.0f}{tokens:8.1f}"
                 )
     sizes = ", ".join(
-        f"{TITLES[name]} {size / 1e6:,.1f} MB at "
+        f"{title_of(name)} {size / 1e6:,.1f} MB at "
         f"{protocol['bandwidth_bytes_per_second'][name] / 1e9:,.1f} GB/s"
         for name, size in protocol["step_bytes"].items()
     )

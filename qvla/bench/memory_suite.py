@@ -20,7 +20,7 @@ from qvla.bench import arrangements, training
 from qvla.bench.arrangements import BenchError
 from qvla.bench.memory import counted_in, in_own_process
 from qvla.bench.memory_variant import VariantMemory
-from qvla.captioning.lineup import TITLES
+from qvla.captioning.contenders import VARIANTS, title_of
 from qvla.data.examples import read_examples
 from qvla.planning import planner
 from qvla.records import store as records
@@ -96,7 +96,7 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
     for variant in variants:
         if {"loading", "captioning"} & set(plan.parts):
             numbers |= _loaded(plan, settings, variant, photo)
-        if "training" in plan.parts and variant != "base":
+        if "training" in plan.parts and variant in ("adapter", "qvla"):
             more, recipes[variant] = _trained(plan, settings, variant)
             numbers |= more
     return records.new_record(
@@ -132,44 +132,56 @@ def _loaded(plan: Plan, settings: Settings, variant: str, photo: Path) -> Number
     captions = "captioning" in plan.parts
     turns = []
     for turn in range(plan.repeats):
-        log.info("Loading %s, turn %d of %d.", TITLES[variant], turn + 1, plan.repeats)
+        log.info("Loading %s, turn %d of %d.", title_of(variant), turn + 1, plan.repeats)
         given = (settings.model_dump_json(), str(photo), str(plan.new_tokens))
         answer = in_own_process(
             "qvla.bench.memory_variant",
             variant,
             *given,
             "yes" if captions else "no",
-            what=f"The memory of {TITLES[variant]}",
+            what=f"The memory of {title_of(variant)}",
         )
         turns.append(VariantMemory(**answer))
     first = turns[0]
-    planned = planner.plan(
-        settings.model,
-        variant,
-        task="captioning",
-        batch_size=1,
-        new_tokens=plan.new_tokens,
-        precision=settings.precision,
-        embeddings_8bit="int8" in first.dtypes,
-        device=settings.device,
-        **first.adapter,
-    )
-    numbers: Numbers = {"weights_bytes": first.weights, "planned_weights_bytes": planned.weights}
+    planned = _planned(plan, settings, variant, first)
+    numbers: Numbers = {"weights_bytes": first.weights}
+    if planned is not None:
+        numbers["planned_weights_bytes"] = planned.weights
     numbers |= {f"parts/{part}_bytes": size for part, size in first.parts.items()}
     numbers |= {f"dtypes/{dtype}_bytes": size for dtype, size in first.dtypes.items()}
     numbers["loaded_bytes"] = median(turn.loaded for turn in turns)
     numbers["loading_peak_bytes"] = median(turn.loading_peak for turn in turns)
     if captions:
         numbers["captioning_peak_bytes"] = median(turn.captioning_peak for turn in turns)
-        numbers["planned_captioning_peak_bytes"] = planned.process
+        if planned is not None:
+            numbers["planned_captioning_peak_bytes"] = planned.process
     return {f"{variant}/{name}": value for name, value in numbers.items()}
+
+
+def _planned(
+    plan: Plan, settings: Settings, variant: str, found: VariantMemory
+) -> planner.Plan | None:
+    """What the planner foretells, which knows the default three alone."""
+    if variant not in VARIANTS or settings.lineup is not None:
+        return None
+    return planner.plan(
+        settings.model,
+        variant,
+        task="captioning",
+        batch_size=1,
+        new_tokens=plan.new_tokens,
+        precision=settings.precision,
+        embeddings_8bit="int8" in found.dtypes,
+        device=settings.device,
+        **found.adapter,
+    )
 
 
 def _trained(plan: Plan, settings: Settings, variant: str) -> tuple[Numbers, dict[str, Any]]:
     turns = []
     trained = training.Plan(plan.data, batch_size=plan.train_batch, steps=TRAINING_STEPS)
     for turn in range(plan.repeats):
-        log.info("Training %s, turn %d of %d.", TITLES[variant], turn + 1, plan.repeats)
+        log.info("Training %s, turn %d of %d.", title_of(variant), turn + 1, plan.repeats)
         turns.append(training.train(trained, settings, variant, "product"))
     first = turns[0]
     numbers: Numbers = {
@@ -192,7 +204,7 @@ def table(record: records.Record) -> str:
         f"In MB, medians of {protocol['repeats']} processes; planned from the configuration in "
         "brackets",
         "",
-        f"{'':28}" + "".join(f"{TITLES[name]:>24}" for name in record.variants),
+        f"{'':28}" + "".join(f"{title_of(name):>24}" for name in record.variants),
     ]
     rows = {
         "weights": ("weights_bytes", "planned_weights_bytes"),

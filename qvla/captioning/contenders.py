@@ -118,6 +118,11 @@ def read_contenders(file: Path, model: str) -> tuple[Contender, ...]:
     return tuple(made)
 
 
+def title_of(name: str) -> str:
+    """The title of one of the default three; of another, whose line-up is not at hand, the name."""
+    return TITLES.get(name, name)
+
+
 def with_weights(contenders: Sequence[Contender]) -> list[str]:
     """Names of the contenders that lack no adapter; the others are told of on the log."""
     for one in contenders:

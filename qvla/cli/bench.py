@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--train-steps", type=int, default=20, help="training (default 20)")
     parser.add_argument(
-        "--variant", help="some of base, adapter and qvla, separated by commas (default: all)"
+        "--variant", help="some contenders, separated by commas (default: all that have weights)"
     )
     parser.add_argument(
         "--parts",

@@ -23,7 +23,7 @@ from qvla.errors import QvlaError
 from qvla.records import store as records
 from qvla.records.store import Record
 from qvla.settings import Settings, load_settings
-from tests.support.alone import photos
+from tests.support.alone import photos, save_adapter
 
 TOKENS = 5
 ENDS = ("/lowest", "/highest")
@@ -232,3 +232,20 @@ def _parameters(path: Path, prefix: str) -> int:
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
         return sum(file.get_tensor(name).numel() for name in names)
+
+
+def test_contenders_of_a_line_up_are_measured_by_their_names(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    adapter = save_adapter(tiny_checkpoint, tmp_path / "tuned", seed=1)
+    file = tmp_path / "lineup.yaml"
+    file.write_text(f"- title: As it is\n- title: Tuned\n  adapter: {adapter}\n")
+    settings = Settings(model=str(tiny_checkpoint), lineup=file, device="cpu", precision="fp32")
+    names = arrangements.chosen_variants(None, settings)
+    assert names == ("as-it-is", "tuned")
+    assert arrangements.chosen_variants("tuned", settings) == ("tuned",)
+    with pytest.raises(QvlaError, match="some of as-it-is, tuned, not 'base'"):
+        arrangements.chosen_variants("base", settings)
+    lineup = arrangements.load_lineup(settings, names)
+    shared = lineup.shared("tuned")
+    assert latency.step_bytes(shared, "tuned") > latency.step_bytes(shared, "as-it-is") > 0
