@@ -77,6 +77,12 @@ class Settings(BaseSettings):
         (), description="accounts that may use the admin tab of a Space, with commas between"
     )
     admin_password: SecretStr | None = Field(None, description="of the admin tab, off a Space")
+    admin_link: SecretStr | None = Field(
+        None, description="what opens the admin tab once, without a password; made at each start"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses of proxies whose X-Forwarded-For is believed, with commas"
+    )
     jobs: Path = Field(ROOT / "runs" / "jobs", description="fine-tune jobs: their files and store")
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="folders whose data a job may name, with commas between; QVLA_DATA is one"
@@ -106,7 +112,7 @@ class Settings(BaseSettings):
     def _home(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser()
 
-    @field_validator("admins", "data_roots", mode="before")
+    @field_validator("admins", "data_roots", "trusted_proxies", mode="before")
     @classmethod
     def _list(cls, value: object) -> object:
         if isinstance(value, str):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from pydantic import SecretStr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -71,6 +73,8 @@ def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
 
 def launch(app: gr.Blocks, settings: Settings) -> str:
     """Serves the app from a thread and returns its address; raises QvlaError when it cannot."""
+    # The server believes whoever connects from this machine to be a proxy, unless it is told.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", ",".join(settings.trusted_proxies))
     try:
         _, address, _ = app.launch(
             prevent_thread_lock=True,
@@ -100,10 +104,16 @@ def launch(app: gr.Blocks, settings: Settings) -> str:
 
 def serve(settings: Settings) -> None:
     """Opens the app, loads the weights beside it and works on jobs; returns when it is closed."""
+    if settings.admin_password is None and not os.environ.get("SPACE_ID"):
+        settings = settings.model_copy(update={"admin_link": SecretStr(secrets.token_urlsafe(24))})
     loader = LineupLoader.of(settings, then=publishing.apply)
     app = build(settings, loader)
     loader.start()
-    print(f"QVLA is open at {launch(app, settings)}", flush=True)
+    address = launch(app, settings)
+    print(f"QVLA is open at {address}", flush=True)
+    if settings.admin_link is not None:
+        link = f"{address}?admin={settings.admin_link.get_secret_value()}"
+        print(f"This link opens its admin tab, once: {link}", flush=True)
     worker = _start_worker(settings)
     try:
         app.block_thread()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
@@ -232,3 +233,28 @@ def check_looks(page: Page) -> None:
         " && !e.closest('pre, .sr-only, svg *')).every(e => e.getBoundingClientRect().right <= 391)"
     )
     page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_the_link_of_the_terminal_opens_the_tab_once(
+    browser: Browser, settings: Settings, loader: LineupLoader
+) -> None:
+    link = "x" * 32
+    expect.set_options(timeout=PATIENCE)
+    changes = {"admin_password": None, "admin_link": SecretStr(link), "port": free_port()}
+    with served(settings.model_copy(update=changes), loader) as address:
+        visits = [browser.new_context() for _ in range(2)]
+        first, second = (visit.new_page() for visit in visits)
+        for page in (first, second):
+            page.set_default_timeout(PATIENCE)
+            page.goto(f"{address}?admin={link}")
+            if page is first:
+                expect(page.locator("#admin-name")).to_contain_text("Signed in as")
+                expect(page.locator("#job-submit")).to_be_visible()
+        expect(second.locator("#admin-sentence")).to_contain_text("Start the app again")
+        expect(second.locator("#job-submit")).to_be_hidden()
+        assert link not in first.url and link not in second.url
+        first.reload()  # the session stays in the browser, the link is gone
+        open_tab(first)
+        expect(first.locator("#admin-name")).to_contain_text("Signed in as")
+        for visit in visits:
+            visit.close()

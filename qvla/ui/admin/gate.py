@@ -6,6 +6,7 @@ What is behind the door is empty until then: no handler, nothing of the jobs on 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,17 @@ from qvla.ui.rights import Rights, RightsError, Who
 
 log = logging.getLogger(__name__)
 
+# Takes the secret of the link out of the address, so that it is in no bookmark and no history.
+TAKE_LINK = """() => {
+  const address = new URL(location.href);
+  const secret = address.searchParams.get("admin") ?? "";
+  if (secret) {
+    address.searchParams.delete("admin");
+    history.replaceState(null, "", address);
+    [...document.querySelectorAll('[role="tab"]')].find(tab => tab.innerText === "Admin")?.click();
+  }
+  return [secret];
+}"""
 Updates = dict[Any, Any]
 Handler = Callable[..., Mapping[Any, Any]]
 
@@ -46,7 +58,7 @@ class Gate:
             with gr.Row(visible=self.rights.asks_for_password, elem_classes="sign-in"):
                 self.password = gr.Textbox(
                     "",
-                    label="Password",
+                    label="Password, or what stands after admin= in the terminal's link",
                     type="password",
                     max_lines=1,
                     max_length=1000,
@@ -75,7 +87,11 @@ class Gate:
         self.timers: list[gr.Timer] = []
 
     def wire(
-        self, fill: Handler, outputs: Sequence[Any], forget: Callable[[], Mapping[Any, Any]]
+        self,
+        page: gr.Blocks,
+        fill: Handler,
+        outputs: Sequence[Any],
+        forget: Callable[[], Mapping[Any, Any]],
     ) -> Any:
         """`fill` shows an admin what there is, `forget` empties the same outputs. Returns the
         event of signing in.
@@ -89,6 +105,14 @@ class Gate:
             inputs=[self.password],
             outputs=everything,
             api_name="admin_sign_in",
+            **quiet,
+        )
+        page.load(
+            self._open_link,
+            inputs=[self.password],
+            outputs=everything,
+            js=TAKE_LINK,
+            api_name="admin_open_link",
             **quiet,
         )
 
@@ -182,13 +206,18 @@ class Gate:
             **{timer: gr.Timer(active=False) for timer in self.timers},
         }
 
-    def _sign_in(self, password: str, request: gr.Request) -> Updates:
+    async def _sign_in(self, password: str, request: gr.Request) -> Updates:
         try:
+            await asyncio.sleep(self.rights.turn(request))
             token = self.rights.sign_in(password, request)
             who = self.rights.check(token, request)
         except RightsError as error:
             return {**self._shut(str(error)), self.password: ""}
         return {self.token: token, self.password: "", **self.opened(who), **self.fill(who)}
+
+    async def _open_link(self, secret: str, request: gr.Request) -> Updates:
+        """What a page opened by the terminal's link does first; any other page does nothing."""
+        return await self._sign_in(secret, request) if secret else {}
 
 
 def _told(sentence: str) -> str:

@@ -55,7 +55,7 @@ class AdminTab:
     """Builds the tab inside an open `gr.Tab` and wires its events."""
 
     def __init__(self, page: gr.Blocks, settings: Settings, loader: LineupLoader) -> None:
-        self.settings, self.loader = settings, loader
+        self.page, self.settings, self.loader = page, settings, loader
         self.actions = JobActions(settings, loader, TASKS)
         self._lock = threading.Lock()
         self._jobs: Jobs | None = None
@@ -102,7 +102,9 @@ class AdminTab:
 
     def _wire(self) -> None:
         gate, view, form = self.gate, self.view, self.form
-        signed_in = gate.wire(self._fill, [*self.outputs, *self._form_outputs], self._forget)
+        signed_in = gate.wire(
+            self.page, self._fill, [*self.outputs, *self._form_outputs], self._forget
+        )
         self._preview_on(signed_in.then, "after_sign_in")
         looks = {"queue": False}
         self._on(self.timer.tick, self._look, "look", [view.seen], **looks)

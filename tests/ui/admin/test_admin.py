@@ -16,6 +16,7 @@ import httpx
 import pytest
 from gradio.helpers import special_args
 from gradio.utils import get_upload_folder
+from pydantic import SecretStr
 
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
@@ -42,7 +43,9 @@ ROWS = [
     ("UCM", "val" if n > 5 else "train", f"{n}.png", ["many green trees", "a river"])
     for n in range(8)
 ]
+LINK = "l" * 32
 FORGED = {
+    "another proxy's": {"X-Cluster-Client-IP": "127.0.0.1", "Fly-Client-IP": "127.0.0.1"},
     "forwarded": {"X-Forwarded-For": "127.0.0.1"},
     "real ip": {"X-Real-IP": "127.0.0.1"},
     "host": {"Host": "admin.example"},
@@ -102,8 +105,9 @@ def address(settings: Settings, loader: LineupLoader, done: str) -> Iterator[str
 
 @pytest.fixture(scope="module")
 def local(settings: Settings, loader: LineupLoader, done: str) -> Iterator[str]:
-    """The same app without a password: for browsers on this machine."""
-    own = settings.model_copy(update={"admin_password": None, "port": free_port()})
+    """The same app without a password: for who opens its link."""
+    changes = {"admin_password": None, "admin_link": SecretStr(LINK), "port": free_port()}
+    own = settings.model_copy(update=changes)
     with served(own, loader) as address:
         yield address
 
@@ -213,7 +217,7 @@ def secrets_of(settings: Settings, jobs: Jobs) -> list[str]:
 
 # ---- without rights ------------------------------------------------------------------------------
 
-OPEN_TO_ALL = {"admin_sign_in", "admin_sign_out"}
+OPEN_TO_ALL = {"admin_sign_in", "admin_sign_out", "admin_open_link"}
 
 
 def test_the_page_itself_tells_nothing_of_the_jobs(
@@ -269,7 +273,7 @@ def test_forged_headers_do_not_help(
     for where, some in ((local, found), (address, found[:3])):
         for one in some:
             answer = post(where, one.name, one.data(None), **headers)
-            assert re.search("Sign in first|own machine only|another web page", answer), one.name
+            assert re.search("Sign in first|another web page", answer), one.name
     assert state_of_everything(settings, jobs, loader) == before
 
 
@@ -332,7 +336,10 @@ def test_on_a_space_accounts_count(
 def test_the_same_calls_work_for_an_admin(
     address: str, local: str, token: str, jobs: Jobs, done: str
 ) -> None:
-    for where, held in ((address, token), (local, None)):
+    assert "link that the app printed" in post(local, "admin_open", [None, None])
+    [by_link] = re.findall(r'"([\w-]{43})"', post(local, "admin_open_link", [LINK]))
+    assert "Start the app again" in post(local, "admin_open_link", [LINK])  # it is good once
+    for where, held in ((address, token), (local, by_link)):
         for name in ("admin_open", "admin_look", "admin_pick"):
             answer = post(where, name, [held, done])
             assert done in answer and OWNER in answer and "one thing" in answer
