@@ -6,10 +6,10 @@ by `adapters`, which tries it.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig
@@ -21,6 +21,7 @@ import qvla.methods.bottleneck  # noqa: F401  (makes the method known to PEFT)
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
+from qvla.models import limits
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class AdapterFiles:
     folder: str
     config: PeftConfig
     weights: Weights
+    values: dict[str, Any]  # of the configuration, as they stand in the file
 
 
 def read_adapter(folder: str | Path) -> AdapterFiles:
@@ -52,7 +54,12 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     may when it is loaded.
     """
     source = local_folder(folder, (CONFIG, WEIGHTS), AdapterError)
-    return AdapterFiles(str(folder), _read_config(source, folder), _read_weights(source, folder))
+    config = _read_config(source, folder)
+    weights = _read_weights(source, folder)
+    values = limits.read_json(source / CONFIG, AdapterError, folder)
+    shapes = [tensor.shape for tensor in weights.values()]
+    limits.check_ranks(values, shapes, AdapterError, str(folder))
+    return AdapterFiles(str(folder), config, weights, values)
 
 
 def told(error: Exception, folder: str) -> AdapterError:
@@ -72,11 +79,9 @@ def _read_config(source: Path, folder: str | Path) -> PeftConfig:
         raise AdapterError(
             f"{folder} is not an adapter, it has no {CONFIG}: choose another folder."
         )
-    try:
-        values = json.loads((source / CONFIG).read_text(encoding="utf-8"))
-        kind = values["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{folder} has a damaged {CONFIG}: save or fetch it again.") from error
+    values = limits.read_json(source / CONFIG, AdapterError, folder)
+    kind = values.get("peft_type")
+    limits.check_numbers(values, AdapterError, str(folder))
     if not isinstance(kind, str) or kind not in PeftType.__members__:
         raise AdapterError(f"{folder} is an adapter of an unknown method, {kind!r}.")
     try:
@@ -116,6 +121,7 @@ def _read_weights(source: Path, folder: str | Path) -> Weights:
         pickled = also if (source / "adapter_model.bin").is_file() else ""
         raise AdapterError(f"{folder} has{pickled} no {WEIGHTS}: save the adapter as safetensors.")
     try:
+        limits.check_tensors(source / WEIGHTS, AdapterError, folder)
         weights = load_file(source / WEIGHTS)
     except (SafetensorError, OSError, MemoryError) as error:
         if is_out_of_memory(error):

@@ -22,7 +22,7 @@ from torch import nn
 
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
-from qvla.models import int8_embedding
+from qvla.models import int8_embedding, limits
 from qvla.models.adapter_files import (
     CONFIG,
     WEIGHTS,
@@ -77,6 +77,8 @@ def load_adapter(backbone: Backbone, folder: str | Path, name: str) -> Adapter:
     """
     files = read_adapter(folder)
     _check_tables(files, backbone)
+    names = [path for path, _ in backbone.model.named_modules()]
+    limits.check_patterns(files.values, names, AdapterError, files.folder)
     view = view_of(backbone.model)
     guard = _Guard(backbone.model)
     try:

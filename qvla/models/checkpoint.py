@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PaliGemmaConfig, PaliGemmaProcessor
 
 from qvla.faults import first_line, is_out_of_memory
+from qvla.models import limits
 from qvla.models.errors import BackboneError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model")
@@ -31,7 +30,9 @@ def read_config(folder: Path, name: str | Path) -> PaliGemmaConfig:
         )
     if not has_config:
         raise BackboneError(f"{name} has no {CONFIG}: name the folder of a whole checkpoint.")
-    values = _json(folder / CONFIG, name)
+    limits.refuse_code(folder, BackboneError, name)
+    values = limits.read_json(folder / CONFIG, BackboneError, name)
+    limits.check_numbers(values, BackboneError, f"The {CONFIG} of {name}")
     kind = values.get("model_type")
     if kind != "paligemma":
         raise BackboneError(
@@ -52,7 +53,7 @@ def check_weight_files(folder: Path, name: str | Path) -> None:
     if (folder / WEIGHTS).is_file():
         files = [WEIGHTS]
     elif (folder / INDEX).is_file():
-        weight_map = _json(folder / INDEX, name).get("weight_map")
+        weight_map = limits.read_json(folder / INDEX, BackboneError, name).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise BackboneError(f"{name} has a damaged {INDEX}: fetch the checkpoint again.")
         files = sorted(set(map(str, weight_map.values())))
@@ -67,8 +68,7 @@ def check_weight_files(folder: Path, name: str | Path) -> None:
         if not (folder / file).is_file():
             raise BackboneError(f"{name} lacks its weight file {file}: fetch it again.")
         try:
-            with safe_open(folder / file, framework="pt"):  # checks header and length
-                pass
+            limits.check_tensors(folder / file, BackboneError, name)  # header and length too
         except (SafetensorError, OSError) as error:
             if is_out_of_memory(error):
                 raise
@@ -80,7 +80,9 @@ def check_weight_files(folder: Path, name: str | Path) -> None:
 def read_processor(folder: Path, name: str | Path, config: PaliGemmaConfig) -> PaliGemmaProcessor:
     """Tokeniser and image processor, checked to fit the configuration."""
     try:
-        processor = PaliGemmaProcessor.from_pretrained(folder, local_files_only=True)
+        processor = PaliGemmaProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         tokens, words = processor.image_seq_length, len(processor.tokenizer)
         image_token = processor.image_token_id
         size = processor.image_processor.size
@@ -105,13 +107,3 @@ def read_processor(folder: Path, name: str | Path, config: PaliGemmaConfig) -> P
             f"number {config.image_token_id} for {side} x {side} pixels; fetch the files again."
         )
     return processor
-
-
-def _json(path: Path, name: str | Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"{name} has a damaged {path.name}: fetch it again.") from error
-    if not isinstance(values, dict):
-        raise BackboneError(f"{name} has a damaged {path.name}: fetch it again.")
-    return values
