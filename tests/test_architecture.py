@@ -23,7 +23,7 @@ FLOORS = (
     ("models", "scoring"),
     ("methods", "data", "records"),
     ("hub", "settings"),
-    ("errors", "faults", "files", "progress", "proxies"),
+    ("errors", "faults", "files", "locks", "progress", "proxies"),
 )
 LONGEST = 350  # lines
 

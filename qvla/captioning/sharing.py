@@ -8,15 +8,11 @@ process: one that dies, however it dies, gives it back.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: there nobody waits for anybody
-    fcntl = None
+from qvla.locks import Lock, wait_for
 
 RULE = (
     "Comparing goes first: a fine-tune on the same device pauses between steps while captions are "
@@ -36,20 +32,19 @@ def captioning_turn(path: Path | None) -> Iterator[None]:
 
 
 class DeviceLock:
-    """One holder of the lock; None, or a system without flock, holds nothing and never waits."""
+    """One holder of the lock; with None for its file it holds nothing and never waits."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path if fcntl is not None else None
-        self._descriptor: int | None = None
+        self._path = path
+        self._held: Lock | None = None
 
     def take(self, shared: bool) -> None:
-        if self._path is None or self._descriptor is not None:
+        if self._path is None or self._held is not None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        self._held = wait_for(self._path, shared=shared)
 
     def give_back(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)  # which unlocks it
-            self._descriptor = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None

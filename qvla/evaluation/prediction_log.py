@@ -12,12 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qvla import locks
 from qvla.errors import QvlaError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes on one folder are then the user's to avoid
-    fcntl = None
 
 LOCK = "lock"
 
@@ -91,18 +87,15 @@ def held(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
+        lock = locks.take(folder / LOCK)
     except OSError as error:
         raise PredictionLogError(
             f"{folder} cannot be written ({error.strerror}): name another folder with --out."
         ) from error
+    if lock is None:
+        raise PredictionLogError(
+            f"Another process is captioning into {folder}: wait for it to end, or name another "
+            "folder with --out."
+        )
     with lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise PredictionLogError(
-                    f"Another process is captioning into {folder}: wait for it to end, or name "
-                    "another folder with --out."
-                ) from error
         yield

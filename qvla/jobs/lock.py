@@ -1,73 +1,31 @@
-"""Lock files that the system gives back however their holder dies.
+"""The locks of jobs and devices, which a worker and the process that trains hold together.
 
-A lock belongs to the open file, so a child process that inherits the descriptor holds the lock too,
-and for as long as it lives. A worker takes a job's lock, and the device's, before it claims the
-job, and hands both to the training process: neither is free before both processes are gone.
+A worker takes a job's lock, and the device's, before it claims the job, and hands both to the
+training process, which inherits the descriptors: neither is free before both processes are gone.
+That is why jobs do not run on Windows. There a lock is its process's own, whichever library takes
+it: with the worker gone a job would look free while it still trains, and be started twice.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
+from qvla import locks
 from qvla.jobs.errors import JobError
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
-
-_STEP = 0.02
-
-
-@dataclass(frozen=True)
-class Lock:
-    """A lock that is held. Close it, or use it in `with`, to give it back."""
-
-    descriptor: int
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+from qvla.locks import Lock
 
 
 def take(path: Path, wait: float = 0.0) -> Lock | None:
-    """The lock on a file, which is made; None when another has it for longer than `wait` seconds.
+    """The lock on a file; None when another has it for longer than `wait` seconds.
 
-    Raises JobError on a system that has no such locks.
+    Raises JobError on a system whose locks no child inherits, OSError as `locks.take` does.
     """
-    if fcntl is None:
-        raise JobError("Fine-tune jobs need file locks, which Linux and macOS have.")
-    deadline = time.monotonic() + wait
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The file may have been deleted meanwhile, and a lock on it would keep nobody out.
-            if _is_at(path, descriptor):
-                return Lock(descriptor)
-        except BlockingIOError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        if time.monotonic() >= deadline:
-            return None
-        time.sleep(_STEP)
+    if os.name != "posix":
+        raise JobError(
+            "Fine-tune jobs need locks that processes share, which Linux and macOS have."
+        )
+    return locks.take(path, wait)
 
 
 def sign(descriptor: int, who: str) -> None:
@@ -82,10 +40,3 @@ def signature(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -16,9 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qvla.jobs import folder as files
 from qvla.jobs.limits import Limits
-from qvla.jobs.lock import Lock
 from qvla.jobs.processes import signal_group
 from qvla.jobs.store import Job, JobState, Store
+from qvla.locks import Lock
 from qvla.settings import ROOT
 from qvla.tuning import events
 

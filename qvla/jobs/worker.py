@@ -24,12 +24,12 @@ from qvla.errors import QvlaError
 from qvla.jobs import folder as files
 from qvla.jobs import lock, processes
 from qvla.jobs.limits import Limits
-from qvla.jobs.lock import Lock
 from qvla.jobs.places import places_of
 from qvla.jobs.queue import JobQueue, QueueError
 from qvla.jobs.recovery import recover
 from qvla.jobs.run import Command, Ending, Run
 from qvla.jobs.store import Job, JobState, Store
+from qvla.locks import Lock
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
