@@ -1,13 +1,20 @@
-"""Every knob of the app in one place: defaults, overridden by environment variables `QVLA_*`."""
+"""Every knob of the app in one place: defaults, overridden by environment variables `QVLA_*`.
+
+Also where files lie. Those that come with QVLA, `checkpoints/` and `assets/`, are beside the
+package in a checkout, and within it once it is installed (`pyproject.toml` puts them there). What
+is made while it runs goes to `home`, never into an installed package.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+from platformdirs import user_data_path
 from pydantic import (
     AliasChoices,
     Field,
@@ -20,8 +27,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qvla.errors import QvlaError
 
-ROOT = Path(__file__).resolve().parents[1]
-EMBEDDED_MODEL = ROOT / "checkpoints" / "mini"
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = None if (PACKAGE / "shipped").is_dir() else PACKAGE.parent
+SHIPPED = CHECKOUT or PACKAGE / "shipped"
+ASSETS = SHIPPED / "assets"
+EMBEDDED_MODEL = SHIPPED / "checkpoints" / "mini"
 PREFIX = "QVLA_"
 CAPTION_PREFIX = "caption en"  # PaliGemma's prompt for a caption (arXiv 2407.07726, section 3)
 Embeddings = Literal["int8", "bf16"]
@@ -30,6 +40,16 @@ EMBEDDINGS = get_args(Embeddings)
 
 class SettingsError(QvlaError):
     """An environment variable has a value that cannot be used; the message names both."""
+
+
+def _home() -> Path:
+    if CHECKOUT is not None:
+        return CHECKOUT / "runs"
+    return user_data_path("qvla", appauthor=False)
+
+
+def _in_home(name: str) -> Callable[[dict[str, Any]], Path]:
+    return lambda fields: fields["home"] / name
 
 
 class Settings(BaseSettings):
@@ -58,15 +78,20 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     data: Path | None = Field(None, description="folder in the RISC layout, for the gallery")
-    examples: Path = Field(ROOT / "assets" / "examples", description="the examples, same layout")
+    examples: Path = Field(ASSETS / "examples", description="the examples, same layout")
 
     max_upload_mb: int = Field(20, ge=1, le=1024, description="largest upload, 2^20 bytes each")
     max_pixels: int = Field(50_000_000, ge=64, description="largest photo, width times height")
     concurrency: int = Field(1, ge=1, le=64, description="comparisons that may run at once")
     queue_size: int = Field(16, ge=1, le=10_000, description="comparisons that may wait")
 
+    home: Path = Field(
+        default_factory=_home,
+        description="what is made here: records, jobs, data written out (default: `runs` in a "
+        "checkout, and the user's data folder once installed)",
+    )
     records: Path = Field(
-        ROOT / "runs" / "records",
+        default_factory=_in_home("records"),
         description="where measured records lie; a folder named here hides those that are shipped",
     )
     measure: Literal["auto", "on", "off"] = Field(
@@ -83,7 +108,9 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="addresses of proxies whose X-Forwarded-For is believed, with commas"
     )
-    jobs: Path = Field(ROOT / "runs" / "jobs", description="fine-tune jobs: their files and store")
+    jobs: Path = Field(
+        default_factory=_in_home("jobs"), description="fine-tune jobs: their files and store"
+    )
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="folders whose data a job may name, with commas between; QVLA_DATA is one"
     )
@@ -107,9 +134,9 @@ class Settings(BaseSettings):
         description="unset: the first free one from 7860",
     )
 
-    @field_validator("data", "examples", "records", "jobs", "lineup")
+    @field_validator("data", "examples", "home", "records", "jobs", "lineup")
     @classmethod
-    def _home(cls, folder: Path | None) -> Path | None:
+    def _expanded(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser()
 
     @field_validator("admins", "data_roots", "trusted_proxies", mode="before")
@@ -121,7 +148,7 @@ class Settings(BaseSettings):
 
     @field_validator("data_roots")
     @classmethod
-    def _homes(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    def _all_expanded(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(folder.expanduser() for folder in folders)
 
     @model_validator(mode="after")
@@ -169,6 +196,12 @@ def load_settings(**overrides: object) -> Settings:
             for fault in error.errors()
         ]
         raise SettingsError(f"{'; '.join(faults)}: set another value or unset it.") from error
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """The environment of a Python process that imports this very package, wherever it starts."""
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

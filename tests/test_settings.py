@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qvla.settings import EMBEDDED_MODEL, ROOT, SettingsError, load_settings
+from qvla import settings as module
+from qvla.settings import EMBEDDED_MODEL, SettingsError, load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +73,25 @@ def test_where_it_listens(
         monkeypatch.setenv(name, value)
     settings = load_settings()
     assert (settings.host, settings.port) == (host, port)
+
+
+def test_what_is_made_here_goes_to_runs_in_a_checkout_or_where_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = load_settings()
+    assert settings.home == ROOT / "runs"
+    assert (settings.records, settings.jobs) == (ROOT / "runs/records", ROOT / "runs/jobs")
+    monkeypatch.setenv("QVLA_HOME", str(tmp_path))
+    monkeypatch.setenv("QVLA_JOBS", "/somewhere/else")
+    settings = load_settings()
+    assert (settings.records, settings.jobs) == (tmp_path / "records", Path("/somewhere/else"))
+    assert settings.records.parent == settings.home
+
+
+def test_once_installed_it_goes_to_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECKOUT", None)
+    home = load_settings().home
+    assert home.name == "qvla" and home.is_relative_to(Path.home())
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:

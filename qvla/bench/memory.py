@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qvla.settings import ROOT, Settings, load_settings
+from qvla.settings import Settings, child_environment, load_settings
 
 ARRANGEMENTS = ("lineup", "separate")
 
@@ -38,12 +37,8 @@ def in_own_process(module: str, *arguments: str, what: str) -> dict[str, Any]:
     """
     from qvla.bench.arrangements import BenchError
 
-    environment = dict(os.environ)
-    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    result = subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", module, *arguments]
+    result = subprocess.run(command, env=child_environment(), capture_output=True, text=True)
     if result.returncode != 0:
         words = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
         raise BenchError(f"{what} could not be measured: {words[-1]}")

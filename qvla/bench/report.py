@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, settings: Settings) -> tuple[str, Record]:
         measured.sources[part] = records.write(record, options.records).stem
         take(measured, record)
     model = settings.model_name
-    folders = dict.fromkeys((records.SHIPPED, records.MEASURED_HERE, Path(options.records)))
+    folders = dict.fromkeys((records.SHIPPED, settings.records, Path(options.records)))
     evaluation = newest_evaluation(model, folders)
     if evaluation is not None:
         measured.sources["evaluation"] = evaluation.path.stem

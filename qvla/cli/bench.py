@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give the model's architecture random weights instead of downloading it",
     )
     parser.add_argument(
-        "--records", type=Path, default=records.MEASURED_HERE, help="where the record goes"
+        "--records", type=Path, metavar="FOLDER", help="of the record (default: QVLA_RECORDS)"
     )
     parser.add_argument("--json", action="store_true", help="print the record instead of the table")
     add_model_arguments(parser)
@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints the table or the record, and keeps the record."""
     settings = settings_of(options)
     options.data = options.data or settings.examples
+    options.records = options.records or settings.records
     output = sys.stdout
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))

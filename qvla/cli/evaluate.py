@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FOLDER", help="of captions (default: beside the records)"
     )
     parser.add_argument(
-        "--records", type=Path, default=records.MEASURED_HERE, help="where the record goes"
+        "--records", type=Path, metavar="FOLDER", help="of the record (default: QVLA_RECORDS)"
     )
     parser.add_argument("--json", action="store_true", help="print the record instead of tables")
     add_decoding_arguments(parser)
@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
     variants = with_weights(contenders)
     if options.variant is not None:
         variants = check_names(options.variant, [one.name for one in contenders])
+    records_folder = options.records or settings.records
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
         from qvla.data.examples import read_examples
@@ -102,15 +103,15 @@ def run(options: argparse.Namespace) -> int:
             read_examples(options.data, splits=[options.split], sources=options.source),
             variants,
             data=folder.resolve().name if folder.exists() else options.data,
-            out=options.out or options.records.resolve().parent / "evaluations",
-            records_folder=options.records,
+            out=options.out or records_folder.resolve().parent / "evaluations",
+            records_folder=records_folder,
             limit=options.limit,
             decoding=decoding_of(options),
             batch_size=None if options.batch_size == AUTO else options.batch_size,
             scoring=_scoring(options),
         )
         record = evaluation.record
-        path = records.write(record, options.records)
+        path = records.write(record, records_folder)
         text = record.model_dump_json(indent=2) if options.json else table(record)
     print(text, file=output, flush=True)
     log.info("The captions are in %s and the record is %s.", evaluation.predictions.folder, path)

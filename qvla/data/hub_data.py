@@ -1,7 +1,8 @@
 """Parquet files and data sets of the Hugging Face Hub, written out in the RISC layout.
 
-What is read in passing lies in `runs/data`, in a folder named after the data, its revision (or its
-contents, where it is local) and the columns used: the same data is written out once.
+What is read in passing lies in `data` within the settings' home, in a folder named after the data,
+its revision (or its contents, where it is local) and the columns used: the same data is written
+out once.
 """
 
 from __future__ import annotations
@@ -29,12 +30,11 @@ from qvla.data.splits import DEFAULT, split_in
 from qvla.data.tables import DatasetError
 from qvla.files import is_there, write_json
 from qvla.hub import data_set_folder, is_hub_id
-from qvla.settings import ROOT
+from qvla.settings import load_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CONVERTED = ROOT / "runs" / "data"
 ABOUT = "about.json"  # what a folder was written from, and on what terms
 CARD = "README.md"
 # Tables, pictures and archives of pictures. Code and pickles are neither fetched nor run.
@@ -90,7 +90,8 @@ def converted(source: str | Path) -> Path:
     origin = _locate(source, Columns())
     identity = json.dumps([LAYOUT, origin.name, origin.revision, asdict(origin.columns)])
     readable = re.sub(r"[^A-Za-z0-9]+", "-", origin.name).strip("-")
-    folder = CONVERTED / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    number = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    folder = load_settings().home / "data" / f"{readable}-{number}"
     if not folder.is_dir():
         try:
             _write(origin, folder)

@@ -93,7 +93,7 @@ def evaluate(
     *,
     data: str,
     out: Path,
-    records_folder: Path = records.MEASURED_HERE,
+    records_folder: Path | None = None,
     limit: int | None = None,
     decoding: Decoding | None = None,
     prefix: str = CAPTION_PREFIX,
@@ -106,8 +106,8 @@ def evaluate(
     All contenders that have weights answer, unless `variants` names some.
 
     See `choose` for which examples are taken and `predict` for how they are captioned. The record
-    is meant for a file in `records_folder`. It can name the files of captions only if `out` lies
-    beside that folder.
+    is meant for a file in `records_folder` (default: that of the settings). It can name the files
+    of captions only if `out` lies beside that folder.
     """
     scoring = scoring or Scoring()
     decoding = decoding or Decoding()
@@ -167,7 +167,7 @@ def evaluate(
             },
             "nf4_embeddings": predictions.plan.nf4_embeddings,
         },
-        files=_files(predictions, records_folder),
+        files=_files(predictions, records_folder or settings.records),
     )
     return Evaluation(record, predictions)
 

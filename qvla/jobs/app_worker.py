@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ import time
 
 from qvla.jobs.limits import Limits
 from qvla.jobs.places import places_of
-from qvla.settings import ROOT, Settings
+from qvla.settings import Settings, child_environment
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +33,12 @@ class AppWorker:
 
     def __init__(self, settings: Settings, command: list[str] | None = None) -> None:
         places = places_of(settings)
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self._command = command or [sys.executable, "-m", "qvla", "worker", "--with-parent"]
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-            "QVLA_JOBS": str(places.jobs),
-            "QVLA_DATABASE_URL": settings.database_url or "",
-            "QVLA_REDIS_URL": settings.redis_url or "",
-        }
+        self._environment = child_environment(
+            QVLA_JOBS=str(places.jobs),
+            QVLA_DATABASE_URL=settings.database_url or "",
+            QVLA_REDIS_URL=settings.redis_url or "",
+        )
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._process = self._start()

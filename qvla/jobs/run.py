@@ -19,7 +19,7 @@ from qvla.jobs.limits import Limits
 from qvla.jobs.processes import signal_group
 from qvla.jobs.store import Job, JobState, Store
 from qvla.locks import Lock
-from qvla.settings import ROOT
+from qvla.settings import child_environment
 from qvla.tuning import events
 
 LOOK_SECONDS = 0.1
@@ -155,15 +155,10 @@ def kept(folder: Path) -> str:
 
 def _start(command: list[str], locks: list[Lock], log: int) -> subprocess.Popen[bytes]:
     descriptors = [lock.descriptor for lock in locks]
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     tie = [sys.executable, "-m", "qvla.jobs.tie", str(os.getpid()), str(descriptors[0])]
     return subprocess.Popen(
         [*tie, *command],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-            "PYTHONUNBUFFERED": "1",  # so that the log's last line is what was said last
-        },
+        env=child_environment(PYTHONUNBUFFERED="1"),  # the log's last line was said last
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

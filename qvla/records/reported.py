@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).resolve().parents[2] / "assets" / "reported.json"
+from qvla.settings import ASSETS
+
+FILE = ASSETS / "reported.json"
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,8 @@
 """Measured results on disk: one JSON file a measurement, with everything needed to judge it.
 
 A record says what was measured, on which model, data, hardware and versions, at which commit and
-when. Shipped records lie in `assets/records/`, those measured here in `runs/records/`.
+when. Shipped records lie in `assets/records/`, those measured here where the
+settings say.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ from pydantic import (
 )
 
 from qvla.errors import QvlaError
-from qvla.settings import ROOT
+from qvla.settings import ASSETS, CHECKOUT
 
 SCHEMA = 1
-SHIPPED = ROOT / "assets" / "records"
-MEASURED_HERE = ROOT / "runs" / "records"
+SHIPPED = ASSETS / "records"
 PACKAGES = ("qvla", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "gradio")
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def new_record(
     )
 
 
-def write(record: Record, folder: str | Path = MEASURED_HERE) -> Path:
+def write(record: Record, folder: str | Path) -> Path:
     """Writes the record to a file of its own and returns that; the file is whole or absent."""
     folder = Path(folder)
     subject = re.sub(r"[^a-z0-9]+", "-", record.what.lower()).strip("-")
@@ -186,8 +186,8 @@ def read_all(folder: str | Path, on_problem: Callable[[str], None] = log.warning
 
 
 def find(
-    what: str | None = None,
-    folders: Iterable[str | Path] = (SHIPPED, MEASURED_HERE),
+    what: str | None,
+    folders: Iterable[str | Path],
     on_problem: Callable[[str], None] = log.warning,
 ) -> list[Kept]:
     """All readable records of some folders, or those of one kind, the oldest first.
@@ -251,17 +251,23 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `+` behind it when files differ from it; None outside of git."""
-    head = _git("rev-parse", "HEAD")
+    """The checkout's commit, with `+` behind it when files differ from it; None outside of git.
+
+    A package that is installed, or unpacked, in a folder of somebody else's repository has none.
+    """
+    top = CHECKOUT and _git(CHECKOUT, "rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != CHECKOUT:
+        return None
+    head = _git(CHECKOUT, "rev-parse", "HEAD")
     if not head:
         return None
-    return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    return head + ("+" if _git(CHECKOUT, "status", "--porcelain", "--untracked-files=no") else "")
 
 
-def _git(*arguments: str) -> str | None:
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -23,8 +23,9 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 
 from qvla.scoring.checks import ScoringError
 from qvla.scoring.ptb import find_tokens, tokenize
+from qvla.settings import ASSETS
 
-TABLE = Path(__file__).resolve().parents[2] / "assets" / "document_frequencies.npz"
+TABLE = ASSETS / "document_frequencies.npz"
 
 # Words that say nothing about the photo: they are never marked as shared.
 FUNCTION_WORDS = frozenset(

@@ -16,7 +16,7 @@ from qvla.errors import QvlaError
 from qvla.jobs import publishing
 from qvla.jobs.app_worker import AppWorker, start_worker
 from qvla.jobs.service import Jobs
-from qvla.settings import ROOT, Settings
+from qvla.settings import ASSETS, Settings
 from qvla.ui.admin.tab import AdminTab
 from qvla.ui.compare.tab import CompareTab
 from qvla.ui.measured.cider import CiderTab
@@ -24,7 +24,7 @@ from qvla.ui.measured.latency import LatencyTab
 from qvla.ui.measured.memory import MemoryTab
 from qvla.ui.theme import ICON, STYLE, theme
 
-SCRIPT = (ROOT / "assets" / "ui" / "page.js").read_text(encoding="utf-8")
+SCRIPT = (ASSETS / "ui" / "page.js").read_text(encoding="utf-8")
 log = logging.getLogger(__name__)
 
 HEAD = (

@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from qvla import progress
 from qvla.errors import FAILED_PHOTOS, QvlaError
-from qvla.settings import ROOT
+from qvla.settings import child_environment
 
 GRACE_SECONDS = 5.0  # between the request to end and the end by force
 LONGEST_LINE = 2**16
@@ -73,15 +73,9 @@ class Task:
         self._over = threading.Event()
         self._status = Status(State.RUNNING)
         self._cancelled = False
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        environment = {
-            **os.environ,
-            progress.VARIABLE: progress.AS_JSON,
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "qvla.cli.beside_app", *arguments],
-            env=environment,
+            env=child_environment(**{progress.VARIABLE: progress.AS_JSON}),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

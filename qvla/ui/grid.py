@@ -14,10 +14,10 @@ import gradio as gr
 from qvla.data import imagery
 from qvla.data.risc import Example
 from qvla.errors import QvlaError
-from qvla.settings import ROOT
+from qvla.settings import ASSETS
 from qvla.ui.pictures import THUMBNAIL_PIXELS, data_uri
 
-SCRIPT = (ROOT / "assets" / "ui" / "grid.js").read_text(encoding="utf-8")
+SCRIPT = (ASSETS / "ui" / "grid.js").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

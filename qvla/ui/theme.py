@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from gradio.themes import Base, Color
 
-from qvla.settings import ROOT
+from qvla.settings import ASSETS
 
-STYLE = ROOT / "assets" / "ui" / "style.css"
-ICON = ROOT / "assets" / "ui" / "icon.png"
+STYLE = ASSETS / "ui" / "style.css"
+ICON = ASSETS / "ui" / "icon.png"
 
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")

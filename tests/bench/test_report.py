@@ -13,10 +13,10 @@ from qvla.captioning.lineup import VARIANTS
 from qvla.errors import QvlaError
 from qvla.records import store as records
 from qvla.records.store import Record, new_record
-from qvla.settings import ROOT, Settings, load_settings
+from qvla.settings import ASSETS, Settings, load_settings
 from tests.support.alone import photos
 
-REPORTED = json.loads((ROOT / "assets" / "reported.json").read_text())
+REPORTED = json.loads((ASSETS / "reported.json").read_text())
 FULL = "google/paligemma-3b-pt-224"
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from qvla.cli import main as cli
-from qvla.data import hub_data
 from qvla.errors import UNUSABLE
 from tests.support.foreign import photo, rsicd
 
@@ -28,7 +27,7 @@ def run(
 ) -> Iterator[Run]:
     """Runs a command line in this process: exit code, standard output, standard error."""
     monkeypatch.delenv("QVLA_PROGRESS", raising=False)
-    monkeypatch.setattr(hub_data, "CONVERTED", tmp_path / "kept")
+    monkeypatch.setenv("QVLA_HOME", str(tmp_path / "home"))
 
     def command(*arguments: object) -> tuple[int, str, str]:
         code = cli.main(["data", *map(str, arguments)])

@@ -17,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.parquet
 import pytest
 
-from qvla.data import hub_data
 from qvla.data.columns import Columns
 from qvla.data.examples import read_examples
 from qvla.data.hub_data import fetch
@@ -30,9 +29,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where data is written that is read in passing."""
-    folder = tmp_path / "kept"
-    monkeypatch.setattr(hub_data, "CONVERTED", folder)
-    return folder
+    monkeypatch.setenv("QVLA_HOME", str(tmp_path / "qvla"))
+    return tmp_path / "qvla" / "data"
 
 
 def test_a_preset_fits_its_data_set(tmp_path: Path) -> None:
@@ -339,7 +337,6 @@ def ask(endpoint: str, folder: Path, offline: bool = False) -> dict[str, object]
         from qvla.data.examples import read_examples
         from qvla.data.risc import DatasetError
 
-        hub_data.CONVERTED = Path({str(folder / "runs")!r})
         answers = {{}}
         for name in ("parquet", "photos", "gated", "missing"):
             try:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from qvla.data import hub_data
 from qvla.data.check import check
 from qvla.data.examples import read_examples
 from qvla.data.risc import DatasetError, fingerprint
@@ -21,7 +20,7 @@ COLOURS = ("red", "lime", "blue")
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_data, "CONVERTED", tmp_path / "kept")
+    monkeypatch.setenv("QVLA_HOME", str(tmp_path / "qvla"))
 
 
 def write_photos(folder: Path) -> Path:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -186,3 +189,18 @@ def test_a_new_record_names_this_machine_and_moment() -> None:
     assert record.hardware.memory_bytes > 2**28
     assert len(record.hardware.accelerators) == torch.cuda.device_count()
     assert abs(datetime.now(UTC) - record.date) < timedelta(minutes=1)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_commit_is_that_of_our_own_checkout_and_of_no_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author = ["-c", "user.name=They", "-c", "user.email=they@example.org"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "Theirs"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(records, "CHECKOUT", tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", records.commit())
+    (tmp_path / "unpacked").mkdir()
+    for folder in (tmp_path / "unpacked", None):
+        monkeypatch.setattr(records, "CHECKOUT", folder)
+        assert records.commit() is None

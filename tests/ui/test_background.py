@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qvla.settings import child_environment
 from qvla.ui import background
 from qvla.ui.background import BusyError, State, Task, Tasks
 from tests.support.serving import write_risc_folder
@@ -166,7 +167,7 @@ def test_no_process_outlives_the_app(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{background.ROOT}:{os.environ['PYTHONPATH']}"},
+        env=child_environment(),
         start_new_session=True,
     )
     with app:

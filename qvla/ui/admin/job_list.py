@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from qvla.jobs.publishing import shown_name
-from qvla.settings import ROOT
+from qvla.settings import ASSETS
 from qvla.ui.admin.run_rows import Reached
 
 if TYPE_CHECKING:
     from qvla.jobs.store import Job
 
-SCRIPT = (ROOT / "assets" / "ui" / "jobs.js").read_text(encoding="utf-8")
+SCRIPT = (ASSETS / "ui" / "jobs.js").read_text(encoding="utf-8")
 NO_JOBS = '<p class="empty">No fine-tune has been queued yet: fill in the form to start one.</p>'
 PANE_TITLES = {"adapter": "Adapter pane", "qvla": "QVLA pane"}
 

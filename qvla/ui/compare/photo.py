@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio import processing_utils
+from gradio import component_meta, processing_utils
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from qvla.data import imagery
 from qvla.errors import QvlaError
-from qvla.settings import ROOT, Settings
+from qvla.settings import ASSETS, Settings
 from qvla.ui.pictures import PREVIEW_PIXELS, data_uri
 
-SCRIPT = (ROOT / "assets" / "ui" / "photo.js").read_text(encoding="utf-8")
+SCRIPT = (ASSETS / "ui" / "photo.js").read_text(encoding="utf-8")
 
 _refusals = count()
 
@@ -43,7 +43,19 @@ TEMPLATE = """
 """
 
 
-class PhotoInput(gr.HTML):
+class _WithoutStub(type(gr.HTML)):
+    """Gradio writes a .pyi beside the module of each component class; not into our package."""
+
+    def __new__(cls, *definition: Any) -> type:
+        write = component_meta.create_or_modify_pyi
+        component_meta.create_or_modify_pyi = lambda *_: None
+        try:
+            return super().__new__(cls, *definition)
+        finally:
+            component_meta.create_or_modify_pyi = write
+
+
+class PhotoInput(gr.HTML, metaclass=_WithoutStub):
     """A drop zone whose value is the uploaded file. Events: `upload`, and `oversize` instead.
 
     `view` is the preview as HTML, `problem` the sentence to show below.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qvla.settings import ROOT, Settings
+from qvla.settings import ASSETS, Settings, child_environment
 from qvla.ui import figures, tables
 from qvla.ui.figures import Series, bars, far_apart, lines
 from qvla.ui.measured.exhibits import Entry, entries_bars, entries_csv, entries_table
@@ -86,7 +86,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_colours_are_seen_on_light_and_dark_paper() -> None:
-    style = (ROOT / "assets" / "ui" / "style.css").read_text(encoding="utf-8")
+    style = (ASSETS / "ui" / "style.css").read_text(encoding="utf-8")
     papers = re.findall(r"--surface: (#\w{6})", style)
     assert len(papers) == 2
     colours = [*figures.VARIANT_COLOURS.values(), *figures.FURTHER_COLOURS, figures.NEUTRAL]
@@ -249,8 +249,9 @@ def test_the_folders_of_records_can_be_replaced(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("QVLA_RECORDS", raising=False)
+    monkeypatch.setenv("QVLA_HOME", str(tmp_path / "home"))
     shipped, here = tables.record_folders(Settings())
-    assert shipped == ROOT / "assets" / "records" and here == ROOT / "runs" / "records"
+    assert shipped == ASSETS / "records" and here == tmp_path / "home" / "records"
     monkeypatch.setenv("QVLA_RECORDS", str(tmp_path))
     assert tables.record_folders(Settings()) == (tmp_path,)
 
@@ -297,6 +298,10 @@ def test_the_page_is_built_without_what_takes_long_to_import() -> None:
     heavy = ("torch", "transformers", "plotly", "bitsandbytes", "peft")
     check = f"import sys, qvla.ui.app; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", check],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]"
