@@ -17,6 +17,7 @@ from qvla.jobs import publishing
 from qvla.jobs.app_worker import AppWorker, start_worker
 from qvla.jobs.service import Jobs
 from qvla.settings import ASSETS, Settings
+from qvla.ui import visitors
 from qvla.ui.admin.tab import AdminTab
 from qvla.ui.compare.tab import CompareTab
 from qvla.ui.measured.cider import CiderTab
@@ -67,7 +68,8 @@ def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
                     made = kind(app, settings, loader)
                 if hasattr(made, "opened_with"):
                     made.opened_with(tab)
-    app.queue(max_size=settings.queue_size, default_concurrency_limit=8)
+    # Closed to direct calls, which would pass the queue by, with its length and its turns.
+    app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
     return app
 
 
@@ -104,6 +106,7 @@ def launch(app: gr.Blocks, settings: Settings) -> str:
 
 def serve(settings: Settings) -> None:
     """Opens the app, loads the weights beside it and works on jobs; returns when it is closed."""
+    visitors.own_folder()
     if settings.admin_password is None and not os.environ.get("SPACE_ID"):
         settings = settings.model_copy(update={"admin_link": SecretStr(secrets.token_urlsafe(24))})
     loader = LineupLoader.of(settings, then=publishing.apply)
