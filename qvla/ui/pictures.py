@@ -14,8 +14,10 @@ HISTORY_PIXELS = 72
 
 def data_uri(image: Image.Image, pixels: int) -> str:
     """The picture shrunk to fit a square of so many pixels, as a WebP data URI."""
-    small = image.copy()
-    small.thumbnail((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    if max(image.size) > pixels:
+        scale = pixels / max(image.size)
+        size = [max(1, round(side * scale)) for side in image.size]
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=84)
+    image.save(buffer, "WEBP", quality=84)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

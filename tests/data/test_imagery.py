@@ -13,6 +13,7 @@ from rasterio.enums import ColorInterp
 
 from qvla.data.imagery import ImageError, open_image
 from qvla.errors import QvlaError
+from tests.support.made_images import encoded, geotiff, png_chunk
 
 WIDTH, HEIGHT = 40, 24
 SHADES = np.random.default_rng(0)
@@ -26,25 +27,6 @@ def quarters() -> Image.Image:
     pixels[12:, :20] = (30, 30, 200)
     pixels[12:, 20:] = (230, 230, 40)
     return Image.fromarray(pixels)
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def geotiff(bands: np.ndarray, *, meaning: tuple[ColorInterp, ...] = (), **profile) -> bytes:
-    """The bytes of a GeoTIFF of bands (C, H, W), written by rasterio."""
-    count, height, width = bands.shape
-    shape = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
-    place = {"crs": "EPSG:32613", "transform": rasterio.Affine(30, 0, 4e5, 0, -30, 4.5e6)}
-    with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", **shape, **place, **profile) as raster:
-            raster.write(bands)
-            if meaning:
-                raster.colorinterp = meaning
-        return memory.read()
 
 
 def deep(count: int = 3, dtype: str = "uint16", low: int = 7000, high: int = 12000) -> np.ndarray:
@@ -158,9 +140,7 @@ def test_16_bit_colour_png_is_stretched() -> None:
     header = struct.pack(">IIBBBBB", 48, 64, 16, 2, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(body)), (b"IEND", b"")
     data = b"\x89PNG\r\n\x1a\n"
-    for name, content in chunks:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        data += struct.pack(">I", len(content)) + name + content + checksum
+    data += b"".join(png_chunk(*chunk) for chunk in chunks)
     near(open_image(data), np.dstack([stretched(band) for band in bands]))
 
 
@@ -343,10 +323,7 @@ def crushed_png(width: int, height: int) -> bytes:
     """A valid PNG header that announces many pixels, with hardly any data."""
     data = b"\x89PNG\r\n\x1a\n"
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000)))):
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        data += struct.pack(">I", len(content)) + name + content + checksum
-    return data
+    return data + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
 
 
 def frames() -> list[Image.Image]:
