@@ -24,10 +24,9 @@ from qvla.errors import FAILED_PHOTOS, QvlaError
 from qvla.settings import Settings
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from qvla.captioning.decoding import Decoding
     from qvla.captioning.lineup import Lineup
+    from qvla.data.imagery import Photo
 
 Result = dict[str, Any]  # one photo's entry, as `--json` prints it
 
@@ -78,12 +77,12 @@ def captioned(
     batch_size: int,
 ) -> Iterator[Result]:
     """One result a photo, in order. Unreadable photos take no place in a batch of `batch_size`."""
-    waiting: list[tuple[str, Image.Image | QvlaError]] = []
+    waiting: list[tuple[str, Photo | QvlaError]] = []
     readable = 0
     for photo in photos:
-        image = _read(photo, settings)
-        waiting.append((photo, image))
-        readable += not isinstance(image, QvlaError)
+        opened = _read(photo, settings)
+        waiting.append((photo, opened))
+        readable += not isinstance(opened, QvlaError)
         if readable == batch_size:
             yield from _batch(waiting, lineup, variants, decoding)
             waiting, readable = [], 0
@@ -91,27 +90,28 @@ def captioned(
 
 
 def _batch(
-    waiting: Sequence[tuple[str, Image.Image | QvlaError]],
+    waiting: Sequence[tuple[str, Photo | QvlaError]],
     lineup: Lineup,
     variants: Sequence[str],
     decoding: Decoding,
 ) -> Iterator[Result]:
     from qvla.captioning.engine import caption
 
-    images = [image for _, image in waiting if not isinstance(image, QvlaError)]
+    images = [opened.image for _, opened in waiting if not isinstance(opened, QvlaError)]
     fault = None
     try:
         captions = iter(caption(lineup, images, variants, decoding))
     except QvlaError as error:  # out of memory, say: the results before this batch still count
         fault = error
-    for photo, image in waiting:
-        problem = image if isinstance(image, QvlaError) else fault
+    for photo, opened in waiting:
+        problem = opened if isinstance(opened, QvlaError) else fault
         if problem is not None:
             log.error("%s: %s", photo, problem)
             yield {"photo": photo, "error": str(problem)}
             continue
         yield {
             "photo": photo,
+            **({"notes": list(opened.notes)} if opened.notes else {}),
             "variants": {
                 name: {
                     "caption": answer.text,
@@ -125,13 +125,13 @@ def _batch(
         }
 
 
-def _read(photo: str, settings: Settings) -> Image.Image | QvlaError:
-    from qvla.data.imagery import open_image
+def _read(photo: str, settings: Settings) -> Photo | QvlaError:
+    from qvla.data.imagery import read_photo
 
     if Path(photo).is_dir():
         return QvlaError("This is a folder; name the photos in it, for instance with FOLDER/*.jpg.")
     try:
-        return open_image(
+        return read_photo(
             Path(photo), max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
         )
     except QvlaError as error:
@@ -152,7 +152,7 @@ def _lineup(settings: Settings, choice: str) -> tuple[Lineup, list[str]]:
 
 
 def _in_words(result: Result) -> str:
-    lines = [result["photo"]]
+    lines = [result["photo"], *(f"  ({note})" for note in result.get("notes", ()))]
     for name, answer in result["variants"].items():
         speed = f"{answer['tokens']} tokens in {answer['seconds']:.2f} s"
         lines.append(f"  {name:8}{answer['caption']}  ({speed})")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,6 +17,7 @@ from qvla.captioning import engine
 from qvla.captioning.lineup import Lineup
 from qvla.cli import main as cli
 from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
+from tests.support.made_images import geotiff
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
@@ -135,6 +137,24 @@ def test_photos_that_cannot_be_read_do_not_stop_the_rest(
     for path in (text, tmp_path / "none.png", tmp_path):
         assert f"{path}: " in errors
     assert "Traceback" not in errors
+
+
+def test_what_a_raster_left_open_is_told(run: Run, weights: Weights, tmp_path: Path) -> None:
+    raster = tmp_path / "scene.tif"
+    bands = np.random.default_rng(0).integers(300, 3000, (4, 40, 40)).astype(np.int16)
+    bands[:, :10] = -9999
+    raster.write_bytes(geotiff(bands))
+    told = [
+        "Bands 1, 2 and 3 of 4 are shown as red, green and blue; the file does not say which they "
+        "are.",
+        "-9999, in 25% of the picture, was taken for no data and is black.",
+    ]
+    asked = ["caption", raster, *model_of(weights), "--variant", "base"]
+    code, output, _ = run(*asked)
+    assert code == 0
+    assert output.splitlines()[:3] == [str(raster), *(f"  ({note})" for note in told)]
+    [result] = json.loads(run(*asked, "--json")[1])
+    assert result["notes"] == told
 
 
 def test_photos_go_in_full_batches_and_unreadable_ones_take_no_place(

@@ -43,7 +43,7 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
         """
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
         try:
-            image = open_photo(photo, settings)
+            image = open_photo(photo, settings).image
         except QvlaError as error:
             raise gr.Error(str(error), print_exception=False) from error
         *_, panes = compare(loader, image, options, read_references(references), Event())

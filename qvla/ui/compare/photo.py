@@ -16,7 +16,6 @@ import gradio as gr
 from gradio import component_meta, processing_utils
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
-from PIL import Image
 from pydantic import ValidationError
 
 from qvla.data import imagery
@@ -40,6 +39,7 @@ TEMPLATE = """
   <p class="photo-busy" role="status"></p>
 </div>
 <p class="photo-problem" role="alert">${problem}</p>
+<p class="photo-note" role="status">${note}</p>
 """
 
 
@@ -58,7 +58,8 @@ class _WithoutStub(type(gr.HTML)):
 class PhotoInput(gr.HTML, metaclass=_WithoutStub):
     """A drop zone whose value is the uploaded file. Events: `upload`, and `oversize` instead.
 
-    `view` is the preview as HTML, `problem` the sentence to show below.
+    `view` is the preview as HTML, `problem` the sentence to show below, `note` what was taken for
+    what in a file that leaves room for doubt.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class PhotoInput(gr.HTML, metaclass=_WithoutStub):
         *,
         view: str = "",
         problem: str = "",
+        note: str = "",
         hint: str = "",
         max_bytes: int = 0,
         **kwargs: Any,
@@ -78,6 +80,7 @@ class PhotoInput(gr.HTML, metaclass=_WithoutStub):
             value=value,
             view=view,
             problem=problem,
+            note=note,
             hint=hint,
             max_bytes=max_bytes,
             **kwargs,
@@ -128,11 +131,11 @@ def photo_input(settings: Settings) -> PhotoInput:
     )
 
 
-def open_photo(photo: FileData | None, settings: Settings) -> Image.Image:
-    """The uploaded file as an RGB image; raises QvlaError with one sentence."""
+def open_photo(photo: FileData | None, settings: Settings) -> imagery.Photo:
+    """The uploaded file as an RGB image and remarks; raises QvlaError with one sentence."""
     if photo is None:
         raise QvlaError("Choose a photo first.")
-    return imagery.open_image(
+    return imagery.read_photo(
         photo.path, max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
     )
 
@@ -141,14 +144,16 @@ def photo_name(photo: FileData) -> str:
     return photo.orig_name or Path(photo.path).name
 
 
-def shown(photo: FileData, image: Image.Image) -> PhotoInput:
+def shown(photo: FileData, opened: imagery.Photo) -> PhotoInput:
     """The update that shows this photo."""
     name = escape(photo_name(photo))
-    size = f"{image.width} × {image.height}"
+    size = "{} × {}".format(*opened.size)
+    preview = data_uri(opened.image, PREVIEW_PIXELS)
     return PhotoInput(
         value=photo,
         problem="",
-        view=f'<figure><img src="{data_uri(image, PREVIEW_PIXELS)}" alt="The chosen photo, {name}">'
+        note=escape(" ".join(opened.notes)),
+        view=f'<figure><img src="{preview}" alt="The chosen photo, {name}">'
         f"<figcaption><b>{name}</b> <span>{size} pixels</span></figcaption></figure>",
     )
 
@@ -159,7 +164,7 @@ def refused(sentence: str) -> PhotoInput:
     The number makes the same sentence news when it comes twice, to the page and to screen readers.
     """
     problem = f'<span data-number="{next(_refusals)}">{escape(sentence)}</span>'
-    return PhotoInput(value=None, view="", problem=problem)
+    return PhotoInput(value=None, view="", problem=problem, note="")
 
 
 def too_large(settings: Settings) -> str:

@@ -187,10 +187,10 @@ class CompareTab:
         self, photo: FileData | None, references: str, filled: str, request: gr.Request
     ) -> Update:
         try:
-            image = open_photo(photo, self.settings)
+            opened = open_photo(photo, self.settings)
         except QvlaError as error:
             return self._refuse(str(error), references, filled, request)
-        return {self.photo: shown(photo, image), **self._own(references, filled, request)}
+        return {self.photo: shown(photo, opened), **self._own(references, filled, request)}
 
     def _refuse_large(self, references: str, filled: str, request: gr.Request) -> Update:
         return self._refuse(too_large(self.settings), references, filled, request)
@@ -205,14 +205,14 @@ class CompareTab:
         try:
             example = folder.find(name)
             photo = in_cache(example.image)
-            image = open_photo(photo, self.settings)
+            opened = open_photo(photo, self.settings)
         except QvlaError as error:
             return self._refuse(str(error), "", "", request)
         except OSError:
             return self._refuse(f"The photo {name} is missing from its folder.", "", "", request)
         references = "\n".join(example.references)
         return {
-            self.photo: shown(photo, image),
+            self.photo: shown(photo, opened),
             **self._own(references, "", request),
             self.filled: references,
         }
@@ -251,7 +251,7 @@ class CompareTab:
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
         lines = read_references(references)
         try:
-            image = open_photo(photo, self.settings)
+            image = open_photo(photo, self.settings).image
         except QvlaError as error:
             yield {self.photo: refused(str(error))}
             return

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -26,6 +27,7 @@ from qvla.ui.compare import history
 from qvla.ui.compare.comparison import compare, score
 from qvla.ui.panes import Pane, PaneState, announcement, idle_panes, render_panes
 from qvla.ui.photo_folder import PAGE_SIZE, PhotoFolder
+from tests.support.made_images import geotiff
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
 
@@ -353,6 +355,17 @@ def test_files_of_the_server_and_addresses_are_refused(address: str, settings: S
         answer = call(address, "compare", [photo, *options])
         assert "event: error" in answer and sentence in answer and "caption" not in answer
     assert httpx.get(f"{address}gradio_api/file={own}").status_code == 403
+
+
+def test_the_page_tells_what_a_raster_left_open(client: Client, tmp_path: Path) -> None:
+    scene = tmp_path / "scene.tif"
+    bands = np.random.default_rng(0).integers(0, 255, (3, 40, 48)).astype(np.uint8)
+    scene.write_bytes(geotiff(bands, photometric="RGB", names=("<i>nir</i>", "red", "green")))
+    shown, *_ = client.predict(handle_file(scene), "", api_name="/take_photo")
+    assert "Bands 1 (i nir i), 2 (red) and 3 (green) are shown as red" in json.dumps(shown)
+    plain = write_photo(tmp_path / "plain.png")
+    shown, *_ = client.predict(handle_file(plain), "", api_name="/take_photo")
+    assert "plain.png" in json.dumps(shown) and "Bands" not in json.dumps(shown)
 
 
 def test_uploads_beyond_the_limit_are_refused(address: str, settings: Settings) -> None:
