@@ -6,6 +6,7 @@ import torch
 
 from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.models import nf4
+from qvla.models.families.family import LANGUAGE_MODEL
 from qvla.models.footprint import part_of
 from qvla.records.measure import clock
 
@@ -41,13 +42,14 @@ def step_bytes(shared: SharedBackbone, variant: str) -> int:
     model, view = shared.model_of(variant), shared.view_of(variant)
     adapters = {} if view is None else view.adapters
     others = set(adapters.values()) - {adapters.get(variant)}
+    family = shared.backbone.family
     head = model.get_output_embeddings()
     size = sum(tensor.nbytes for tensor in (*head.parameters(), *head.buffers()))
     for name, parameter in model.named_parameters():
-        if part_of(name) == "language_model" and not others & set(name.split(".")):
+        if part_of(name, family) == LANGUAGE_MODEL and not others & set(name.split(".")):
             size += parameter.nbytes
     for name, layer in nf4.layers(model):
-        if part_of(name) == "language_model":
+        if part_of(name, family) == LANGUAGE_MODEL:
             size += nf4.state_bytes(layer.in_features * layer.out_features)
     return size
 

@@ -1,4 +1,4 @@
-"""A PaliGemma of any architecture with random weights, for what does not depend on their values.
+"""A model of any architecture with random weights, for what does not depend on their values.
 
 Memory, time and throughput are the same for every value, so a benchmark of the full size needs no
 download and no licence. What is written is an ordinary checkpoint with two ordinary adapters, in
@@ -16,25 +16,17 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import (
-    GenerationConfig,
-    PaliGemmaConfig,
-    PaliGemmaForConditionalGeneration,
-    PaliGemmaProcessor,
-    PreTrainedTokenizerFast,
-    SiglipImageProcessor,
-)
-from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
+from transformers import GenerationConfig, PreTrainedConfig, ProcessorMixin
 
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.files import write_json, write_tensors
 from qvla.methods.bottleneck import BottleneckConfig
 from qvla.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
-from qvla.models.architectures import BUILT_IN
 from qvla.models.checkpoint import INDEX, WEIGHTS, BackboneError, read_config
-from qvla.models.word_processor import IMAGE_TOKEN, PUNCTUATION
+from qvla.models.families import built_in, family_of
+from qvla.models.families.family import Family
+from qvla.models.families.word_tokens import UNKNOWN, word_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +36,6 @@ SPARE_BYTES = 2**26  # for tokeniser, configurations and indices
 # Small input embeddings are outweighed by what the layers add. Otherwise the output head, which is
 # the same table, would only repeat the last token of the prompt.
 EMBEDDING_SCALE = 0.01
-
-# The modules' names to those of the published files, which Transformers renames when it loads.
-PUBLISHED = {
-    "model.language_model.": "language_model.model.",
-    "model.vision_tower.": "vision_tower.vision_model.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "lm_head.": "language_model.lm_head.",
-}
 
 
 class RandomWeightsError(BackboneError):
@@ -73,13 +57,13 @@ def write_checkpoint(model: str, folder: Path, *, seed: int = 0) -> dict[str, st
     Raises:
         RandomWeightsError: an architecture that is not here, no room for it on the disk, or a
             vocabulary too small for the prompt.
-        BackboneError: a folder without the configuration of a PaliGemma.
+        BackboneError: a folder without the configuration of a family that is known here.
     """
     config = _configuration(model)
     target = Path(folder) / f"{Path(model).name} (random weights)"
-    with torch.device("meta"):
-        skeleton = PaliGemmaForConditionalGeneration(config)
-    processor = _processor(config, model)
+    family = family_of(config)
+    skeleton = family.skeleton(config)
+    processor = _processor(family, config, model)
     adapters = {"adapter": seed + 1, "qvla": seed + 2}
     with torch.device("meta"):
         adapted = get_peft_model(copy.deepcopy(skeleton), BottleneckConfig())
@@ -87,7 +71,7 @@ def write_checkpoint(model: str, folder: Path, *, seed: int = 0) -> dict[str, st
     _check_room(folder, skeleton, adapter_shapes, len(adapters))
     target.mkdir(parents=True, exist_ok=True)
     log.info("Writing random weights of the architecture of %s.", model)
-    _write_weights(target, skeleton, torch.Generator().manual_seed(seed))
+    _write_weights(target, family, skeleton, torch.Generator().manual_seed(seed))
     for name, own_seed in adapters.items():
         (target / name).mkdir(exist_ok=True)
         generator = torch.Generator().manual_seed(own_seed)
@@ -102,18 +86,19 @@ def write_checkpoint(model: str, folder: Path, *, seed: int = 0) -> dict[str, st
     }
 
 
-def _configuration(model: str) -> PaliGemmaConfig:
+def _configuration(model: str) -> PreTrainedConfig:
+    known = built_in()
     if Path(model).is_dir():
         config = read_config(Path(model), model)
-    elif model in BUILT_IN:
-        config = BUILT_IN[model]()
+    elif model in known:
+        config = known[model]()
     else:
         raise RandomWeightsError(
             f"The architecture of {model} is not known without a download: name a folder with its "
-            f"config.json, or one that is built in ({', '.join(BUILT_IN)})."
+            f"config.json, or one that is built in ({', '.join(known)})."
         )
     vars(config).pop("quantization_config", None)  # what is written is not quantised
-    config.architectures = [PaliGemmaForConditionalGeneration.__name__]
+    config.architectures = [family_of(config).model_class.__name__]
     config.dtype = STORED
     return config
 
@@ -132,7 +117,9 @@ def _check_room(
         )
 
 
-def _write_weights(folder: Path, skeleton: nn.Module, generator: torch.Generator) -> None:
+def _write_weights(
+    folder: Path, family: Family, skeleton: nn.Module, generator: torch.Generator
+) -> None:
     neutral = dict(_neutral_values(skeleton))
     shards = list(_shards(skeleton))
     weight_map = {}
@@ -147,8 +134,11 @@ def _write_weights(folder: Path, skeleton: nn.Module, generator: torch.Generator
                 tensor = torch.full(parameter.shape, value, dtype=STORED)
             else:
                 tensor = torch.empty(parameter.shape, dtype=STORED)
-                tensor.normal_(0, _standard_deviation(own, parameter), generator=generator)
-            tensors[_published(own)] = tensor
+                deviation = _standard_deviation(parameter)
+                if own.startswith(family.embedding):
+                    deviation *= EMBEDDING_SCALE
+                tensor.normal_(0, deviation, generator=generator)
+            tensors[family.published_name(own)] = tensor
         write_tensors(folder / name, tensors)
         weight_map |= dict.fromkeys(tensors, name)
         log.info("Wrote %s, %d of %d.", name, number, len(shards))
@@ -184,15 +174,14 @@ def _neutral_values(skeleton: nn.Module) -> Iterator[tuple[str, float]]:
                 yield name, float(scales)
 
 
-def _standard_deviation(name: str, parameter: nn.Parameter) -> float:
+def _standard_deviation(parameter: nn.Parameter) -> float:
     """One over the root of the inputs: what comes out of a normalised input has a variance of one.
 
     Each residual layer then adds about as much, so that activations grow with the root of the
     layers' number (Glorot and Bengio, 2010). Gemma multiplies its input embeddings by the root of
     their size.
     """
-    inputs = parameter.shape[1:].numel()
-    return inputs**-0.5 * (EMBEDDING_SCALE if "embed_tokens" in name else 1)
+    return parameter.shape[1:].numel() ** -0.5
 
 
 def _write_adapter(
@@ -216,37 +205,31 @@ def _adapter_shapes(adapted: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _processor(config: PaliGemmaConfig, model: str) -> PaliGemmaProcessor:
+def _processor(family: Family, config: PreTrainedConfig, model: str) -> ProcessorMixin:
     """Tokeniser and image processor that fit: a word a token, made up but for the prompt's words.
 
     The captioning prompt takes as many tokens as with Gemma's tokeniser, which also has a token for
     each of its words.
     """
-    vocabulary, special = _vocabulary(config, model)
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(" +"), "removed"),
-            pre_tokenizers.Split(PUNCTUATION, "isolated"),
-        ]
+    vocabulary, special = _vocabulary(family, config, model)
+    tokenizer = word_tokenizer(
+        vocabulary,
+        special,
+        image_token=family.image_token,
+        longest=config.text_config.max_position_embeddings,
+        lower_case=False,
     )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        **special,
-        unk_token="<unk>",
-        extra_special_tokens={"image_token": AddedToken(IMAGE_TOKEN, special=True)},
-        model_max_length=config.text_config.max_position_embeddings,
+    return family.make_processor(
+        tokenizer, image_size=family.image_side(config), image_tokens=family.image_tokens(config)
     )
-    vision = config.vision_config
-    images = SiglipImageProcessor(size={"height": vision.image_size, "width": vision.image_size})
-    images.image_seq_length = (vision.image_size // vision.patch_size) ** 2
-    return PaliGemmaProcessor(image_processor=images, tokenizer=fast)
 
 
-def _vocabulary(config: PaliGemmaConfig, model: str) -> tuple[dict[str, int], dict[str, str]]:
+def _vocabulary(
+    family: Family, config: PreTrainedConfig, model: str
+) -> tuple[dict[str, int], dict[str, str]]:
     """A word for every number of the embedding table, and which of them are special.
 
-    PaliGemma's processor wants its tokens for places and segments, which take the last numbers.
+    The tokens that the family's processor wants take the last numbers.
     """
     text, size = config.text_config, config.text_config.vocab_size
     numbers = {
@@ -254,27 +237,20 @@ def _vocabulary(config: PaliGemmaConfig, model: str) -> tuple[dict[str, int], di
         "eos_token": _first(text.eos_token_id, 1),
         "bos_token": _first(text.bos_token_id, 2),
     }
-    words = {config.image_token_id: IMAGE_TOKEN}
+    words = {config.image_token_id: family.image_token}
     for name, number in numbers.items():
         words.setdefault(number, f"<{name.removesuffix('_token')}>")
     free = [number for number in range(size) if number not in words]
-    needed = ["<unk>", "\n", *CAPTION_PREFIX.split()]
-    if len(free) < len(needed) + len(EXTRA_TOKENS) or max(words) >= size:
+    needed, extra = [UNKNOWN, "\n", *CAPTION_PREFIX.split()], family.extra_tokens
+    if len(free) < len(needed) + len(extra) or max(words) >= size:
         raise RandomWeightsError(
-            f"{model} has {size} token embeddings, too few for PaliGemma's special tokens: it "
+            f"{model} has {size} token embeddings, too few for {family.title}'s special tokens: it "
             "needs a configuration with a vocab_size that has room for them."
         )
-    made_up = [f"word{number}" for number in free[len(needed) : len(free) - len(EXTRA_TOKENS)]]
-    words |= dict(zip(free, [*needed, *made_up, *EXTRA_TOKENS], strict=True))
-    special = {name: words[number] for name, number in numbers.items()}
+    made_up = [f"word{number}" for number in free[len(needed) : len(free) - len(extra)]]
+    words |= dict(zip(free, [*needed, *made_up, *extra], strict=True))
+    special = {name: words[number] for name, number in numbers.items()} | {"unk_token": UNKNOWN}
     return {word: number for number, word in sorted(words.items())}, special
-
-
-def _published(name: str) -> str:
-    for own, published in PUBLISHED.items():
-        if name.startswith(own):
-            return published + name.removeprefix(own)
-    return name
 
 
 def _stored_bytes(parameter: nn.Parameter) -> int:

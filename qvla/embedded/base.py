@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers import ProcessorMixin
 
-from qvla.embedded.architecture import IMAGE_SIZE, IMAGE_TOKENS, mini_config
+from qvla.embedded.architecture import FAMILY, IMAGE_SIZE, IMAGE_TOKENS, mini_config
 from qvla.embedded.language import train_language
 from qvla.embedded.sight import train_sight
 from qvla.embedded.sources import TrainingPhoto, training_photos
 from qvla.embedded.tasks import TASK_WORDS
 from qvla.embedded.views import prepare
 from qvla.files import write_tensors
-from qvla.models.word_processor import build_processor, words_of
+from qvla.models.families.word_tokens import word_processor, words_of
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ def make_base(data: Path, work: Path, out: Path, *, sight: float, language: floa
         )
         write_tensors(tower_file, weights)
     torch.manual_seed(0)
-    model = PaliGemmaForConditionalGeneration._from_config(config, attn_implementation="eager")
-    model.model.vision_tower.load_state_dict(load_file(tower_file))
+    model = FAMILY.model_class._from_config(config, attn_implementation="eager")
+    model.get_submodule(FAMILY.tower).load_state_dict(load_file(tower_file))
     model = model.bfloat16()
     weights = train_language(
         model, processor, photos, views, minutes=language, checkpoint=work / "language.pt"
     )
-    model.load_state_dict(weights, strict=False)  # lm_head is tied, so named once
+    model.load_state_dict(weights, strict=False)  # the head is tied, so named once
     model.generation_config.max_new_tokens = 40
     model.set_attn_implementation("sdpa")
     model.save_pretrained(out)
@@ -53,10 +53,10 @@ def make_base(data: Path, work: Path, out: Path, *, sight: float, language: floa
     log.info("%d parameters in %s", sum(p.numel() for p in model.parameters()), out)
 
 
-def make_processor(photos: list[TrainingPhoto]) -> PaliGemmaProcessor:
+def make_processor(photos: list[TrainingPhoto]) -> ProcessorMixin:
     captions = [caption for photo in photos for caption in photo.example.references]
     words = [*TASK_WORDS, *sorted({p.scene for p in photos}), *words_of(captions, at_least=4)]
-    return build_processor(words, image_size=IMAGE_SIZE, image_tokens=IMAGE_TOKENS)
+    return word_processor(FAMILY, words, image_size=IMAGE_SIZE, image_tokens=IMAGE_TOKENS)
 
 
 def main() -> None:

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers import PreTrainedModel, ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
 
 from qvla.captioning.prompts import IGNORED, encode_text
+from qvla.embedded.architecture import FAMILY
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sight import normalise, turn
 from qvla.embedded.sources import TrainingPhoto
 from qvla.embedded.tasks import FUNCTION_WORDS, prompts_of
 from qvla.embedded.views import Views
-from qvla.models.word_processor import split_words
+from qvla.models.families.word_tokens import split_words
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,14 @@ LENGTH = 80  # tokens a row, image included: one length, so that the decoder is 
 
 
 def train_language(
-    model: PaliGemmaForConditionalGeneration,
-    processor: PaliGemmaProcessor,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
     photos: list[TrainingPhoto],
     views: Views,
     *,
     minutes: float,
     checkpoint: Path,
-    on_progress: Callable[[PaliGemmaForConditionalGeneration], None] | None = None,
+    on_progress: Callable[[PreTrainedModel], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Trains `model` (bf16, eager attention) for the given minutes; returns its float32 weights."""
     run = BudgetRun(
@@ -48,8 +49,8 @@ def train_language(
         checkpoint=checkpoint,
     )
     model.train()
-    model.model.vision_tower.compile()
-    model.model.language_model.compile()
+    for part in (FAMILY.tower, FAMILY.decoder):
+        model.get_submodule(part).compile()
     unknown = processor.tokenizer.unk_token_id
     common = _common_words(photos)
     rng = np.random.default_rng(run.step_number)
@@ -65,13 +66,12 @@ def train_language(
         )
         labels = batch.pop("labels")
         labels[labels == unknown] = IGNORED
-        seen = model.model.vision_tower(normalise(pixels, rng))
-        features = model.model.multi_modal_projector(seen.last_hidden_state)
-        seen.pooler_output = features.repeat_interleave(len(asked) // PHOTOS, dim=0)
-        hidden = model.model(**batch, mm_encoder_outputs={"image": seen}, use_cache=False)[0]
+        features = FAMILY.image_features(model, normalise(pixels, rng))
+        seen = FAMILY.given_features(features.repeat_interleave(len(asked) // PHOTOS, dim=0))
+        hidden = model.base_model(**batch, **seen, use_cache=False)[0]
         # the state at a position predicts the next token, so labels are read one place later
         told = labels[:, 1:] != IGNORED
-        logits = model.lm_head(hidden[:, :-1][told])
+        logits = model.get_output_embeddings()(hidden[:, :-1][told])
         loss = F.cross_entropy(logits.float(), labels[:, 1:][told])
         run.step(loss)
         total += loss.item()

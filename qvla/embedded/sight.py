@@ -16,12 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sources import TrainingPhoto
 from qvla.embedded.views import GRID, TARGET_WIDTH, Views
-from qvla.models.word_processor import split_words
+from qvla.models.families.word_tokens import split_words
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +48,18 @@ class SightHeads(nn.Module):
 def train_sight(
     photos: list[TrainingPhoto],
     views: Views,
-    config: SiglipVisionConfig,
+    config: PreTrainedConfig,
     *,
     minutes: float,
     checkpoint: Path,
-    on_progress: Callable[[SiglipVisionModel, SightHeads, list[str]], None] | None = None,
+    on_progress: Callable[[PreTrainedModel, SightHeads, list[str]], None] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Trains for the given minutes; returns the tower's float32 weights by name."""
     torch.manual_seed(0)
     scenes = sorted({photo.scene for photo in photos})
     scene_of = torch.tensor([scenes.index(photo.scene) for photo in photos])
     words_of = word_targets(photos)
-    tower = SiglipVisionModel._from_config(config, attn_implementation="eager").bfloat16()
+    tower = AutoModel.from_config(config, attn_implementation="eager").bfloat16()
     heads = SightHeads(config.hidden_size, len(scenes), words_of.shape[1]).bfloat16()
     run = BudgetRun(
         nn.ModuleDict({"tower": tower, "heads": heads}),

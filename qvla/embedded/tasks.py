@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qvla.embedded.sources import TrainingPhoto
-from qvla.models.word_processor import split_words
+from qvla.models.families.word_tokens import split_words
 
 GAP = "_"
 TASK_WORDS = ("classify", "keywords", "answer", "complete", "fill", "write", "caption", "en",

@@ -1,4 +1,4 @@
-"""A PaliGemma-family model by hub id or folder, in float32, bfloat16 or NF4.
+"""A vision-language model by hub id or folder, in float32, bfloat16 or NF4.
 
 Transformers is forgiving where this project must not be: it fills missing weights with random ones
 and reads pickles. Everything that can be wrong with a checkpoint is told here in one sentence.
@@ -6,7 +6,6 @@ and reads pickles. Everything that can be wrong with a checkpoint is told here i
 
 from __future__ import annotations
 
-import copy
 import gc
 import logging
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
@@ -29,6 +28,8 @@ from qvla.models.checkpoint import (
     read_config,
     read_processor,
 )
+from qvla.models.families import family_of
+from qvla.models.families.family import Family
 from qvla.records.measure import give_back_memory
 from qvla.settings import EMBEDDINGS, load_settings
 
@@ -50,11 +51,16 @@ class Precision(StrEnum):
 class Backbone:
     """A loaded model with its processor; `model` is a PeftModel once an adapter is attached."""
 
-    model: PaliGemmaForConditionalGeneration | PeftModel
-    processor: PaliGemmaProcessor
+    model: PreTrainedModel | PeftModel
+    processor: ProcessorMixin
     name: str
     precision: Precision
     device: torch.device
+
+    @property
+    def family(self) -> Family:
+        """What is the model's own among the families: `qvla.models.families`."""
+        return family_of(self.model.config)
 
 
 def load_backbone(
@@ -65,7 +71,7 @@ def load_backbone(
     for_training: bool = False,
     embeddings: str | None = None,
 ) -> Backbone:
-    """Loads a PaliGemma or PaliGemma 2 checkpoint, ready for evaluation.
+    """Loads a checkpoint of any family that is known here, ready for evaluation.
 
     Args:
         name: a folder, or a hub id, which is downloaded unless the cache has it.
@@ -116,20 +122,21 @@ def load_backbone(
 def _model(
     folder: Path,
     name: str | Path,
-    config: PaliGemmaConfig,
+    config: PreTrainedConfig,
     precision: Precision,
     device: torch.device,
     for_training: bool,
-) -> PaliGemmaForConditionalGeneration:
+) -> PreTrainedModel:
+    family = family_of(config)
     options: dict[str, Any] = {}
     if precision is Precision.NF4 and _stored_quantisation(config) is None:
         options["quantization_config"] = nf4.quantisation_config()
-    model, found = PaliGemmaForConditionalGeneration.from_pretrained(
+    model, found = family.model_class.from_pretrained(
         folder,
         config=config,
         dtype=torch.float32 if precision is Precision.FP32 else torch.bfloat16,
         device_map={"": str(device)},
-        attn_implementation=_attention(config),
+        attn_implementation=family.attention(config),
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
@@ -156,12 +163,6 @@ def _embeddings(embeddings: str | None) -> str:
     return embeddings
 
 
-def _attention(config: PaliGemmaConfig) -> dict[str, str]:
-    """SDPA, except for Gemma 2's decoder, whose capped attention logits SDPA cannot do."""
-    capped = getattr(config.text_config, "attn_logit_softcapping", None) is not None
-    return {"": "sdpa", "vision_config": "sdpa", "text_config": "eager" if capped else "sdpa"}
-
-
 def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
     for kind, keys in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
         if found[keys]:
@@ -172,8 +173,7 @@ def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
     wrong = {key: (tuple(shape), tuple(due)) for key, shape, due in found["mismatched_keys"]}
     # Of a model that it quantises, Transformers compares no shapes, and before 5.23 not even those
     # of the weights that stay as they are.
-    with torch.device("meta"):
-        skeleton = PaliGemmaForConditionalGeneration(copy.deepcopy(model.config))
+    skeleton = family_of(model.config).skeleton(model.config)
     due_shapes = {key: tuple(p.shape) for key, p in skeleton.named_parameters() if p.ndim == 1}
     for key, parameter in model.named_parameters():
         if due_shapes.get(key, tuple(parameter.shape)) != tuple(parameter.shape):
@@ -190,12 +190,12 @@ def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
         )
 
 
-def _stored_quantisation(config: PaliGemmaConfig) -> dict[str, Any] | None:
+def _stored_quantisation(config: PreTrainedConfig) -> dict[str, Any] | None:
     stored = getattr(config, "quantization_config", None)
     return stored if stored is None or isinstance(stored, dict) else stored.to_dict()
 
 
-def _check_quantisation(config: PaliGemmaConfig, precision: Precision, name: str | Path) -> None:
+def _check_quantisation(config: PreTrainedConfig, precision: Precision, name: str | Path) -> None:
     stored = _stored_quantisation(config)
     if stored is None:
         return

@@ -1,22 +1,23 @@
-"""The files of a PaliGemma checkpoint, checked before any weight is loaded."""
+"""The files of a checkpoint, checked before any weight is loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import PaliGemmaConfig, PaliGemmaProcessor
+from transformers import PreTrainedConfig, ProcessorMixin
 
 from qvla.faults import first_line, is_out_of_memory
 from qvla.models import limits
 from qvla.models.errors import BackboneError
+from qvla.models.families import family_named, family_of
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model")
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
-def read_config(folder: Path, name: str | Path) -> PaliGemmaConfig:
-    """The configuration in a checkpoint's folder, checked to be a PaliGemma's."""
+def read_config(folder: Path, name: str | Path) -> PreTrainedConfig:
+    """The configuration in a checkpoint's folder, checked to be of a family that is known here."""
     has_config = (folder / CONFIG).is_file()
     if (folder / "adapter_config.json").is_file():
         if has_config:  # Transformers would put the adapter into the base without a word
@@ -33,17 +34,12 @@ def read_config(folder: Path, name: str | Path) -> PaliGemmaConfig:
     limits.refuse_code(folder, BackboneError, name)
     values = limits.read_json(folder / CONFIG, BackboneError, name)
     limits.check_numbers(values, BackboneError, f"The {CONFIG} of {name}")
-    kind = values.get("model_type")
-    if kind != "paligemma":
-        raise BackboneError(
-            f"{name} is not a PaliGemma checkpoint (its model_type is {kind!r}): choose a "
-            "PaliGemma or PaliGemma 2 model."
-        )
+    family = family_named(values.get("model_type"), of=str(name))
     try:
-        return PaliGemmaConfig.from_dict(values)
+        return family.config_class.from_dict(values)
     except Exception as error:  # any kind: the file's values go into constructors unchecked
         raise BackboneError(
-            f"{name} has a {CONFIG} that does not describe a PaliGemma ({first_line(error)}): "
+            f"{name} has a {CONFIG} that does not describe a {family.title} ({first_line(error)}): "
             "fetch or save the checkpoint again."
         ) from error
 
@@ -77,10 +73,11 @@ def check_weight_files(folder: Path, name: str | Path) -> None:
             ) from error
 
 
-def read_processor(folder: Path, name: str | Path, config: PaliGemmaConfig) -> PaliGemmaProcessor:
+def read_processor(folder: Path, name: str | Path, config: PreTrainedConfig) -> ProcessorMixin:
     """Tokeniser and image processor, checked to fit the configuration."""
+    family = family_of(config)
     try:
-        processor = PaliGemmaProcessor.from_pretrained(
+        processor = family.processor_class.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
         tokens, words = processor.image_seq_length, len(processor.tokenizer)
@@ -93,9 +90,7 @@ def read_processor(folder: Path, name: str | Path, config: PaliGemmaConfig) -> P
             f"{name} has no usable processor ({first_line(error)}): its tokeniser and image "
             "processor files must lie beside the weights, so fetch them again."
         ) from error
-    vision = config.vision_config
-    due = (vision.image_size // vision.patch_size) ** 2
-    side = vision.image_size
+    due, side = family.image_tokens(config), family.image_side(config)
     if (
         image_token != config.image_token_id
         or words > config.text_config.vocab_size

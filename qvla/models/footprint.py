@@ -17,17 +17,11 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
 from qvla.models import int8_embedding, nf4
+from qvla.models.families import family_of
+from qvla.models.families.family import Family
 
 ADAPTERS = "adapters"
 OTHER = "other"
-# The first whose name is a step on a parameter's path is its part.
-PARTS = {
-    "embed_tokens": "embeddings",
-    "lm_head": "embeddings",
-    "vision_tower": "vision_tower",
-    "multi_modal_projector": "projector",
-    "language_model": "language_model",
-}
 
 
 @dataclass
@@ -59,16 +53,18 @@ def census(model: nn.Module) -> Census:
     """Counts a model in any precision, on any device (meta too), with or without adapters.
 
     Adapters, which may be several, are a part of their own and listed by name. On a processor with
-    AVX-512 BF16, NF4 layers are counted in the packed form in which they lie in memory.
+    AVX-512 BF16, NF4 layers are counted in the packed form in which they lie in memory. Raises
+    BackboneError for a model of a family that is not known here.
     """
     counts = Census()
+    family = family_of(model.config)
     owners = dict(_adapter_parameters(model))
     quantised = {id(layer.weight): layer for _, layer in nf4.layers(model)}
     scales = {id(table.weight): table.scale for _, table in int8_embedding.tables(model)}
     seen: set[object] = set()
     for name, parameter in model.named_parameters():  # leaves out what is tied to an earlier one
         adapter = owners.get(id(parameter))
-        part = ADAPTERS if adapter is not None else part_of(name)
+        part = ADAPTERS if adapter is not None else part_of(name, family)
         size, dtype = parameter.numel(), _dtype(parameter)
         layer = quantised.get(id(parameter))
         logical = size if layer is None else layer.out_features * layer.in_features
@@ -101,10 +97,10 @@ def weight_bytes(model: nn.Module, adapter_name: str | None = None) -> int:
     return base + counts.adapter_bytes[adapter_name]
 
 
-def part_of(name: str) -> str:
-    """The part to which the base parameter of this name belongs."""
-    steps = name.split(".")
-    return next((part for step, part in PARTS.items() if step in steps), OTHER)
+def part_of(name: str, family: Family) -> str:
+    """The part to which the base parameter of this name belongs, whatever it is wrapped in."""
+    path = f".{name}."
+    return next((part for place, part in family.parts.items() if f".{place}." in path), OTHER)
 
 
 def _adapter_parameters(model: nn.Module) -> Iterator[tuple[int, str]]:

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import PreTrainedConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from qvla.hub import local_folder
 from qvla.methods.bottleneck import BottleneckConfig, count_parameters
 from qvla.models import int8_embedding, nf4
-from qvla.models.architectures import BUILT_IN, PALIGEMMA_3B
+from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.checkpoint import BackboneError, read_config
+from qvla.models.families import built_in, family_of
 from qvla.models.footprint import census
 
 
@@ -48,12 +49,11 @@ def report(
     unless told otherwise.
 
     Raises:
-        BackboneError: an unknown model or one that is no PaliGemma.
+        BackboneError: an unknown model or one of a family that is not known here.
         BottleneckError: an adapter that this model cannot carry.
     """
     config = read_model_config(model)
-    with torch.device("meta"):
-        base = PaliGemmaForConditionalGeneration(config)
+    base = family_of(config).skeleton(config)
     counts = census(base)
     quantised = _nf4(config)
     adapter = BottleneckConfig(
@@ -83,24 +83,24 @@ def report(
     }
 
 
-def read_model_config(model: str | Path) -> PaliGemmaConfig:
+def read_model_config(model: str | Path) -> PreTrainedConfig:
     """The configuration of a built-in name, a folder or a hub id; raises BackboneError."""
-    if not Path(model).is_dir() and str(model) in BUILT_IN:
-        return BUILT_IN[str(model)]()
+    known = built_in()
+    if not Path(model).is_dir() and str(model) in known:
+        return known[str(model)]()
     try:
         return read_config(local_folder(model, ["config.json"], BackboneError), model)
     except BackboneError as error:
-        raise BackboneError(f"{error} Built in: {', '.join(BUILT_IN)}.") from error
+        raise BackboneError(f"{error} Built in: {', '.join(known)}.") from error
 
 
-def _nf4(config: PaliGemmaConfig) -> dict[str, Any]:
+def _nf4(config: PreTrainedConfig) -> dict[str, Any]:
     """What quantising would store, by putting bitsandbytes' layers in as Transformers does.
 
     The layers that it leaves alone are named by Transformers' own rule: the embeddings, the output
     head tied to them and the last module.
     """
-    with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config)
+    model = family_of(config).skeleton(config)
     total = sum(p.numel() for p in model.parameters())
     one_dimensional = sum(p.numel() for p in model.parameters() if p.ndim == 1)
     replace_with_bnb_linear(model, get_keys_to_not_convert(model), nf4.quantisation_config())
@@ -108,7 +108,7 @@ def _nf4(config: PaliGemmaConfig) -> dict[str, Any]:
     packed = sum(-(-size // 2) for size in sizes)
     rest = total - sum(sizes)
     state_bytes = sum(map(nf4.state_bytes, sizes))
-    tables = {id(m.weight): m.weight for m in (model.lm_head, model.get_input_embeddings())}
+    tables = {id(m.weight): m.weight for m in (model.get_output_embeddings(), model.get_input_embeddings())}
     saved = [2 * one.numel() - int8_embedding.table_bytes(*one.shape) for one in tables.values()]
     return {
         "layers": len(sizes),

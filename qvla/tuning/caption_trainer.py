@@ -20,11 +20,14 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qvla.captioning.prompts import IGNORED
 from qvla.methods.recipe import TrainingError
+from qvla.models.families import family_of
+from qvla.models.families.family import Family
 from qvla.tuning.training_data import CaptionedPhotos, EpochSampler
+
+NOT_TEXT = ("labels", "pixel_values", "photo_rows")  # of a batch of `training_data.Collator`
 
 
 def caption_loss(
@@ -37,11 +40,10 @@ def caption_loss(
     """
     targets = inputs["labels"][:, 1:]  # (B, T - 1): position t predicts token t + 1
     labelled = targets != IGNORED
+    text = {name: tensor for name, tensor in inputs.items() if name not in NOT_TEXT}
     output = model(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        token_type_ids=inputs["token_type_ids"],
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+        **text,
+        **_family(model).given_features(features),
         logits_to_keep=pad(labelled, (0, 1)),  # (B, T) bool -> (N, vocabulary)
         use_cache=False,
     )
@@ -56,12 +58,13 @@ def image_features(
 
     A frozen tower keeps nothing for the backward pass; with full fine-tuning it is trained too.
     """
+    family = _family(model)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     trained = torch.is_grad_enabled() and any(
-        parameter.requires_grad for parameter in base.model.vision_tower.parameters()
+        parameter.requires_grad for parameter in base.get_submodule(family.tower).parameters()
     )
     with torch.set_grad_enabled(trained):
-        return base.get_image_features(pixel_values).pooler_output[photo_rows]
+        return family.image_features(base, pixel_values)[photo_rows]
 
 
 class CaptionTrainer(Trainer):
@@ -145,6 +148,11 @@ class Clock(TrainerCallback):
         self.seconds += time.perf_counter() - self._mark
         self.steps += 1
         self._reset()
+
+
+def _family(model: torch.nn.Module) -> Family:
+    """The family of a model that may be wrapped for several processes."""
+    return family_of(getattr(model, "module", model).config)
 
 
 def _not_finite(what: str, step: int) -> TrainingError:

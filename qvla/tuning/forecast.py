@@ -152,8 +152,8 @@ def _changed(recipe: Recipe) -> dict[str, Any]:
 def _count(values: str) -> tuple[int, int]:
     import torch
     from peft import get_peft_model
-    from transformers import PaliGemmaForConditionalGeneration
 
+    from qvla.models.families import family_of
     from qvla.models.params import read_model_config
     from qvla.tuning.methods import adapter_config, check_against
 
@@ -161,11 +161,11 @@ def _count(values: str) -> tuple[int, int]:
     config = read_model_config(recipe.model)
     adapter = adapter_config(recipe)
     check_against(config, recipe)
+    model = family_of(config).skeleton(config)
+    base = sum(parameter.numel() for parameter in model.parameters())
+    if adapter is None:
+        return base, base
     with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config)
-        base = sum(parameter.numel() for parameter in model.parameters())
-        if adapter is None:
-            return base, base
         model = get_peft_model(model, adapter)
     return sum(one.numel() for one in model.parameters() if one.requires_grad), base
 

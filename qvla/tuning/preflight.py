@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import torch
 from peft import get_peft_model
-from transformers import PaliGemmaForConditionalGeneration
 
 from qvla.methods.recipe import Recipe, TrainingError
+from qvla.models.families import family_of
 from qvla.models.params import read_model_config
 from qvla.planning.planner import for_recipe
 from qvla.tuning.methods import adapter_config, check_against
@@ -28,8 +28,8 @@ def check(recipe: Recipe) -> None:
     config = read_model_config(recipe.model)
     adapter_config(recipe)
     check_against(config, recipe)
+    model = family_of(config).skeleton(config)
     with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config)
         if recipe.method != "full":
             model = get_peft_model(model, adapter_config(recipe))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
-from transformers import PaliGemmaProcessor
+from transformers import ProcessorMixin
 
 from qvla.captioning.prompts import IGNORED, encode_images, encode_text
 from qvla.data.imagery import ImageError, open_image
@@ -86,7 +86,7 @@ class Photos:
     """
 
     def __init__(
-        self, paths: Sequence[Path], processor: PaliGemmaProcessor, *, side: int, cache_bytes: int
+        self, paths: Sequence[Path], processor: ProcessorMixin, *, side: int, cache_bytes: int
     ) -> None:
         self._paths = list(paths)
         self._processor = processor
@@ -134,7 +134,7 @@ class CaptionedPhotos(Dataset):
     def __init__(
         self,
         examples: Sequence[Example],
-        processor: PaliGemmaProcessor,
+        processor: ProcessorMixin,
         *,
         seed: int,
         augment: str = "none",
@@ -198,7 +198,7 @@ class Collator:
     D counts the distinct photos; `photo_rows` says which of them each row of the text is about.
     """
 
-    def __init__(self, processor: PaliGemmaProcessor, prefix: str) -> None:
+    def __init__(self, processor: ProcessorMixin, prefix: str) -> None:
         self._processor = processor
         self._prefix = prefix
 

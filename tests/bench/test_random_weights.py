@@ -19,6 +19,7 @@ from qvla.captioning.lineup import VARIANTS, Lineup
 from qvla.captioning.prompts import encode_images, encode_text
 from qvla.errors import QvlaError
 from qvla.models.backbone import load_backbone
+from qvla.models.families import built_in
 from tests.support.alone import photos
 from tests.support.tiny import build_tiny
 
@@ -32,7 +33,7 @@ def written(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def full_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The published model's tokens and image, over layers that weigh nothing; no weights there."""
     folder = tmp_path_factory.mktemp("wide")
-    config = random_weights.BUILT_IN["google/paligemma-3b-pt-224"]()
+    config = built_in()["google/paligemma-3b-pt-224"]()
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     config.text_config.update(text | {"num_attention_heads": 2})

@@ -249,7 +249,7 @@ BROKEN = {
         lambda folder: (folder / "config.json").write_text("[1]"),
         "damaged config.json",
     ),
-    "another model": (edit_json("config.json", model_type="llava"), "not a PaliGemma"),
+    "another model": (edit_json("config.json", model_type="llava"), "not known here, 'llava'"),
     "nonsense configuration": (edit_json("config.json", text_config=7), "does not describe"),
     "no weights": (remove(WEIGHTS), "no model.safetensors"),
     "truncated weights": (cut(WEIGHTS), "damaged or truncated"),

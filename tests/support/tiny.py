@@ -12,7 +12,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from qvla.models.word_processor import build_processor
+from qvla.models.families.paligemma import PALIGEMMA
+from qvla.models.families.word_tokens import word_processor
 
 WORDS = (
     "caption en describe a the of in is are . many some planes buildings river forest airport "
@@ -29,7 +30,7 @@ def build_tiny(
     vision MLP a width that is no multiple of 64, as SigLIP So400m's 4,304. Weights are wide enough
     for greedy captions to differ between photos and between variants.
     """
-    processor = build_processor(WORDS, image_size=32, image_tokens=4)
+    processor = word_processor(PALIGEMMA, WORDS, image_size=32, image_tokens=4)
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     text = GemmaConfig(
         vocab_size=len(processor.tokenizer),

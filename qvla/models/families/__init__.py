@@ -6,6 +6,7 @@ question.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -25,21 +26,25 @@ def families() -> tuple[Family, ...]:
     return (PALIGEMMA,)
 
 
-def family_named(model_type: object) -> Family:
-    """The family of a configuration's `model_type`; raises BackboneError for one not known here."""
+def family_named(model_type: object, of: str = "The model") -> Family:
+    """The family of a `model_type`; BackboneError for one not known here says what it is `of`."""
     for family in families():
         if family.model_type == model_type:
             return family
     known = ", ".join(f"{family.title} ({family.model_type})" for family in families())
     raise BackboneError(
-        f"Models of the type {model_type!r} are not known here: choose one of a family that is, "
-        f"{known}."
+        f"{of} is of a model type that is not known here, {model_type!r}: choose one of {known}."
     )
 
 
 def family_of(config: PreTrainedConfig) -> Family:
     """The family of a model's configuration; raises BackboneError for one not known here."""
     return family_named(getattr(config, "model_type", None))
+
+
+def built_in() -> dict[str, Callable[[], PreTrainedConfig]]:
+    """Makers of the configurations that need no file, by the model's hub id."""
+    return {name: make for family in families() for name, make in family.built_in.items()}
 
 
 def family_of_processor(processor: ProcessorMixin) -> Family:

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
 
 from qvla.errors import QvlaError
+from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.families.family import IGNORED, Family
 
 
@@ -83,7 +84,7 @@ class PaliGemma(Family):
     tower_layers = "model.vision_tower.encoder.layers"
     projector = "model.multi_modal_projector"
 
-    built_in: ClassVar = {"google/paligemma-3b-pt-224": paligemma_3b_224}
+    built_in: ClassVar = {PALIGEMMA_3B: paligemma_3b_224}
     # Transformers renames them when it loads, since version 4.52.
     published: ClassVar = {
         "model.language_model.": "language_model.model.",
