@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ FLOORS = (
     ("errors", "faults", "files", "locks", "progress", "proxies"),
 )
 LONGEST = 350  # lines
+# What is one model family's own may be named in that family's file alone.
+FAMILIES = "qvla/models/families/"
+CLASS_NAME = re.compile(r"\b(?:PaliGemma|Gemma|Siglip)\d?[A-Z]\w*")
+MODULE_NAME = re.compile(
+    r"\b(?:language_model|vision_tower|multi_modal_projector|lm_head|embed_tokens)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,41 @@ def circles(root: Path) -> list[str]:
     return found
 
 
+def named(node: ast.AST) -> Iterator[str]:
+    """The names and texts in one node of a file's tree."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for field in ("id", "attr", "arg", "name", "module"):
+        value = getattr(node, field, None)
+        if isinstance(value, str):
+            yield value
+
+
+def docstrings(tree: ast.AST) -> set[ast.AST]:
+    """Texts that stand by themselves, which nothing reads."""
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def familiar(root: Path) -> list[str]:
+    """Lines outside the families that name a class or a module of one."""
+    found = []
+    for path in modules(root).values():
+        place = str(path.relative_to(root))
+        if place.startswith(FAMILIES):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        told = docstrings(tree)
+        for node in ast.walk(tree):
+            for text in () if node in told else named(node):
+                if match := CLASS_NAME.search(text) or MODULE_NAME.search(text):
+                    found.append(f"{place}:{node.lineno}: names {match[0]}")
+    return found
+
+
+def test_only_a_familys_file_names_its_classes_and_modules() -> None:
+    assert familiar(ROOT) == []
+
+
 def test_arrows_go_down() -> None:
     assert wrong_ways(ROOT) == []
 
@@ -181,6 +223,25 @@ def test_every_test_lies_in_the_folder_of_what_it_tests() -> None:
             circles,
             "qvla/data/one.py:2: qvla.data.one uses qvla.data.two; "
             "qvla/data/two.py:1: qvla.data.two uses qvla.data.one",
+        ),
+        (
+            {
+                "models/families/one.py": "from transformers import PaliGemmaConfig\n",
+                "models/one.py": '"""Of Gemma2Config and its lm_head."""\n\nx = "PaliGemma 2"\n',
+                "models/two.py": "def f(model):\n    return model.language_model\n",
+            },
+            familiar,
+            "qvla/models/two.py:2: names language_model",
+        ),
+        (
+            {"data/one.py": "import transformers\n\nx = transformers.SiglipVisionModel\n"},
+            familiar,
+            "qvla/data/one.py:3: names SiglipVisionModel",
+        ),
+        (
+            {"data/one.py": 'LAYERS = rf".*language_model\\.layers"\n'},
+            familiar,
+            "qvla/data/one.py:1: names language_model",
         ),
     ],
 )

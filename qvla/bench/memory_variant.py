@@ -37,12 +37,13 @@ def measure(
     """Loads the variant alone and captions the photo. Call it once in a process."""
     import bitsandbytes  # noqa: F401
     import torch
-    from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor  # noqa: F401
 
     from qvla.bench import arrangements
     from qvla.data.imagery import open_image
+    from qvla.models.families import families
     from qvla.records.measure import Meter, sampled
 
+    families()  # imports the models' code, which is not to be counted
     image = open_image(photo, max_pixels=settings.max_pixels)
     device = torch.device(settings.device)
     if device.type == "cuda":

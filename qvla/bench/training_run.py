@@ -157,15 +157,16 @@ def measure(job: Job) -> Outcome:
     """Trains here, for as many steps as the job says and a few more. Call it once in a process."""
     import bitsandbytes  # noqa: F401
     import torch
-    from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor  # noqa: F401
 
     from qvla.bench.arrangements import BenchError
     from qvla.data.examples import read_examples
     from qvla.data.risc import fingerprint
     from qvla.methods.recipe import make_recipe
+    from qvla.models.families import families
     from qvla.tuning import training
     from qvla.tuning.training_data import sift
 
+    families()
     del training  # imported before the meter is made, as all that training needs
     device = torch.device(job.device)
     examples = sift(read_examples(job.data)).kept[: job.batch_size * job.all_steps]

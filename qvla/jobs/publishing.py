@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvla.errors import QvlaError
 from qvla.files import write_json
+from qvla.methods.registry import KINDS
 from qvla.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "published.json"
-PANES = {"adapter": "adapter", "lora": "adapter", "qvla": "qvla", "qlora": "qvla"}  # by method
 TITLES = {"adapter": "Adapter", "qvla": "QVLA"}
 
 _lock = threading.RLock()  # one change at a time: of the file, and of the line-up with it
@@ -46,6 +46,14 @@ class Published:
     @property
     def name(self) -> str:
         return shown_name(self.job)
+
+
+def pane_of(kind: str) -> str | None:
+    """The pane in which adapters of a kind of recipe answer; None for what is no adapter."""
+    found = KINDS.get(kind)
+    if found is None or not found.method.is_adapter:
+        return None
+    return "qvla" if found.quantised else "adapter"
 
 
 def shown_name(job_id: str) -> str:
@@ -79,8 +87,8 @@ def publish(
     Comparisons under way end with the adapter that they began with. Raises PublishingError, or
     AdapterError, and then the pane answers as before.
     """
-    method, model = recipe["method"], str(recipe["model"])
-    if method not in PANES:
+    pane, model = pane_of(recipe["method"]), str(recipe["model"])
+    if pane is None:
         raise PublishingError(
             "All weights of the base were trained, so this is a model of its own and no adapter: "
             f"serve it with QVLA_MODEL={folder} python -m qvla serve."
@@ -90,7 +98,6 @@ def publish(
             f"It was trained on {Path(model).name} and the panes show {Path(settings.model).name}: "
             f"serve that model with QVLA_MODEL={model} to publish it."
         )
-    pane = PANES[method]
     one = Published(job_id, str(folder), model)
     with _lock:
         lineup.swap_adapter(pane, folder, shown=one.name)

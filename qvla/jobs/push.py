@@ -17,24 +17,14 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from qvla.errors import QvlaError
 from qvla.hub import is_hub_id
+from qvla.methods.registry import KINDS, Kind
 
 CARD, RUN = "README.md", "run.json"
 PUSHED = (".json", ".safetensors", ".txt", ".model", ".jinja")  # no pickle, and nothing hidden
-METHODS = {
-    "adapter": "A bottleneck adapter on a frozen base",
-    "qvla": "A bottleneck adapter trained on a frozen base in 4-bit NF4",
-    "lora": "A LoRA adapter on a frozen base",
-    "qlora": "A LoRA adapter trained on a frozen base in 4-bit NF4",
-    "full": "A base model of which all weights were trained",
-}
 SHOWN = (
     *("epochs", "max_steps", "batch_size", "gradient_accumulation", "learning_rate"),
     *("lr_scheduler", "warmup_steps", "optimiser", "seed", "augment", "prefix"),
 )
-OF_METHOD = {
-    "bottleneck": ("reduction_factor", "activation", "layers", "sites", "train_norms"),
-    "lora": ("rank", "lora_alpha", "lora_targets", "layers"),
-}
 
 
 class PushError(QvlaError):
@@ -79,18 +69,18 @@ def model_card(folder: Path, repository: str) -> str:
     try:
         run = json.loads((folder / RUN).read_text(encoding="utf-8"))
         recipe = run["recipe"]
-        method, model = recipe["method"], recipe["model"]
+        kind, model = KINDS[recipe["method"]], recipe["model"]
         text = f"""---
-{yaml.safe_dump(_metadata(method, model), sort_keys=False).strip()}
+{yaml.safe_dump(_metadata(kind, model), sort_keys=False).strip()}
 ---
 
 # {repository.rpartition("/")[2]}
 
-{METHODS[method]}, trained to caption satellite photos. The base is {_link(model)}.
+{kind.made}, trained to caption satellite photos. The base is {_link(model)}.
 
 ## Use
 
-{_use(method, model, repository)}
+{_use(kind, model, repository)}
 
 ## Training
 
@@ -106,35 +96,35 @@ terms of the base and of the training data ({recipe["data"]}) go with these weig
     return text
 
 
-def _metadata(method: str, model: str) -> dict[str, Any]:
-    full = method == "full"
-    values: dict[str, Any] = {"library_name": "transformers" if full else "peft"}
+def _metadata(kind: Kind, model: str) -> dict[str, Any]:
+    is_adapter = kind.method.is_adapter
+    values: dict[str, Any] = {"library_name": "peft" if is_adapter else "transformers"}
     if is_hub_id(model):
-        values |= {"base_model": model, "base_model_relation": "finetune" if full else "adapter"}
+        relation = "adapter" if is_adapter else "finetune"
+        values |= {"base_model": model, "base_model_relation": relation}
         if model.startswith("google/paligemma"):
             values["license"] = "gemma"
     values |= {
         "pipeline_tag": "image-text-to-text",
-        "tags": ["qvla", "paligemma", "image-captioning", "remote-sensing", method],
+        "tags": ["qvla", "paligemma", "image-captioning", "remote-sensing", kind.name],
         "language": "en",
     }
     return values
 
 
-def _use(method: str, model: str, repository: str) -> str:
-    if method == "full":
+def _use(kind: Kind, model: str, repository: str) -> str:
+    if not kind.method.is_adapter:
         return f"```sh\nQVLA_MODEL={repository} python -m qvla serve\n```"
-    name = "QVLA_NF4_ADAPTER" if method in ("qvla", "qlora") else "QVLA_ADAPTER"
+    name = "QVLA_NF4_ADAPTER" if kind.quantised else "QVLA_ADAPTER"
     text = f"With QVLA:\n\n```sh\nQVLA_MODEL={model} {name}={repository} python -m qvla serve\n```"
-    if method in ("adapter", "qvla"):
-        text += "\n\nIts PEFT method is QVLA's own: `import qvla.methods.bottleneck` first."
+    if kind.method.needs_import is not None:
+        text += f"\n\nIts PEFT method is QVLA's own: `import {kind.method.needs_import}` first."
     return text
 
 
 def _facts(run: dict[str, Any]) -> dict[str, Any]:
     recipe, data = run["recipe"], run["data"]
-    kind = "lora" if recipe["method"] in ("lora", "qlora") else "bottleneck"
-    names = SHOWN if recipe["method"] == "full" else (*SHOWN, *OF_METHOD[kind])
+    names = (*SHOWN, *KINDS[recipe["method"]].method.fields)
     percent = run["parameters"]["adapter_percent"]
     return {
         "method": recipe["method"],

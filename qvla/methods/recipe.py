@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qvla.errors import QvlaError
+from qvla.methods.method import Method, TrainingError
+from qvla.methods.registry import KINDS, Kind, methods_in_words
 from qvla.settings import CAPTION_PREFIX
 
 # All linear layers of the decoder, which QLoRA found to matter most (arXiv 2305.14314, section 4).
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-QUANTISED = ("qvla", "qlora")
-# QLoRA's for models up to 13B (its table 9), and PaliGemma's usual one for transfers.
-LEARNING_RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
-
-
-class TrainingError(QvlaError):
-    """The run cannot start or go on; the message says what to mend."""
+KindName = str if TYPE_CHECKING else Literal[tuple(KINDS)]
 
 
 class Recipe(BaseModel):
@@ -32,11 +28,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    method: Literal["adapter", "qvla", "lora", "qlora", "full"] = Field(
-        "adapter",
-        description="adapter, lora: on a frozen float base; qvla, qlora: the same on a frozen NF4 "
-        "base; full: all weights of the base",
-    )
+    method: KindName = Field("adapter", description=methods_in_words())
     model: str = Field(description="base checkpoint: a folder or a hub id")
     data: Path = Field(description="folder in the RISC layout (captions.csv and images)")
     output: Path = Field(description="folder that the adapter is written to when the run is done")
@@ -119,8 +111,13 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _choose_learning_rate(self) -> Recipe:
         if self.learning_rate is None:
-            self.learning_rate = LEARNING_RATES.get(self.method, 5e-4)
+            self.learning_rate = self.kind.method.learning_rate
         return self
+
+    @property
+    def kind(self) -> Kind:
+        """The method, and how its base is held: what `method` names in the registry."""
+        return KINDS[self.method]
 
     @property
     def checkpoints(self) -> Path:
@@ -135,17 +132,16 @@ class Recipe(BaseModel):
     @property
     def base_precision(self) -> str:
         """The base's precision as `qvla.models.backbone.Precision` spells it."""
-        if self.method in QUANTISED:
+        if self.kind.quantised:
             return "nf4"
-        if self.method == "full":  # steps of 1e-5 are lost in bfloat16 weights
-            return self.precision or "fp32"
-        return self.precision or ("bf16" if self.bf16 else "fp32")
+        own = self.precision or self.kind.method.precision
+        return own or ("bf16" if self.bf16 else "fp32")
 
     @property
     def recomputes(self) -> bool:
         """Whether activations are recomputed in the backward pass."""
         if self.gradient_checkpointing is None:
-            return self.method in QUANTISED
+            return self.kind.quantised
         return self.gradient_checkpointing
 
     def card(self) -> dict[str, Any]:
@@ -184,6 +180,21 @@ def make_recipe(**values: Any) -> Recipe:
         raise TrainingError(
             f"The recipe's {name} cannot be {first['input']!r}: {first['msg']}."
         ) from error
+
+
+def fields_of(method: Method, **given: Any) -> SimpleNamespace:
+    """A method's own fields of a recipe: those given, the others at their defaults.
+
+    Values are not checked here. Raises TrainingError for a field that the method does not have.
+    """
+    for name in given:
+        if name not in method.fields:
+            raise TrainingError(
+                f"{method.title} has no setting called {name}: it has "
+                f"{', '.join(method.fields) or 'none of its own'}."
+            )
+    defaults = {name: Recipe.model_fields[name].get_default() for name in method.fields}
+    return SimpleNamespace(**{**defaults, **given})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ report takes a second for any size and needs neither weights nor network for wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from qvla.hub import local_folder
-from qvla.methods.bottleneck import BottleneckConfig, count_parameters
+from qvla.methods.recipe import fields_of
+from qvla.methods.registry import adapter_method
 from qvla.models import int8_embedding, nf4
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.checkpoint import BackboneError, read_config
@@ -28,43 +28,38 @@ from qvla.models.footprint import census
 def report(
     model: str | Path = PALIGEMMA_3B,
     *,
-    reduction_factor: int = 16,
-    activation: str = "silu",
-    layers: Sequence[int] | None = None,
-    sites: Sequence[str] = ("attention", "mlp"),
-    train_norms: bool = False,
+    method: str = "bottleneck",
+    **fields: Any,
 ) -> dict[str, Any]:
-    """What a model consists of, with one bottleneck adapter and in each precision.
+    """What a model consists of, with one adapter and in each precision.
 
     Args:
         model: a built-in name, a checkpoint's folder (its weights may be missing), or a hub id.
-        reduction_factor, activation, layers, sites, train_norms: see `BottleneckConfig`.
+        method: of the adapter, a name in `qvla.methods.registry`.
+        fields: what a recipe may say of that method, such as `reduction_factor`; what is left out
+            is at the recipe's default.
 
-    Returns a JSON-ready dict: `full_params`, `parts`, `adapter_params` (bottlenecks alone, as the
-    report's table I counts), `adapter_norm_params`, `adapter_sites`, `adapter_percent` (of
-    full_params), `nf4_packed_elements`, `nf4_elements` (stored elements by dtype, with the float16
-    and the float32 one-dimensional parameters of the report's own count), and `weight_bytes` by
-    precision: `nf4` with the embedding table in bfloat16, `nf4_float32_norms` as the report's
-    script held it, `nf4_int8_embeddings` with the table in 8 bits, as `load_backbone` holds it
-    unless told otherwise.
+    Returns a JSON-ready dict: `full_params`, `parts`, `adapter_params` (of bottlenecks without
+    norms, as the report's table I counts), `adapter_norm_params`, `adapter_sites`,
+    `adapter_percent` (of full_params), `nf4_packed_elements`, `nf4_elements` (stored elements by
+    dtype, with the float16 and the float32 one-dimensional parameters of the report's own count),
+    and `weight_bytes` by precision: `nf4` with the embedding table in bfloat16,
+    `nf4_float32_norms` as the report's script held it, `nf4_int8_embeddings` with the table in 8
+    bits, as `load_backbone` holds it unless told otherwise.
 
     Raises:
         BackboneError: an unknown model or one of a family that is not known here.
+        TrainingError: a method that does not exist, or a field that it does not have.
         BottleneckError: an adapter that this model cannot carry.
     """
     config = read_model_config(model)
-    base = family_of(config).skeleton(config)
+    family, entry = family_of(config), adapter_method(method)
+    base = family.skeleton(config)
     counts = census(base)
     quantised = _nf4(config)
-    adapter = BottleneckConfig(
-        reduction_factor=reduction_factor,
-        activation=activation,
-        layers=None if layers is None else list(layers),
-        sites=list(sites),
-        train_norms=train_norms,
-    )
+    adapter = entry.config(fields_of(entry, **fields), family)
     with torch.device("meta"):
-        adapters = count_parameters(get_peft_model(base, adapter))
+        adapters = entry.count(get_peft_model(base, adapter))
     total = counts.total_parameters
     return {
         "model": str(model),
@@ -108,7 +103,9 @@ def _nf4(config: PreTrainedConfig) -> dict[str, Any]:
     packed = sum(-(-size // 2) for size in sizes)
     rest = total - sum(sizes)
     state_bytes = sum(map(nf4.state_bytes, sizes))
-    tables = {id(m.weight): m.weight for m in (model.get_output_embeddings(), model.get_input_embeddings())}
+    held = (model.get_output_embeddings(), model.get_input_embeddings())
+    held = (model.get_output_embeddings(), model.get_input_embeddings())
+    tables = {id(module.weight): module.weight for module in held}
     saved = [2 * one.numel() - int8_embedding.table_bytes(*one.shape) for one in tables.values()]
     return {
         "layers": len(sizes),

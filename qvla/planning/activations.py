@@ -12,10 +12,11 @@ Everything here is in bytes, for one step on one device.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from transformers import PaliGemmaConfig
+from transformers import PreTrainedConfig
+
+from qvla.methods.method import Trained
 
 FLOAT = 4  # bytes of a float32, which norms and the loss are taken in
 PEAK_OF_LOSS = 8  # bytes a logit: its gradient before and after the softmax, both in float32
@@ -54,29 +55,14 @@ class Step:
         return self.compute < self.residual
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What is trained in the decoder: `full`, or something of `width` in some of its layers.
-
-    For `bottleneck` the sites are sublayers (attention, mlp) and `norms` says whether the norms
-    that come next are trained; for `lora` they are names of projections, and the width is the rank.
-    """
-
-    method: str = "full"
-    width: int = 0
-    layers: Collection[int] = ()
-    sites: Collection[str] = ()
-    norms: bool = False
-
-
 class Decoder:
     """What the language decoder keeps and uses in one step."""
 
-    def __init__(self, config: PaliGemmaConfig, step: Step, trained: Trained) -> None:
+    def __init__(self, config: PreTrainedConfig, step: Step, trained: Trained) -> None:
         text = config.text_config
         self.step = step
         self.trained = trained
-        self.full = trained.method == "full"
+        self.full = trained.form == "full"
         self.hidden = text.hidden_size
         self.width = text.intermediate_size
         self.layers = text.num_hidden_layers
@@ -227,7 +213,7 @@ class Decoder:
     ) -> tuple[int, bool]:
         """Projections of one input. `shared` says that something else keeps that input already."""
         step, trained = self.step, self.trained
-        around = [name for name in outputs if trained.method == "lora" and name in trained.sites]
+        around = [name for name in outputs if trained.form == "parallel" and name in trained.sites]
         around = around if index in trained.layers else []
         takers = len(outputs) if self.full else len(around)
         # One input for all that take it; but float32 activations or weights that are computed in
@@ -252,7 +238,7 @@ class Decoder:
         the compute type, of which the first is needed for gradients of the input alone.
         """
         step, trained = self.step, self.trained
-        if trained.method != "bottleneck" or not self._has_bottleneck(index, site):
+        if trained.form != "sequential" or not self._has_bottleneck(index, site):
             return 0, live
         kept = step.compute * step.tokens * (self.hidden + 2 * trained.width)
         if step.compute < FLOAT:
@@ -266,7 +252,7 @@ class Decoder:
         """Whether the norm after this sublayer is trained; see `qvla.methods.bottleneck`."""
         if self.full:
             return True
-        wanted = self.trained.method == "bottleneck" and self.trained.norms
+        wanted = self.trained.form == "sequential" and self.trained.norms
         return wanted and self._has_bottleneck(index, site)
 
     def _rotary(self) -> int:
@@ -281,7 +267,7 @@ class Decoder:
 class Tower:
     """What the vision tower keeps when it trains, and uses when it does not."""
 
-    def __init__(self, config: PaliGemmaConfig, step: Step) -> None:
+    def __init__(self, config: PreTrainedConfig, step: Step) -> None:
         vision = config.vision_config
         self.step = step
         self.hidden = vision.hidden_size

@@ -10,25 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from bitsandbytes.functional import has_avx512bf16
-from transformers import PaliGemmaConfig
+from transformers import PreTrainedConfig
 
 from qvla.errors import QvlaError
-from qvla.methods.bottleneck import BottleneckConfig
+from qvla.methods.method import Trained
+from qvla.methods.recipe import Recipe, fields_of
+from qvla.methods.registry import Kind, adapter_method
 from qvla.models import nf4
 from qvla.models.architectures import PALIGEMMA_3B
+from qvla.models.families import family_of
 from qvla.models.int8_embedding import CHUNK_BYTES
 from qvla.models.params import read_model_config, report
-from qvla.planning.activations import Decoder, Step, Tower, Trained
+from qvla.planning.activations import Decoder, Step, Tower
 from qvla.planning.gpus import fitting
 from qvla.planning.trainable import Skeleton, optimiser_bytes
 from qvla.settings import load_settings
-
-if TYPE_CHECKING:
-    from qvla.methods.recipe import Recipe
 
 VARIANTS = ("base", "adapter", "qvla")
 TASKS = ("captioning", "training")
@@ -113,19 +113,15 @@ def plan(
     embeddings_8bit: bool | None = None,
     attention: str | None = None,
     device: str = "cuda",
-    reduction_factor: int = 16,
-    layers: Sequence[int] | None = None,
-    sites: Sequence[str] = ("attention", "mlp"),
-    train_norms: bool = False,
-    rank: int | None = None,
-    lora_targets: Sequence[str] = (),
+    method: str = "bottleneck",
+    **fields: Any,
 ) -> Plan:
     """Predicts the memory of one process.
 
     Args:
         model: a built-in name, a checkpoint's folder (its weights may be missing), or a hub id.
-        variant: `adapter` and `qvla` train bottleneck adapters on a frozen base, the vision tower
-            without gradients; `base` trains every weight.
+        variant: `adapter` and `qvla` train an adapter on a frozen base, the vision tower without
+            gradients; `base` trains every weight.
         batch_size: rows of a step, or photos that are captioned at once.
         image_tokens: of one photo; by default the model's own.
         text_tokens: of one row behind the photo: prompt, caption and end, with padding.
@@ -140,13 +136,14 @@ def plan(
             `nf4_embeddings` says.
         attention: the decoder's, eager or sdpa; by default as a recipe chooses it for the device.
         device: cuda or cpu.
-        reduction_factor, layers, sites, train_norms: see `BottleneckConfig`.
-        rank, lora_targets: of LoRA around these projections of the decoder, in place of bottleneck
-            adapters.
+        method: of the adapter, a name in `qvla.methods.registry`.
+        fields: what a recipe may say of that method, such as `reduction_factor`; what is left out
+            is at the recipe's default.
 
     Raises:
         PlanError: a variant, task, optimiser or count that does not exist.
-        BackboneError: an unknown model or one that is no PaliGemma.
+        TrainingError: a method that does not exist, or a field that it does not have.
+        BackboneError: an unknown model or one of a family that is not known here.
         BottleneckError: an adapter that this model cannot carry.
     """
     _check("variant", variant, VARIANTS)
@@ -157,7 +154,7 @@ def plan(
     _check("attention", attention, (None, "eager", "sdpa"))
     config = read_model_config(model)
     training = task == "training"
-    image_tokens = _tokens_of_a_photo(config) if image_tokens is None else image_tokens
+    image_tokens = family_of(config).image_tokens(config) if image_tokens is None else image_tokens
     text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
     if label_tokens is None:
         label_tokens = max(batch_size * (text_tokens - PROMPT_TOKENS), 1)
@@ -186,16 +183,8 @@ def plan(
     if quantised:
         weights = _nf4_bytes(model, skeleton, embeddings_8bit, device == "cpu" and not training)
     if variant != "base":
-        if rank is None:
-            adapter = BottleneckConfig(
-                reduction_factor=reduction_factor,
-                layers=None if layers is None else list(layers),
-                sites=list(sites),
-                train_norms=train_norms,
-            )
-            trained, sizes = skeleton.bottleneck(adapter)
-        else:
-            trained, sizes = skeleton.lora(rank, lora_targets, layers)
+        adapter = adapter_method(method)
+        trained, sizes = skeleton.train(adapter, fields_of(adapter, **fields))
         weights += number * sum(sizes)
 
     step = Step(
@@ -237,11 +226,13 @@ def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> P
         device = recipe.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    variants = {"nf4": "qvla", "full": "base"}
-    is_lora = recipe.method in ("lora", "qlora")
+    method = recipe.kind.method
+    adapter: dict[str, Any] = {}
+    if method.is_adapter:
+        adapter = {"method": method.name, **{name: getattr(recipe, name) for name in method.fields}}
     return plan(
         recipe.model,
-        variants.get(recipe.method, variants.get(recipe.base_precision, "adapter")),
+        _variant(recipe.kind),
         task="training",
         batch_size=recipe.batch_size,
         gradient_checkpointing=recipe.recomputes,
@@ -250,18 +241,20 @@ def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> P
         autocast=recipe.bf16,
         attention=None if recipe.attention == "auto" else recipe.attention,
         device=device,
-        reduction_factor=recipe.reduction_factor,
-        layers=recipe.layers,
-        sites=recipe.sites,
-        train_norms=recipe.train_norms,
-        rank=recipe.rank if is_lora else None,
-        lora_targets=recipe.lora_targets if is_lora else (),
+        **adapter,
         **shapes,
     )
 
 
+def _variant(kind: Kind) -> str:
+    """The variant whose weights lie in memory as those of this kind of recipe do."""
+    if not kind.method.is_adapter:
+        return "base"
+    return "qvla" if kind.quantised else "adapter"
+
+
 def _step_activations(
-    config: PaliGemmaConfig, decoder: Decoder, checkpointing: bool, unpacked: int, head: int
+    config: PreTrainedConfig, decoder: Decoder, checkpointing: bool, unpacked: int, head: int
 ) -> int:
     """The most at any moment of a training step: see the comments for the moments.
 
@@ -284,7 +277,7 @@ def _step_activations(
 
 
 def _captioning_activations(
-    config: PaliGemmaConfig, step: Step, photos: int, new_tokens: int, unpacked: int
+    config: PreTrainedConfig, step: Step, photos: int, new_tokens: int, unpacked: int
 ) -> int:
     decoder, tower = Decoder(config, step, Trained()), Tower(config, replace(step, rows=photos))
     tokens = step.length + new_tokens
@@ -307,12 +300,8 @@ def _nf4_bytes(
 
 def image_tokens(model: str | Path) -> int:
     """Tokens that one photo takes in this model's prompt; raises BackboneError."""
-    return _tokens_of_a_photo(read_model_config(model))
-
-
-def _tokens_of_a_photo(config: PaliGemmaConfig) -> int:
-    vision = config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2
+    config = read_model_config(model)
+    return family_of(config).image_tokens(config)
 
 
 def _check(what: str, value: object, allowed: Sequence[object]) -> None:

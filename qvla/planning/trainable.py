@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import PreTrainedConfig
 
-from qvla.methods.bottleneck import BottleneckConfig
-from qvla.planning.activations import Trained
+from qvla.methods.method import Method, Trained
+from qvla.models.families import family_of
 
 # bitsandbytes: tensors below this keep float32 states; above, a byte a number and state, with a
 # float32 scale for each block (Dettmers et al., arXiv 2110.02861).
@@ -20,47 +21,30 @@ SMALLEST_8BIT, BLOCK_8BIT = 4096, 256
 class Skeleton:
     """A model on the meta device: shapes without memory."""
 
-    def __init__(self, config: PaliGemmaConfig) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         self._config = config
-        with torch.device("meta"):
-            self._model = PaliGemmaForConditionalGeneration(config)
+        self._family = family_of(config)
+        self._model = self._family.skeleton(config)
         # name to outputs and inputs of every layer that NF4 quantises: all but the output head
         self.linear_layers: dict[str, tuple[int, int]] = {
             name: (module.out_features, module.in_features)
             for name, module in self._model.named_modules()
-            if isinstance(module, nn.Linear) and name != "lm_head"
+            if isinstance(module, nn.Linear) and name != self._family.head
         }
         self.sizes: list[int] = [tensor.numel() for tensor in self._model.parameters()]
 
-    def bottleneck(self, adapter: BottleneckConfig) -> tuple[Trained, list[int]]:
-        """A bottleneck adapter, and the sizes of its tensors; raises BottleneckError. Call once."""
+    def train(self, method: Method, recipe: Any) -> tuple[Trained, list[int]]:
+        """What a method trains by a recipe, or by what has its fields of one, and the sizes of the
+        tensors that it trains. Raises QvlaError for what the model cannot carry. Call once.
+        """
         text = self._config.text_config
+        trained = method.trained(recipe, hidden=text.hidden_size, depth=text.num_hidden_layers)
+        adapter = method.config(recipe, self._family)
+        if adapter is None:
+            return trained, self.sizes
         with torch.device("meta"):
             adapted = get_peft_model(self._model, adapter)
-        trained = Trained(
-            "bottleneck",
-            width=text.hidden_size // adapter.reduction_factor,
-            layers=range(text.num_hidden_layers) if adapter.layers is None else adapter.layers,
-            sites=adapter.sites,
-            norms=adapter.train_norms,
-        )
         return trained, [tensor.numel() for tensor in adapted.parameters() if tensor.requires_grad]
-
-    def lora(
-        self, rank: int, targets: Sequence[str], layers: Sequence[int] | None
-    ) -> tuple[Trained, list[int]]:
-        """LoRA around some projections of the decoder, and the sizes of its matrices."""
-        depth = self._config.text_config.num_hidden_layers
-        places = range(depth) if layers is None else layers
-        trained = Trained("lora", width=rank, layers=places, sites=targets)
-        return trained, list(self._lora_sizes(trained))
-
-    def _lora_sizes(self, trained: Trained) -> Iterator[int]:
-        for name, sides in self.linear_layers.items():
-            _, found, place = name.partition("language_model.layers.")
-            steps = place.split(".")
-            if found and int(steps[0]) in trained.layers and steps[-1] in trained.sites:
-                yield from (trained.width * side for side in sides)
 
 
 def optimiser_bytes(sizes: Sequence[int], optimiser: str, number: int = 4) -> int:

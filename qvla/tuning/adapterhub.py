@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PaliGemmaForConditionalGeneration
 
 from qvla.files import write_tensors
 from qvla.methods.bottleneck import SITES, BottleneckConfig
 from qvla.methods.bottleneck.sites import norms
 from qvla.models.adapters import WEIGHTS
+from qvla.models.families.paligemma import PALIGEMMA
 from qvla.models.params import read_model_config
 from qvla.tuning.adapterhub_format import (
     ACTIVATIONS,
@@ -46,7 +46,8 @@ PARTS = {
     "adapter_up.weight": "up.weight",
     "adapter_up.bias": "up.bias",
 }
-OURS = "base_model.model.model.language_model"
+FAMILY = PALIGEMMA  # the one that such adapters were made for
+OURS = f"base_model.model.{FAMILY.decoder}"
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,8 @@ def _norms(
         raise AdapterHubError(
             f"{folder} holds normalisation layers too; name the base with --model to convert them."
         )
-    with torch.device("meta"):
-        skeleton = PaliGemmaForConditionalGeneration(read_model_config(model))
-    due = {name.partition("language_model.")[2] for name in norms(skeleton, config)}
+    skeleton = FAMILY.skeleton(read_model_config(model))
+    due = {name.removeprefix(f"{FAMILY.decoder}.") for name in norms(skeleton, config)}
     if due != found.keys() or any(norm.shape != (hidden,) for norm in found.values()):
         odd = sorted(due ^ found.keys()) or sorted(found)
         raise AdapterHubError(

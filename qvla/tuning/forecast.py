@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvla.data.examples import is_read_in_place, read_examples
-from qvla.methods.recipe import LEARNING_RATES, Recipe, flag, make_recipe
+from qvla.methods.recipe import Recipe, flag, make_recipe
+from qvla.methods.registry import FIELDS
 from qvla.records.store import Kept
 
 if TYPE_CHECKING:
     from qvla.planning.planner import Plan
-
-DEFAULT_RATE = 5e-4  # of the methods that LEARNING_RATES does not name
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,7 @@ def forecast(recipe: Recipe, speed: Speed | None = None) -> Forecast:
 
 def count_parameters(recipe: Recipe) -> tuple[int, int]:
     """Parameters that the method trains, and those of the base, from the configuration alone."""
-    shape = (
-        *("method", "model", "reduction_factor", "activation", "layers", "sites", "dropout"),
-        *("train_norms", "rank", "lora_alpha", "lora_targets"),
-    )
-    values = recipe.model_dump(mode="json", include=set(shape))
+    values = recipe.model_dump(mode="json", include={"method", "model", "layers", *FIELDS})
     return _count(json.dumps(values, sort_keys=True))
 
 
@@ -143,30 +138,21 @@ def command_line(recipe: Recipe) -> str:
 
 def _changed(recipe: Recipe) -> dict[str, Any]:
     values = {"method": recipe.method, **recipe.model_dump(mode="json", exclude_defaults=True)}
-    if values.get("learning_rate") == LEARNING_RATES.get(recipe.method, DEFAULT_RATE):
+    if values.get("learning_rate") == recipe.kind.method.learning_rate:
         del values["learning_rate"]
     return {name: value for name, value in values.items() if value is not None}
 
 
 @lru_cache(maxsize=64)
 def _count(values: str) -> tuple[int, int]:
-    import torch
-    from peft import get_peft_model
-
     from qvla.models.families import family_of
     from qvla.models.params import read_model_config
-    from qvla.tuning.methods import adapter_config, check_against
+    from qvla.tuning.methods import stand_in
 
     recipe = make_recipe(**json.loads(values), data=Path("data"), output=Path("output"))
     config = read_model_config(recipe.model)
-    adapter = adapter_config(recipe)
-    check_against(config, recipe)
-    model = family_of(config).skeleton(config)
-    base = sum(parameter.numel() for parameter in model.parameters())
-    if adapter is None:
-        return base, base
-    with torch.device("meta"):
-        model = get_peft_model(model, adapter)
+    base = family_of(config).skeleton(config).num_parameters()
+    model = stand_in(config, recipe)
     return sum(one.numel() for one in model.parameters() if one.requires_grad), base
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import psutil
 import torch
-from peft import get_peft_model
 
 from qvla.methods.recipe import Recipe, TrainingError
-from qvla.models.families import family_of
 from qvla.models.params import read_model_config
 from qvla.planning.planner import for_recipe
-from qvla.tuning.methods import adapter_config, check_against
+from qvla.tuning.methods import stand_in
 
 KEPT_CHECKPOINTS = 3  # two, and the one being written before the oldest goes
 SPARE = 1.1  # optimiser files and cards are a little more than their tensors
@@ -25,13 +23,7 @@ def check(recipe: Recipe) -> None:
     Asks the configuration alone: targets, optimiser, memory by the planner, and disk.
     """
     _check_optimiser(recipe)
-    config = read_model_config(recipe.model)
-    adapter_config(recipe)
-    check_against(config, recipe)
-    model = family_of(config).skeleton(config)
-    with torch.device("meta"):
-        if recipe.method != "full":
-            model = get_peft_model(model, adapter_config(recipe))
+    model = stand_in(read_model_config(recipe.model), recipe)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(recipe)
     check_disk(recipe, trained)

@@ -221,7 +221,7 @@ def test_refuses_a_model_without_the_language_decoder() -> None:
         vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=1, num_key_value_heads=1, head_dim=32,
     )  # fmt: skip
-    with pytest.raises(BottleneckError, match="GemmaForCausalLM has no language_model"):
+    with pytest.raises(BottleneckError, match="GemmaForCausalLM has no language decoder beside"):
         get_peft_model(GemmaForCausalLM(text), BottleneckConfig())
 
 

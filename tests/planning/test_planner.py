@@ -126,9 +126,9 @@ def trained_by(recipe: Recipe, config: PaliGemmaConfig) -> Trained:
     if recipe.method == "full":
         return Trained()
     if "lora" in recipe.method:
-        return Trained("lora", recipe.rank, layers, recipe.lora_targets)
+        return Trained("parallel", recipe.rank, layers, recipe.lora_targets)
     width = text.hidden_size // recipe.reduction_factor
-    return Trained("bottleneck", width, layers, recipe.sites, recipe.train_norms)
+    return Trained("sequential", width, layers, recipe.sites, recipe.train_norms)
 
 
 @pytest.mark.parametrize("case", KEPT.values(), ids=KEPT)
@@ -192,7 +192,7 @@ def test_paligemma_2_has_norms_and_caps_of_its_own(norms: bool) -> None:
     features = image_features(model, pixels_for(config), torch.arange(ROWS))
     kept = kept_by_autograd(model, lambda: caption_loss(model, batch_for(config), features))
     step = Step(ROWS, 4, PROMPT + CAPTION, ROWS * CAPTION, 4, 4, "eager")
-    trained = Trained("bottleneck", 8, range(2), ("attention", "mlp"), norms)
+    trained = Trained("sequential", 8, range(2), ("attention", "mlp"), norms)
     assert Decoder(config, step, trained).saved(False) == pytest.approx(kept, rel=0.02)
 
 

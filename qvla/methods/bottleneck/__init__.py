@@ -18,7 +18,8 @@ from qvla.methods.bottleneck.layer import (
     BottleneckLinear,
     BottleneckNorm,
 )
-from qvla.methods.bottleneck.model import AdapterCount, BottleneckModel, count_parameters
+from qvla.methods.bottleneck.model import BottleneckModel, count_parameters
+from qvla.methods.method import AdapterCount
 
 __all__ = [
     "ACTIVATIONS",

@@ -1,10 +1,9 @@
-"""The tuner: finds the sites in a PaliGemma, wraps them, and keeps PEFT's promises about them."""
+"""The tuner: finds the sites in a model, wraps them, and keeps PEFT's promises about them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +21,11 @@ from qvla.methods.bottleneck.layer import (
     MixedBatch,
 )
 from qvla.methods.bottleneck.sites import norms, projections
+from qvla.methods.method import AdapterCount
 
 
 class BottleneckModel(BaseTuner):
-    """Puts bottleneck adapters into the language decoder of a PaliGemma.
+    """Puts bottleneck adapters into the language decoder of a vision-language model.
 
     Use it through `peft.get_peft_model` or `peft.PeftModel.from_pretrained`.
     """
@@ -192,19 +192,6 @@ class BottleneckModel(BaseTuner):
                     f"file and {tuple(shape)} in this model; choose one made for this model."
                 )
         return weights
-
-
-@dataclass(frozen=True)
-class AdapterCount:
-    """What one adapter trains, counted in parameters; `sites` counts its bottlenecks."""
-
-    adapters: int
-    norms: int
-    sites: int
-
-    @property
-    def total(self) -> int:
-        return self.adapters + self.norms
 
 
 def count_parameters(model: nn.Module, adapter_name: str | None = None) -> AdapterCount:

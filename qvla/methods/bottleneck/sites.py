@@ -1,8 +1,7 @@
-"""Where in a PaliGemma's language decoder the adapters go, by module name."""
+"""Where in a model's language decoder the adapters go, by module name."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from torch import nn
@@ -10,17 +9,13 @@ from torch import nn
 from qvla.methods.bottleneck.config import SITES, BottleneckConfig, BottleneckError
 from qvla.methods.bottleneck.layer import BottleneckLinear
 
-# SigLIP's layers lie under `vision_tower.encoder.layers` and so can never be meant.
-DECODER_LAYER = re.compile(r"(?:.+\.)?language_model\.layers\.(\d+)")
-
 
 def projections(model: nn.Module, config: BottleneckConfig) -> Iterator[str]:
     """Names of the projections to wrap, each checked to be one that an adapter fits after."""
-    layers = _decoder_layers(model)
-    for index in _adapted_layers(model, config):
-        name, layer = layers[index]
+    path, layers = _decoder(model)
+    for index in _adapted_layers(layers, config):
         for site in config.sites:
-            projection = layer.get_submodule(SITES[site])
+            projection = layers[index].get_submodule(SITES[site])
             if isinstance(projection, BottleneckLinear):
                 projection = projection.get_base_layer()
             hidden = projection.out_features
@@ -29,7 +24,7 @@ def projections(model: nn.Module, config: BottleneckConfig) -> Iterator[str]:
                     f"A reduction factor of {config.reduction_factor} leaves no width at a hidden "
                     f"size of {hidden}: choose one of at most {hidden}."
                 )
-            yield f"{name}.{SITES[site]}"
+            yield f"{path}.layers.{index}.{SITES[site]}"
 
 
 def norms(model: nn.Module, config: BottleneckConfig) -> Iterator[str]:
@@ -39,33 +34,41 @@ def norms(model: nn.Module, config: BottleneckConfig) -> Iterator[str]:
     one in the decoder's final `norm`. Gemma 2, of PaliGemma 2, normalises each sublayer's output
     itself.
     """
-    layers = _decoder_layers(model)
-    for index in _adapted_layers(model, config):
-        name, layer = layers[index]
+    path, layers = _decoder(model)
+    for index in _adapted_layers(layers, config):
         if "attention" in config.sites:
-            yield f"{name}.post_attention_layernorm"
+            yield f"{path}.layers.{index}.post_attention_layernorm"
         if "mlp" in config.sites:
-            if hasattr(layer, "post_feedforward_layernorm"):
-                yield f"{name}.post_feedforward_layernorm"
-            elif index + 1 in layers:
-                yield f"{layers[index + 1][0]}.input_layernorm"
+            if hasattr(layers[index], "post_feedforward_layernorm"):
+                yield f"{path}.layers.{index}.post_feedforward_layernorm"
+            elif index + 1 < len(layers):
+                yield f"{path}.layers.{index + 1}.input_layernorm"
             else:
-                yield f"{name.removesuffix(f'.layers.{index}')}.norm"
+                yield f"{path}.norm"
 
 
-def _decoder_layers(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
-    """Index to name and module of each layer of the language decoder."""
-    matches = ((DECODER_LAYER.fullmatch(name), module) for name, module in model.named_modules())
-    layers = {int(match[1]): (match[0], module) for match, module in matches if match}
-    if not layers:
-        raise BottleneckError(
-            f"{type(model).__name__} has no language_model.layers to adapt: use a PaliGemma model."
-        )
-    return layers
+def _decoder(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Name and layers of the language decoder of a vision-language model, and of no other's.
+
+    Transformers knows where it lies. A tuner may be handed the model in a wrapping of its own.
+    """
+    for name, module in model.named_modules():
+        config = getattr(module, "config", None)
+        if not hasattr(module, "get_decoder") or getattr(config, "vision_config", None) is None:
+            continue
+        decoder = module.get_decoder()
+        path = next((own for own, one in module.named_modules() if one is decoder), "")
+        layers = getattr(decoder, "layers", None)
+        if path and isinstance(layers, nn.ModuleList):
+            return f"{name}.{path}" if name else path, layers
+    raise BottleneckError(
+        f"{type(model).__name__} has no language decoder beside a vision tower to adapt: use a "
+        "vision-language model such as PaliGemma."
+    )
 
 
-def _adapted_layers(model: nn.Module, config: BottleneckConfig) -> list[int]:
-    count = len(_decoder_layers(model))
+def _adapted_layers(layers: nn.ModuleList, config: BottleneckConfig) -> list[int]:
+    count = len(layers)
     indices = list(range(count)) if config.layers is None else config.layers
     if indices[-1] >= count:
         raise BottleneckError(

@@ -12,7 +12,7 @@ from gradio.utils import get_upload_folder
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.jobs import publishing
-from qvla.jobs.publishing import PANES, TITLES, PublishingError, shown_name
+from qvla.jobs.publishing import TITLES, PublishingError, pane_of, shown_name
 from qvla.settings import Settings
 from qvla.ui.background import Tasks
 from qvla.ui.tables import record_folders
@@ -101,7 +101,7 @@ class JobActions:
         if not isinstance(limit, (int, float)) or limit < 0 or limit != int(limit):
             raise QvlaError("The number of photos must be 0, for all, or more.")
         records = Path(record_folders(self.settings)[-1])
-        pane = PANES.get(recipe["method"])
+        pane = pane_of(recipe["method"])
         option = {"adapter": "--adapter", "qvla": "--nf4-adapter"}
         weights = [option[pane], str(folder)] if pane else []
         return [

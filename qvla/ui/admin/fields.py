@@ -10,20 +10,23 @@ from typing import Any, Literal, Union, get_args, get_origin
 import gradio as gr
 
 from qvla.methods.recipe import Recipe, TrainingError
+from qvla.methods.registry import kinds_with
 
-BOTTLENECK, LORA = ("adapter", "qvla"), ("lora", "qlora")
-ADAPTERS = BOTTLENECK + LORA
 LONGEST = 2000  # letters of a field
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the recipe on the form; with `methods`, it is only for those."""
+    """A field of the recipe on the form."""
 
     name: str
     label: str
-    methods: tuple[str, ...] = ()
     width: int = 150  # pixels at least
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The recipe's methods that it is for; none for a field that all have."""
+        return kinds_with(self.name)
 
 
 FIRST = (
@@ -39,13 +42,13 @@ USUAL = (
     Field("batch_size", "Batch size"),
     Field("gradient_accumulation", "Gradient accumulation"),
     Field("learning_rate", "Learning rate"),
-    Field("reduction_factor", "Reduction factor", BOTTLENECK),
-    Field("rank", "Rank", LORA),
-    Field("layers", "Decoder layers", ADAPTERS),
+    Field("reduction_factor", "Reduction factor"),
+    Field("rank", "Rank"),
+    Field("layers", "Decoder layers"),
     Field("optimiser", "Optimiser"),
     Field("augment", "Augmentation"),
     Field("seed", "Seed"),
-    Field("train_norms", "Train norms", BOTTLENECK),
+    Field("train_norms", "Train norms"),
 )
 RARE = (
     Field("sources", "Sources"),
@@ -59,11 +62,11 @@ RARE = (
     Field("weight_decay", "Weight decay"),
     Field("adam_beta2", "AdamW's beta 2"),
     Field("max_grad_norm", "Gradient norm"),
-    Field("dropout", "Dropout", ADAPTERS),
-    Field("activation", "Activation", BOTTLENECK),
-    Field("sites", "Sublayers", BOTTLENECK),
-    Field("lora_alpha", "LoRA alpha", LORA),
-    Field("lora_targets", "LoRA targets", LORA, 300),
+    Field("dropout", "Dropout"),
+    Field("activation", "Activation"),
+    Field("sites", "Sublayers"),
+    Field("lora_alpha", "LoRA alpha"),
+    Field("lora_targets", "LoRA targets", 300),
     Field("prefix", "Prompt"),
     Field("precision", "Base precision"),
     Field("gradient_checkpointing", "Gradient checkpointing"),
@@ -83,7 +86,7 @@ def component(field: Field) -> Any:
         "info": info.description,
         "elem_id": f"job-{field.name.replace('_', '-')}",
         "min_width": field.width,
-        "visible": not field.methods or "adapter" in field.methods,
+        "visible": not field.methods or Recipe.model_fields["method"].default in field.methods,
         "interactive": True,
     }
     kind = kinds[0]

@@ -16,6 +16,7 @@ from qvla.data.columns import PRESETS
 from qvla.data.risc import TABLE
 from qvla.errors import QvlaError
 from qvla.methods.recipe import Recipe, make_recipe
+from qvla.methods.registry import makes_model
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.records import store as records
 from qvla.settings import Settings
@@ -92,9 +93,9 @@ class JobForm:
         }
 
     def _full(self) -> list[Path]:
-        """What finished full fine-tunes made."""
+        """The models that finished full fine-tunes made."""
         jobs = self._jobs()
-        full = [job.id for job in jobs.all() if job.recipe["method"] == "full"]
+        full = [job.id for job in jobs.all() if makes_model(job.recipe["method"])]
         return [folder for job_id in full if (folder := jobs.adapter(job_id)) is not None]
 
     def _below_roots(self) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from qvla.errors import QvlaError
-from qvla.jobs.publishing import PANES, shown_name
+from qvla.jobs.publishing import pane_of, shown_name
 from qvla.methods.recipe import make_recipe
 from qvla.tuning import forecast
 from qvla.ui.admin import curves
@@ -26,7 +26,6 @@ Updates = dict[Any, Any]
 Seen = tuple[Any, ...]
 
 RESUMABLE = ("failed", "cancelled", "interrupted")
-COLOURS = {"adapter": "adapter", "lora": "adapter", "qvla": "qvla", "qlora": "qvla", "full": "base"}
 
 
 class JobView:
@@ -115,7 +114,7 @@ class JobView:
             **self._buttons(job, state, method, panes.get(job.id)),
         }
         if tuple(seen) != now:
-            variant = COLOURS.get(method, "")
+            variant = pane_of(method) or "base"  # whose colour it has
             updates[self.samples] = render_samples(said, str(job.recipe["data"]))
             updates[self.recipe] = _recipe(job)
             for plot, make in (
@@ -142,8 +141,9 @@ class JobView:
 
     def _buttons(self, job: Job, state: str, method: str, pane: str | None) -> Updates:
         done, over = state == "done", state not in ("queued", "running")
-        can_publish = done and method in PANES and pane is None
-        title = PANE_TITLES.get(PANES.get(method, ""), "")
+        own = pane_of(method)
+        can_publish = done and own is not None and pane is None
+        title = PANE_TITLES.get(own or "", "")
         return {
             self.cancel: gr.Button(visible=not over and not job.cancel_requested),
             self.resume: gr.Button(visible=state in RESUMABLE),

@@ -17,6 +17,7 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.jobs import publishing
+from qvla.methods.registry import makes_model
 from qvla.settings import Settings
 from qvla.ui.admin.actions import JobActions, panes_of
 from qvla.ui.admin.form import JobForm, problem
@@ -274,7 +275,7 @@ class AdminTab:
         with suppress(QvlaError):
             jobs = self.jobs()
             folder = jobs.adapter(str(job_id))
-            if folder is not None and jobs.get(str(job_id)).recipe["method"] == "full":
+            if folder is not None and makes_model(jobs.get(str(job_id)).recipe["method"]):
                 return full_model_note(folder)
         return ""
 

@@ -1,0 +1,116 @@
+"""What is known of every way to fine-tune: an entry of the registry.
+
+Light on purpose: forms and flags read the entries, so PEFT and PyTorch are imported within the
+calls that need them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from qvla.errors import QvlaError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+
+class TrainingError(QvlaError):
+    """The run cannot start or go on; the message says what to mend."""
+
+
+class Places(Protocol):
+    """What a method needs to know of a model family: see `qvla.models.families`."""
+
+    @property
+    def decoder_layers(self) -> str:
+        """Where the language decoder's layers lie in the bare model."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained in the decoder, in the terms that memory goes by (He et al., arXiv
+    2110.04366, section 3).
+
+    `full` is everything; `sequential` something of `width` behind some sublayers (`sites` are
+    attention, mlp), with `norms` the norms that come next too; `parallel` something low-rank beside
+    some projections (`sites` are their names), whose `width` is its rank.
+    """
+
+    form: Literal["full", "sequential", "parallel"] = "full"
+    width: int = 0
+    layers: Collection[int] = ()
+    sites: Collection[str] = ()
+    norms: bool = False
+
+
+@dataclass(frozen=True)
+class AdapterCount:
+    """What one adapter trains, counted in parameters; `sites` counts the places it stands at."""
+
+    adapters: int
+    norms: int
+    sites: int
+
+    @property
+    def total(self) -> int:
+        return self.adapters + self.norms
+
+
+class Method(ABC):
+    """One way to fine-tune. A `recipe` is here anything that has the method's `fields`."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    made: ClassVar[str]  # what comes of it, as a sentence begins
+    paper: ClassVar[str]
+    link: ClassVar[str]
+    fields: ClassVar[tuple[str, ...]] = ()  # its own ones of a recipe
+    learning_rate: ClassVar[float]  # the default
+    precision: ClassVar[str | None] = None  # that the float base needs, where it needs one
+    peft_type: ClassVar[str | None] = None  # as adapter_config.json has it; None: no adapter
+    needs_import: ClassVar[str | None] = None  # a module that makes it known to PEFT
+    merges: ClassVar[bool]  # whether an adapter can be merged into its base's weights
+    on_nf4: ClassVar[bool]  # whether it works on quantised bases
+    mixes: ClassVar[bool]  # whether a batch may hold rows of several, by `adapter_names`
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it leaves the base as it is and makes a PEFT folder."""
+        return self.peft_type is not None
+
+    @abstractmethod
+    def config(self, recipe: Any, places: Places) -> PeftConfig | None:
+        """The recipe in PEFT's terms, None for what is no adapter; raises QvlaError."""
+
+    @abstractmethod
+    def touched(self, model: nn.Module, recipe: Any, places: Places) -> list[str]:
+        """Names of the bare model's modules that it wraps or trains; raises QvlaError."""
+
+    @abstractmethod
+    def trained(self, recipe: Any, *, hidden: int, depth: int) -> Trained:
+        """What it trains in a decoder of that hidden size and so many layers."""
+
+    def check(self, model: nn.Module, recipe: Any, places: Places) -> None:
+        """Raises QvlaError for what a model, on the meta device or not, has no place for.
+
+        PEFT would not: it passes over names that it does not find as long as it finds one.
+        """
+        depth = len(model.get_submodule(places.decoder_layers))
+        beyond = [layer for layer in recipe.layers or () if not 0 <= layer < depth]
+        if beyond:
+            raise TrainingError(
+                f"The base has decoder layers 0 to {depth - 1}, so the recipe cannot name layer "
+                f"{beyond[0]}."
+            )
+
+    def count(self, model: nn.Module) -> AdapterCount:
+        """Counts what is trained of a model that has been made ready by this method."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        sites = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
+        return AdapterCount(trained, norms=0, sites=sites)

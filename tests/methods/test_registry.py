@@ -1,0 +1,225 @@
+"""The registry against what really happens: each entry's word is tried on a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from qvla.methods.bottleneck import BottleneckError
+from qvla.methods.recipe import Recipe, TrainingError, fields_of, make_recipe
+from qvla.methods.registry import (
+    FIELDS,
+    KINDS,
+    METHODS,
+    adapter_method,
+    kinds_with,
+    makes_model,
+    method_of,
+)
+from qvla.models.architectures import PALIGEMMA_3B
+from qvla.models.backbone import load_backbone
+from qvla.models.families import built_in, family_of
+from qvla.models.params import read_model_config, report
+from qvla.planning.trainable import Skeleton
+from qvla.tuning.forecast import count_parameters
+from qvla.tuning.methods import add_method, stand_in
+from tests.support.adapted import load, logits, make_inputs, randomise
+
+PLACEMENTS = {
+    "adapter": [{}, {"layers": [1], "sites": ["mlp"], "train_norms": True}],
+    "qvla": [{"layers": [0, 2], "reduction_factor": 4}],
+    "lora": [{}, {"layers": [0, 2], "lora_targets": ["q_proj", "up_proj"], "rank": 4}],
+    "qlora": [{"layers": [1], "lora_targets": ["o_proj"]}],
+    "full": [{}],
+}
+CASES = [(name, given) for name, all_given in PLACEMENTS.items() for given in all_given]
+
+
+def recipe_for(model: object, method: str, **given: object) -> Recipe:
+    return make_recipe(
+        method=method, model=str(model), data="data", output="output", device="cpu", **given
+    )
+
+
+def bare(name: str) -> str:
+    return name.removeprefix("base_model.model.")
+
+
+def every(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """Parameters under all of their names, tied ones under each."""
+    return list(model.named_parameters(remove_duplicate=False))
+
+
+def test_the_five_names_that_users_know_are_all_there() -> None:
+    assert list(KINDS) == ["adapter", "qvla", "lora", "qlora", "full"] == list(PLACEMENTS)
+    assert get_args(Recipe.model_fields["method"].annotation) == tuple(KINDS)
+    with pytest.raises(TrainingError, match=r"method cannot be 'dora'.*'adapter', 'qvla'"):
+        recipe_for("model", "dora")
+
+
+@pytest.mark.parametrize(("name", "given"), CASES)
+def test_an_entry_touches_and_counts_what_the_injected_model_has(
+    name: str, given: dict, tiny_checkpoint: Path
+) -> None:
+    recipe, config = recipe_for(tiny_checkpoint, name, **given), read_model_config(tiny_checkpoint)
+    method, family = KINDS[name].method, family_of(config)
+    touched = method.touched(family.skeleton(config), recipe, family)
+    model = stand_in(config, recipe)
+    trained = {bare(own): p for own, p in model.named_parameters() if p.requires_grad}
+    if method.is_adapter:
+        wrapped = {bare(n) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+        assert sorted(touched) == sorted(wrapped)
+        assert str(model.peft_config["default"].peft_type.value) == method.peft_type
+        assert method_of(method.peft_type) is method
+    else:
+        assert len(trained) == len(list(model.parameters()))
+    assert all(own.startswith(tuple(f"{place}." for place in touched)) for own in trained)
+    total = sum(parameter.numel() for parameter in trained.values())
+    assert method.count(model).total == total
+    base = sum(parameter.numel() for parameter in family.skeleton(config).parameters())
+    assert count_parameters(recipe) == (total, base)
+    planned, sizes = Skeleton(config).train(method, recipe)
+    assert sum(sizes) == total
+    assert (planned.form == "full") is makes_model(name) is not method.is_adapter
+
+
+@pytest.mark.parametrize(("name", "given"), CASES)
+def test_a_recipe_trains_what_its_entry_says_on_the_base_that_it_says(
+    name: str, given: dict, tiny_checkpoint: Path
+) -> None:
+    kind, recipe = KINDS[name], recipe_for(tiny_checkpoint, name, **given)
+    assert recipe.kind is kind
+    assert recipe.learning_rate == kind.method.learning_rate
+    assert (recipe.base_precision == "nf4") is kind.quantised is recipe.recomputes
+    backbone = load_backbone(tiny_checkpoint, recipe.base_precision, for_training=True)
+    touched = kind.method.touched(backbone.model, recipe, backbone.family)
+    model = add_method(backbone, recipe).train()
+    assert any(isinstance(one, Linear4bit) for one in model.modules()) is kind.quantised
+    before = {own: p.detach().clone() for own, p in every(model)}
+    batch = make_inputs(tiny_checkpoint, 2, backbone.model.dtype)
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):  # LoRA's first matrix has no gradient while its second is zero
+        model(**batch).logits.float().pow(2).mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    moved = {
+        bare(own) for own, parameter in every(model)
+        if not torch.equal(parameter, before[own])
+    }  # fmt: skip
+    assert moved
+    for place in touched:
+        assert any(own.startswith(f"{place}.") for own in moved), place
+    for own in moved:
+        assert own.startswith(tuple(f"{place}." for place in touched)), own
+        adapter = "base_layer" not in own and ("bottleneck_" in own or "lora_" in own)
+        assert adapter is kind.method.is_adapter
+
+
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.is_adapter])
+def test_an_adapter_merges_if_its_entry_says_so(name: str, tiny_checkpoint: Path) -> None:
+    method, base = METHODS[name], load(tiny_checkpoint)
+    config = method.config(fields_of(method), family_of(base.config))
+    model = get_peft_model(base, config, adapter_name="own").eval()
+    randomise(model, "own", seed=1)
+    batch = make_inputs(tiny_checkpoint, 2)
+    due = logits(model, batch)
+    if not method.merges:
+        with pytest.raises(BottleneckError, match="cannot be merged"):
+            model.merge_and_unload()
+        return
+    torch.testing.assert_close(logits(model.merge_and_unload(), batch), due, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.is_adapter])
+def test_rows_mix_if_the_entry_says_so(name: str, tiny_checkpoint: Path) -> None:
+    method, base = METHODS[name], load(tiny_checkpoint)
+    assert method.mixes, "a method that does not mix needs a test that says how it answers"
+    config = method.config(fields_of(method), family_of(base.config))
+    model = get_peft_model(base, config, adapter_name="one")
+    model.add_adapter("two", config)
+    model.eval()
+    batch = make_inputs(tiny_checkpoint, 3)
+    alone = {}
+    for seed, adapter in enumerate(("one", "two")):
+        randomise(model, adapter, seed)
+        model.set_adapter(adapter)
+        alone[adapter] = logits(model, batch)
+    with model.disable_adapter():
+        alone["__base__"] = logits(model, batch)
+    names = ["two", "__base__", "one"]
+    mixed = logits(model, {**batch, "adapter_names": names})
+    for row, adapter in enumerate(names):
+        torch.testing.assert_close(mixed[row], alone[adapter][row], rtol=0, atol=1e-4)
+    assert (alone["one"] - alone["two"]).abs().max() > 0.01
+
+
+def test_full_size_counts_follow_from_the_sizes() -> None:
+    hidden, wide, keys, layers = 2048, 16384, 256, 18
+    sides = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + wide)
+    counts = report(method="lora", rank=4)  # the bottleneck's stand in test_params
+    assert counts["adapter_params"] == 4 * layers * sides
+    assert (counts["adapter_sites"], counts["adapter_norm_params"]) == (7 * layers, 0)
+    recipe = recipe_for(PALIGEMMA_3B, "qlora", rank=8, lora_targets=["q_proj"], layers=[17])
+    assert count_parameters(recipe) == (8 * (hidden + hidden), 2_923_466_480)
+
+
+def test_lora_stays_out_of_the_vision_tower_which_has_projections_of_the_same_names() -> None:
+    config = built_in()[PALIGEMMA_3B]()
+    family, lora = family_of(config), METHODS["lora"]
+    model = family.skeleton(config)
+    same = [n for n, _ in model.named_modules() if n.startswith(family.tower) and "q_proj" in n]
+    touched = lora.touched(model, fields_of(lora, lora_targets=["q_proj"]), family)
+    assert same and touched == [f"{family.decoder_layers}.{i}.self_attn.q_proj" for i in range(18)]
+
+
+def test_fields_are_those_of_the_recipe_and_say_whom_they_are_for() -> None:
+    assert Recipe.model_fields.keys() >= FIELDS
+    assert kinds_with("rank") == kinds_with("lora_targets") == ("lora", "qlora")
+    assert kinds_with("reduction_factor") == kinds_with("sites") == ("adapter", "qvla")
+    assert kinds_with("layers") == kinds_with("dropout") == ("adapter", "qvla", "lora", "qlora")
+    assert kinds_with("epochs") == kinds_with("method") == ()
+    assert vars(fields_of(METHODS["lora"], rank=2)) == {
+        "rank": 2,
+        "lora_alpha": 32.0,
+        "lora_targets": list(Recipe.model_fields["lora_targets"].default),
+        "layers": None,
+        "dropout": 0.0,
+    }
+
+
+def test_what_a_method_does_not_have_is_refused_by_name() -> None:
+    with pytest.raises(TrainingError, match="LoRA has no setting called sites: it has rank"):
+        fields_of(METHODS["lora"], sites=["mlp"])
+    with pytest.raises(TrainingError, match=r"no method 'full' that makes .* bottleneck, lora"):
+        adapter_method("full")
+    assert method_of("VERA") is None and not makes_model("vera")
+
+
+def test_what_comes_of_each_is_said_as_before() -> None:
+    assert {name: kind.made for name, kind in KINDS.items()} == {
+        "adapter": "A bottleneck adapter on a frozen base",
+        "qvla": "A bottleneck adapter trained on a frozen base in 4-bit NF4",
+        "lora": "A LoRA adapter on a frozen base",
+        "qlora": "A LoRA adapter trained on a frozen base in 4-bit NF4",
+        "full": "A base model of which all weights were trained",
+    }
+    for kind in KINDS.values():
+        assert kind.method.on_nf4 or not kind.quantised
+        assert kind.method.link.startswith("https://arxiv.org/abs/")
+
+
+def test_reading_the_registry_is_light() -> None:
+    check = (
+        "import sys, qvla.methods.registry;"
+        "print(sorted({'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
