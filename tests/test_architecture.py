@@ -149,6 +149,34 @@ def familiar(root: Path) -> list[str]:
     return found
 
 
+def is_method(node: ast.AST) -> bool:
+    """Whether this is somebody's `method`, by whatever name it is got at."""
+    if isinstance(node, ast.Subscript):
+        node = node.slice
+    name = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "value", None)
+    return name == "method"
+
+
+def asking_for_a_method(root: Path) -> list[str]:
+    """Lines that compare a method's name with a text instead of reading the registry."""
+    found = []
+    for path in modules(root).values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            if not any(map(is_method, sides)):
+                continue
+            parts = itertools.chain.from_iterable(map(ast.walk, sides))
+            values = [part.value for part in parts if isinstance(part, ast.Constant)]
+            for name in [one for one in values if isinstance(one, str) and one != "method"][:1]:
+                place = f"{path.relative_to(root)}:{node.lineno}"
+                found.append(f"{place}: asks whether a method is {name}")
+    return found
+
+
+def test_nobody_asks_which_method_it_is() -> None:
+    assert asking_for_a_method(ROOT) == []
+
+
 def test_only_a_familys_file_names_its_classes_and_modules() -> None:
     assert familiar(ROOT) == []
 
@@ -237,6 +265,16 @@ def test_every_test_lies_in_the_folder_of_what_it_tests() -> None:
             {"data/one.py": "import transformers\n\nx = transformers.SiglipVisionModel\n"},
             familiar,
             "qvla/data/one.py:3: names SiglipVisionModel",
+        ),
+        (
+            {"data/one.py": 'x = 1\ny = job.recipe["method"] in ("lora", "qlora")\n'},
+            asking_for_a_method,
+            "qvla/data/one.py:2: asks whether a method is lora",
+        ),
+        (
+            {"data/one.py": 'y = recipe.method == "full" or recipe.kind.method.name in named\n'},
+            asking_for_a_method,
+            "qvla/data/one.py:1: asks whether a method is full",
         ),
         (
             {"data/one.py": 'LAYERS = rf".*language_model\\.layers"\n'},
