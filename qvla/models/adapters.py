@@ -22,6 +22,7 @@ from torch import nn
 
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
+from qvla.methods.registry import method_of as method_of_type
 from qvla.models import int8_embedding, limits
 from qvla.models.adapter_files import (
     CONFIG,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from qvla.models.backbone import Backbone
 
 __all__ = ["CONFIG", "WEIGHTS", "Adapter", "AdapterError", "join", "load_adapter"]
-
-# Tuners that give each row of a batch its own adapter, when they are asked to by `adapter_names`.
-MIXING = ("LORA", "BOTTLENECK")
 
 
 @dataclass
@@ -137,7 +135,8 @@ def _sight(backbone: Backbone) -> tuple[str, ...]:
 def _mixes(model: PeftModel, name: str, touched: set[str], backbone: Backbone) -> bool:
     """Whether rows with the adapter, without it, and with others of its tuner can be one batch."""
     kind = model.peft_config[name].peft_type
-    if str(getattr(kind, "value", kind)) not in MIXING:
+    method = method_of_type(str(getattr(kind, "value", kind)))
+    if method is None or not method.mixes:
         return False
     for module in model.modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
