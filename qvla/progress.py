@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -41,6 +42,12 @@ class Progress:
         self.done += items
         self._bar.update(items)
         self._tell(always=self.done >= self.total)
+
+    def say(self, text: str, file: TextIO) -> None:
+        """Prints a text without the bar running through it."""
+        self._bar.clear()
+        print(text, file=file, flush=True)
+        self._bar.refresh()
 
     def close(self) -> None:
         self._bar.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qvla.bench.suites import SUITES
 from qvla.captioning.options import add_model_arguments, settings_of
+from qvla.cli.output import as_json
 from qvla.records import store as records
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,6 @@ def run(options: argparse.Namespace) -> int:
             settings = settings.model_copy(update=made)
         text, record = import_module(SUITES[options.suite].module).run(options, settings)
     path = records.write(record, options.records)
-    print(record.model_dump_json(indent=2) if options.json else text, file=output)
+    print(as_json(record) if options.json else text, file=output)
     log.info("The record is %s.", path)
     return 0

@@ -1,15 +1,18 @@
-"""`qvla caption PHOTO...`: captions of photos from files, many to a batch."""
+"""`qvla caption PHOTO...`: captions of photos from files and folders, many to a batch."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qvla.captioning.contenders import check_names, contenders_of
 from qvla.captioning.options import (
@@ -20,7 +23,12 @@ from qvla.captioning.options import (
     positive,
     settings_of,
 )
+from qvla.cli import caption_file
+from qvla.cli.caption_file import CaptionFile, Result
+from qvla.cli.output import as_json
+from qvla.data.layouts import photos_in
 from qvla.errors import FAILED_PHOTOS, QvlaError
+from qvla.progress import progress
 from qvla.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,43 +36,79 @@ if TYPE_CHECKING:
     from qvla.captioning.lineup import Lineup
     from qvla.data.imagery import Photo
 
-Result = dict[str, Any]  # one photo's entry, as `--json` prints it
+ALL = "all"  # the contenders that are there
 
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="PNG, JPEG, WebP or TIFF file")
+    parser.add_argument(
+        "photos", metavar="PHOTO", nargs="+", help="PNG, JPEG, WebP or TIFF file, or folder of them"
+    )
     parser.add_argument(
         "--variant",
-        default="all",
+        default=ALL,
         help="a contender, such as qvla; all (the default) is all there are",
     )
     parser.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="photos at once (default 8)"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object a photo")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="write a JSON object a line and photo as they are made, and go on with the same file",
+    )
     add_model_arguments(parser)
     add_decoding_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the results in the order given; exit code 1 when a photo could not be captioned."""
+    """Prints or writes the results in the order given; exit code 1 when one is no caption."""
     settings = settings_of(options)
     decoding = decoding_of(options)
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
-        lineup, variants = _lineup(settings, options.variant)
-        results = []
-        for result in captioned(
-            options.photos, lineup, variants, decoding, settings, batch_size=options.batch_size
-        ):
-            results.append(result)
-            if not options.json and "error" not in result:
-                print(_in_words(result), file=output, flush=True)
+        photos = expanded(options.photos)
+        asked = _asked(settings, options.variant)
+        with _file(options.out, settings, asked, decoding) as file:
+            done = {} if file is None else file.done
+            if file is not None:
+                photos = list(dict.fromkeys(photos))
+            todo = [photo for photo in photos if photo not in done]
+            results = []
+            if todo:
+                lineup, variants = _lineup(settings, asked, every=options.variant == ALL)
+                with progress(len(photos), "Captioning photos", len(photos) - len(todo)) as bar:
+                    for result in captioned(
+                        todo, lineup, variants, decoding, settings, batch_size=options.batch_size
+                    ):
+                        results.append(result)
+                        if file is not None:
+                            file.add(result)
+                        elif not options.json and "error" not in result:
+                            bar.say(_in_words(result), output)
+                        bar.step()
+    failed = any("error" in result for result in results)
+    if file is not None:
+        good = sum("error" not in done[photo] for photo in photos)
+        log.info("%d of %d photos are captioned in %s.", good, len(photos), file.path)
+        results = [done[photo] for photo in photos]
     if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False), file=output, flush=True)
-    return FAILED_PHOTOS if any("error" in result for result in results) else 0
+        print(as_json(results), file=output, flush=True)
+    return FAILED_PHOTOS if failed else 0
+
+
+def expanded(names: Sequence[str]) -> list[str]:
+    """The photos in the order given, a folder's own in its place; one without a photo stays."""
+    photos: list[str] = []
+    for name in names:
+        found = [str(photo) for photo in photos_in(Path(name))] if os.path.isdir(name) else []
+        if found:
+            log.info("%s has %s.", name, f"{len(found):,} photo{'s' if len(found) > 1 else ''}")
+        photos += found or [name]
+    return photos
 
 
 def captioned(
@@ -100,7 +144,7 @@ def _batch(
     images = [opened.image for _, opened in waiting if not isinstance(opened, QvlaError)]
     fault = None
     try:
-        captions = iter(caption(lineup, images, variants, decoding))
+        captions = iter(caption(lineup, images, variants, decoding) if images else ())
     except QvlaError as error:  # out of memory, say: the results before this batch still count
         fault = error
     for photo, opened in waiting:
@@ -129,7 +173,7 @@ def _read(photo: str, settings: Settings) -> Photo | QvlaError:
     from qvla.data.imagery import read_photo
 
     if Path(photo).is_dir():
-        return QvlaError("This is a folder; name the photos in it, for instance with FOLDER/*.jpg.")
+        return QvlaError("This folder holds no photos; name one that does, or the photos.")
     try:
         return read_photo(
             Path(photo), max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
@@ -138,17 +182,39 @@ def _read(photo: str, settings: Settings) -> Photo | QvlaError:
         return error
 
 
-def _lineup(settings: Settings, choice: str) -> tuple[Lineup, list[str]]:
-    """The line-up and the variants that will answer: all that are there, or just the named one."""
+def _asked(settings: Settings, choice: str) -> list[str]:
     known = [one.name for one in contenders_of(settings)]
-    asked = known if choice == "all" else check_names([choice], known)
+    return known if choice == ALL else check_names([choice], known)
+
+
+def _lineup(settings: Settings, asked: Sequence[str], *, every: bool) -> tuple[Lineup, list[str]]:
+    """The line-up and the variants that will answer: all that are there, or just the named one."""
     lineup = load_lineup(settings, asked)
     missing = [lineup.variant(name) for name in asked if not lineup.variant(name).available]
-    if missing and choice != "all":
+    if missing and not every:
         raise QvlaError(f"{missing[0].title} is not available: {missing[0].reason}")
     for variant in missing:
         log.info("%s is left out: %s", variant.title, variant.reason)
     return lineup, [name for name in asked if lineup.variant(name).available]
+
+
+@contextmanager
+def _file(
+    path: Path | None, settings: Settings, asked: Sequence[str], decoding: Decoding
+) -> Iterator[CaptionFile | None]:
+    """The file of `--out`, for captions that are made with these contenders in this way."""
+    if path is None:
+        yield None
+        return
+    made_with = {
+        "contenders": [one.model_dump() for one in contenders_of(settings) if one.name in asked],
+        "decoding": asdict(decoding),
+        "nf4_embeddings": settings.nf4_embeddings,
+        "device": settings.device,
+    }
+    digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+    with caption_file.opened(path.expanduser(), digest[:12]) as file:
+        yield file
 
 
 def _in_words(result: Result) -> str:

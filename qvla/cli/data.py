@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
@@ -11,12 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qvla.cli.output import as_json
+
 if TYPE_CHECKING:
-    from qvla.data.check import Report
+    from qvla.data.check import Problem, Report
     from qvla.data.stats import Group, Stats
 
-PROBLEMS = 1  # exit code of `check` when it found any
-SOURCE = "folder in the RISC layout, parquet file, folder of parquet files, or hub id"
+PROBLEMS = 1  # exit code of `check` when it found any, and of `fetch` for special tokens
+SOURCE = (
+    "folder in the RISC layout, image folder, file of captions (COCO, Karpathy, CSV, JSON Lines), "
+    "parquet, or hub id"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
         code, values, words = ACTIONS[options.action](options)
-    print(json.dumps(values, indent=2) if options.json else words, file=output)
+    print(as_json(values) if options.json else words, file=output)
     return code
 
 
@@ -48,7 +52,9 @@ Result = tuple[int, dict[str, Any], str]  # exit code, as JSON, in words
 
 
 def _fetch(options: argparse.Namespace) -> Result:
+    from qvla.data.check import captions_with_tokens
     from qvla.data.columns import Columns
+    from qvla.data.examples import rows_of
     from qvla.data.hub_data import fetch, in_words
 
     columns = Columns(
@@ -67,12 +73,19 @@ def _fetch(options: argparse.Namespace) -> Result:
         revision=options.revision,
     )
     words = f"{about['rows']:,} rows of {about['name']} are in {options.out}. {in_words(about)}"
-    return 0, {"folder": str(options.out), **about}, words
+    problems = captions_with_tokens(rows_of(options.out))
+    if problems:
+        words = "\n".join([*map(_line, problems), words])
+    values = {
+        "folder": str(options.out),
+        **about,
+        "problems": [asdict(problem) for problem in problems],
+    }
+    return PROBLEMS if problems else 0, values, words
 
 
 def _check(options: argparse.Namespace) -> Result:
     from qvla.data.check import check
-    from qvla.data.risc import TABLE
 
     report = check(options.source)
     values = {
@@ -81,12 +94,12 @@ def _check(options: argparse.Namespace) -> Result:
         "counts": report.counts,
         "problems": [asdict(problem) for problem in report.problems],
     }
-    lines = [
-        f"{report.folder / TABLE}:{problem.line}: {problem.image}: {problem.kind}: "
-        f"{problem.message}"
-        for problem in report.problems
-    ]
-    return PROBLEMS if report.problems else 0, values, "\n".join([*lines, _verdict(report)])
+    lines = [*map(_line, report.problems), _verdict(report)]
+    return PROBLEMS if report.problems else 0, values, "\n".join(lines)
+
+
+def _line(problem: Problem) -> str:
+    return f"{problem.table}:{problem.line}: {problem.image}: {problem.kind}: {problem.message}"
 
 
 def _verdict(report: Report) -> str:

@@ -17,7 +17,9 @@ from qvla.captioning.options import (
     positive,
     settings_of,
 )
+from qvla.cli.output import as_json
 from qvla.errors import FAILED_PHOTOS, QvlaError
+from qvla.files import is_there, printable
 from qvla.records import store as records
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
             settings,
             read_examples(options.data, splits=[options.split], sources=options.source),
             variants,
-            data=folder.resolve().name if folder.exists() else options.data,
+            data=printable(folder.resolve().name) if is_there(folder) else options.data,
             out=options.out or records_folder.resolve().parent / "evaluations",
             records_folder=records_folder,
             limit=options.limit,
@@ -112,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
         )
         record = evaluation.record
         path = records.write(record, records_folder)
-        text = record.model_dump_json(indent=2) if options.json else table(record)
+        text = as_json(record) if options.json else table(record)
     print(text, file=output, flush=True)
     log.info("The captions are in %s and the record is %s.", evaluation.predictions.folder, path)
     unreadable = len(evaluation.predictions.unreadable)

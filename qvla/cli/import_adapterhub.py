@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+
+from qvla.cli.output import as_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
         done = import_adapterhub(options.folder, options.out, options.model)
     if options.json:
-        print(json.dumps(done.card(), indent=2), file=output)
+        print(as_json(done.card()), file=output)
     else:
         norms = ", with the normalisation layers after them" if done.train_norms else ""
         print(

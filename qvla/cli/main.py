@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from qvla import __version__
+from qvla.cli.output import make_safe
 from qvla.errors import INTERRUPTED, PROGRAM_FAULT, UNUSABLE, QvlaError
 
 log = logging.getLogger("qvla")
@@ -47,6 +48,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code; argparse itself exits for `--help` and bad usage."""
+    make_safe()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
     _set_up_messages(options.verbose)

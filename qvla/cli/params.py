@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import redirect_stdout
 from typing import Any
 
+from qvla.cli.output import as_json
 from qvla.settings import load_settings
 
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
             sites=options.sites or ("attention", "mlp"),
             train_norms=options.train_norms,
         )
-    print(json.dumps(counts, indent=2) if options.json else _in_words(counts), file=output)
+    print(as_json(counts) if options.json else _in_words(counts), file=output)
     return 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from qvla.captioning.options import positive
+from qvla.cli.output import as_json
 from qvla.settings import load_settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         model = options.model or load_settings().model
         plans = {name: plan(model, name, **given) for name in _variants(options.variant or "")}
     if options.json:
-        print(json.dumps(_as_json(str(model), given, plans), indent=2), file=output)
+        print(as_json(_as_json(str(model), given, plans)), file=output)
     else:
         print(_in_words(str(model), options, plans), file=output)
     return 0

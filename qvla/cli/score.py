@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from qvla.captioning.options import positive
+from qvla.cli.output import as_json
 
 if TYPE_CHECKING:
     from qvla.scoring.files import FileScores
@@ -29,13 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--predictions",
         required=True,
         metavar="FILE",
-        help="JSON Lines: an object with image and caption a photo",
+        help="JSON Lines: an object with image and caption a photo; or COCO results, CSV, a JSON "
+        "object of captions by name",
     )
     parser.add_argument(
         "--references",
         required=True,
         metavar="SOURCE",
-        help="captions.csv (its images need not be there), or a data set as `data` takes it",
+        help="file of captions (its images need not be there), or data set, as `data` takes them",
     )
     parser.add_argument("--split", metavar="NAMES", type=_names, help="such as val (default: all)")
     parser.add_argument(
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             log.warning("%s", text)
         for note in result.scored.notes:
             log.info("%s", note)
-        text = json.dumps(_as_json(result, options)) if options.json else _table(result)
+        text = as_json(_as_json(result, options)) if options.json else _table(result)
     print(text, file=output)
     return 0
 

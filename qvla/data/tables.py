@@ -39,6 +39,11 @@ def csv_header(path: Path) -> list[str]:
     return _header(_lines(text_of(path)))[0]
 
 
+def names_in(line: str) -> list[str]:
+    """The names of columns in the first line of a CSV file."""
+    return _header([line])[0]
+
+
 def csv_records(path: Path) -> Iterator[Record]:
     """Rows of a CSV file by its header; too few cells leave columns out, blank lines are none.
 

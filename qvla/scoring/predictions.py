@@ -1,86 +1,235 @@
-"""Reads captions of any system: JSON Lines, one object a photo, with `image` and `caption`.
+"""Reads captions of any system in the forms people have: one caption a photo, by image name.
 
-The file may come from anywhere, so nothing about it is trusted: not its size, nor that it is JSON.
+JSON Lines of objects with image and caption; COCO results (a list of image_id and caption); a JSON
+object of captions by name; CSV; and what `qvla caption --json` and `--out` write. The file may come
+from anywhere, so nothing about it is trusted: not its size, nor that it is what its name says.
 """
 
 from __future__ import annotations
 
 import codecs
+import csv
 import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from qvla.data.tables import DatasetError, csv_records, names_in
+from qvla.files import printable
 from qvla.scoring.checks import ScoringError
 
 MAX_BYTES = 64 * 2**20  # about 500,000 captions
+MAX_WHOLE = 8 * 2**20  # of what is read as a whole: CSV, and JSON that is no JSON Lines
 MAX_LINE_BYTES = 64 * 2**10
 MAX_CAPTION = 5000  # characters
 MAX_IMAGE = 255  # the longest file name that common systems allow
+MAX_PATH = 1024  # of a name with folders
+
+IMAGE, CAPTION = "image", "caption"
+IMAGE_FIELDS = (IMAGE, "image_id", "file_name", "filename", "photo")
+CAPTION_FIELDS = (CAPTION, "prediction", "text")
+SEPARATE = (b"{", b"[")  # what begins JSON
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One photo's entry, and where in the file it stands, such as `line 3`."""
+
+    where: str
+    values: Any
 
 
 def read_predictions(path: str | Path) -> dict[str, str]:
-    """Captions by image name, in the file's order; empty lines and other fields are passed over.
+    """Captions by image name or id, in the file's order; other fields are passed over.
 
     Raises ScoringError when the file cannot be read, is too large, holds no caption or the same
-    image twice, or a line is not such an object; the message names the line.
+    image twice, or an entry is none of an image and its caption; the message names the line.
     """
     path = Path(path)
     captions: dict[str, str] = {}
-    lines: dict[str, int] = {}
+    places: dict[str, str] = {}
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ScoringError(
-                f"{path.name} is larger than {MAX_BYTES // 2**20} MiB; give one line of image and "
-                "caption a photo, and nothing more."
-            )
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                try:
-                    if _is_blank(line):
-                        continue
-                    image, caption = _row(line)
-                except ValueError as error:
-                    raise ScoringError(f"{path.name}, line {number}, {error}.") from error
-                if image in captions:
-                    raise ScoringError(
-                        f"{path.name}, line {number}, captions {image} again, after line "
-                        f"{lines[image]}; give one caption an image."
-                    )
-                captions[image], lines[image] = caption, number
+        kind, entries = _entries(path)
+        for entry in entries:
+            try:
+                row = _row(entry.values)
+            except ValueError as error:
+                raise ScoringError(f"{path.name}, {entry.where}, {error}.") from error
+            if row is None:
+                continue
+            image, caption = row
+            if image in captions:
+                raise ScoringError(
+                    f"{path.name}, {entry.where}, captions {image} again, after {places[image]}; "
+                    "give one caption an image."
+                )
+            captions[image], places[image] = caption, entry.where
     except OSError as error:
-        raise ScoringError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ScoringError(f"{path.name} cannot be read: {error.strerror}.") from error
+    except DatasetError as error:  # which names the whole path, and visitors send files too
+        raise ScoringError(str(error).replace(str(path), path.name)) from error
     if not captions:
         raise ScoringError(
             f"{path.name} holds no captions; give one JSON object a line, with image and caption."
         )
+    if kind is not None:
+        log.info("%s is read as %s: %s captions.", path.name, kind, f"{len(captions):,}")
     return captions
 
 
-def _is_blank(line: bytes) -> bool:
-    if len(line) > MAX_LINE_BYTES:
-        raise ValueError(f"is longer than {MAX_LINE_BYTES // 2**10} KiB")
-    return not line.removeprefix(codecs.BOM_UTF8).strip()
+# ---- what kind of file it is ---------------------------------------------------------------------
 
 
-def _row(line: bytes) -> tuple[str, str]:
-    """Raises ValueError with what the line does wrong, as a clause."""
+def _entries(path: Path) -> tuple[str | None, Iterator[_Entry]]:
+    """The file's entries and what it is, in words; None of JSON Lines, which is what is asked."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ScoringError(
+            f"{path.name} is larger than {MAX_BYTES // 2**20} MiB; give one line of image and "
+            "caption a photo, and nothing more."
+        )
+    with path.open("rb") as file:
+        first = file.readline(MAX_LINE_BYTES + 1).removeprefix(codecs.BOM_UTF8).strip()
+    if first and not first.startswith(SEPARATE) and _is_csv(first):
+        _check_whole(path, size)
+        return "a table in CSV", _of_csv(path)
+    if first.startswith(b"["):
+        _check_whole(path, size)
+    if first.startswith(SEPARATE) and size <= MAX_WHOLE and not _is_row(first):
+        try:
+            document = json.loads(path.read_bytes().decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            return None, _of_lines(path)  # which tell what is wrong where
+        return _of_document(document, path)
+    return None, _of_lines(path)
+
+
+def _check_whole(path: Path, size: int) -> None:
+    if size > MAX_WHOLE:
+        raise ScoringError(
+            f"{path.name} is larger than the {MAX_WHOLE // 2**20} MiB allowed of this kind of "
+            "file; give JSON Lines, an object with image and caption a line."
+        )
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether a line is a whole JSON object about one photo."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        values = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("is not JSON in UTF-8: each line must be one object") from None
-    if not isinstance(row, dict):
+        return False
+    return isinstance(values, dict) and any(
+        name in values for name in (*IMAGE_FIELDS, *CAPTION_FIELDS)
+    )
+
+
+def _is_csv(first: bytes) -> bool:
+    try:
+        names = {name.lower() for name in names_in(first.decode())}
+    except (UnicodeDecodeError, csv.Error):
+        return False
+    return any(n in names for n in IMAGE_FIELDS) and any(n in names for n in CAPTION_FIELDS)
+
+
+def _of_lines(path: Path) -> Iterator[_Entry]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise ScoringError(
+                    f"{path.name}, line {number}, is longer than {MAX_LINE_BYTES // 2**10} KiB."
+                )
+            if not line.removeprefix(codecs.BOM_UTF8).strip():
+                continue
+            try:
+                yield _Entry(f"line {number}", json.loads(line.decode("utf-8-sig")))
+            except (ValueError, RecursionError):
+                raise ScoringError(
+                    f"{path.name}, line {number}, is not JSON in UTF-8: each line must be one "
+                    "object."
+                ) from None
+
+
+def _of_csv(path: Path) -> Iterator[_Entry]:
+    for record in csv_records(path):
+        if record.oddity:
+            raise ScoringError(f"{path.name}, line {record.line}: {record.oddity}.")
+        values = {name.lower(): value for name, value in record.values.items()}
+        yield _Entry(f"line {record.line}", values)
+
+
+def _of_document(document: Any, path: Path) -> tuple[str, Iterator[_Entry]]:
+    if isinstance(document, dict) and isinstance(document.get("annotations"), list):
+        names = {
+            image.get("id"): image.get("file_name")
+            for image in document.get("images") or ()
+            if isinstance(image, dict) and isinstance(image.get("id"), (int, str))
+        }
+        return "COCO captions", _numbered(document["annotations"], names)
+    if isinstance(document, dict):
+        by_name = [{IMAGE: name, CAPTION: caption} for name, caption in document.items()]
+        return "captions by image name", _numbered(by_name, {})
+    if not isinstance(document, list):
+        raise ScoringError(f"{path.name} is not a JSON object with image and caption.")
+    first = document[0] if document else None
+    is_coco = isinstance(first, dict) and "image_id" in first
+    return "COCO results" if is_coco else "a list in JSON", _numbered(document, {})
+
+
+def _numbered(entries: list[Any], names: Mapping[Any, Any]) -> Iterator[_Entry]:
+    """The entries of a list, ids replaced by the names of the file's own images."""
+    for number, values in enumerate(entries, start=1):
+        if isinstance(values, dict) and isinstance(values.get("image_id"), (int, str)):
+            name = names.get(values["image_id"])
+            values = {**values, IMAGE: name} if isinstance(name, str) else values
+        yield _Entry(f"entry {number}", values)
+
+
+# ---- one entry -----------------------------------------------------------------------------------
+
+
+def _row(values: Any) -> tuple[str, str] | None:
+    """Image and caption; None of a photo that could not be captioned.
+
+    Raises ValueError with what the entry does wrong, as a clause.
+    """
+    if not isinstance(values, dict):
         raise ValueError("is not a JSON object with image and caption")
-    for name, most in (("image", MAX_IMAGE), ("caption", MAX_CAPTION)):
-        text = row.get(name)
+    if isinstance(values.get("error"), str) and "photo" in values:
+        return None
+    image = next((values[name] for name in IMAGE_FIELDS if name in values), None)
+    if isinstance(values.get("image_id"), int) and image is values["image_id"]:
+        image = str(image)
+    caption = next((values[name] for name in CAPTION_FIELDS if name in values), None)
+    if caption is None and isinstance(values.get("variants"), dict):
+        caption = _only_variant(values["variants"])
+    most = MAX_PATH if isinstance(image, str) and "/" in image else MAX_IMAGE
+    for name, text, length in ((IMAGE, image, most), (CAPTION, caption, MAX_CAPTION)):
         if not isinstance(text, str):
             raise ValueError(f"has no text in the field {name}")
-        if len(text) > most:
-            raise ValueError(f"has more than {most:,} characters in the field {name}")
+        if len(text) > length:
+            raise ValueError(f"has more than {length:,} characters in the field {name}")
         try:
-            text.encode()
+            shown = printable(text) if name == IMAGE else text
+            shown.encode()
         except UnicodeEncodeError:
             raise ValueError(f"has half a character in the field {name}") from None
-    if not row["image"]:
+    if not image:
         raise ValueError("has an empty field image")
-    return row["image"], row["caption"]
+    return printable(image), caption
+
+
+def _only_variant(variants: Mapping[str, Any]) -> Any:
+    """The caption in an entry of `qvla caption`."""
+    if len(variants) != 1:
+        raise ValueError(
+            f"holds captions of {', '.join(variants) or 'nobody'}: make it with one of them, as "
+            "`qvla caption --variant NAME` does"
+        )
+    (answer,) = variants.values()
+    return answer.get("caption") if isinstance(answer, dict) else None

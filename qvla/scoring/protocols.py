@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qvla.scoring import bootstrap
@@ -24,6 +24,7 @@ STANDARD, REPORTED = PROTOCOLS = ("standard", "reported")
 ALL_METRICS = (*METRICS, METEOR)
 NO_TOKENIZER = "none"
 RESAMPLES = 1000
+STEPS = 4  # of scoring: tokens, the metrics of pycocoevalcap, METEOR, intervals
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ def score(
     metrics: Collection[str] | None = None,
     resamples: int = RESAMPLES,
     tokenizer: str = AUTO,
+    step: Callable[[], None] = lambda: None,
 ) -> Scored:
     """Scores raw captions against raw references, matched by image name.
 
     `seed` draws the reference of the reported protocol, by image name alone, and the resamples.
     Left out, `metrics` are all that can be had here; METEOR needs Java and takes about 5 s and 3 ms
-    a photo. `tokenizer` is "auto", "java" or "python"; the reported protocol has none.
+    a photo. `tokenizer` is "auto", "java" or "python"; the reported protocol has none. `step` is
+    called after each of the STEPS that there are, for a progress bar.
 
     Raises ScoringError when an option is unknown, an image is on one side only, a photo has no
     reference, or METEOR is asked for by name and cannot be had.
@@ -99,8 +102,10 @@ def score(
         truth = [[drawn_reference(image, references[image], seed)] for image in images]
         said, used = [candidates[image] for image in images], NO_TOKENIZER
         check_words(truth)
+    step()
 
     parts = measure(truth, said, wanted)
+    step()
     notes: tuple[str, ...] = ()
     if METEOR in wanted:
         try:
@@ -112,8 +117,10 @@ def score(
                 ) from error
             wanted = METRICS
             notes = (f"METEOR is absent: {error}.",)
+    step()
     scores = by_metric(parts, images, wanted)
     spread = bootstrap.resampled(parts, resamples, seed)
+    step()
     return Scored(
         protocol=protocol,
         images=len(images),

@@ -14,7 +14,7 @@ import pytest
 
 from qvla.cli import main as cli
 from qvla.errors import UNUSABLE
-from tests.support.foreign import photo, rsicd
+from tests.support.foreign import photo, rsicd, write_parquet
 
 DATA = os.environ.get("QVLA_DATA")
 HEADER = ["source", "split", "image", *(f"caption_{number}" for number in range(1, 6))]
@@ -130,6 +130,97 @@ def test_every_bad_row_is_listed_with_its_line(run: Run, tmp_path: Path) -> None
     assert code == 1 and len(lines) == 12
     assert lines[0].startswith(f"{folder / 'captions.csv'}:3: gone.jpg: missing image")
     assert lines[-1].startswith("10 of 13 rows are bad (")
+
+
+def test_odd_rows_are_listed(run: Run, tmp_path: Path) -> None:
+    """What people's tables go wrong by: each row is named, and nothing ends the check."""
+    photos = {f"{n}.png": photo((n, 0, 0), "PNG") for n in range(8)}
+    lay_out(tmp_path / "data", [], photos)
+    (tmp_path / "data" / "captions.csv").write_text(
+        "source,split,image,caption_1,caption_2\n"
+        "S,train,0.png,a road,a way\n"
+        f"S,train,{'a field by the road and ' * 13},a field\n"  # 3: a caption for a name
+        "S,train,1.png,a road, with trees, and a field,a way\n"  # 4: commas without quotes
+        'S,train,2.png,"a road\nS,train,3.png,a ""beach""",x\n'  # 5 and 6
+        f"S,train,4.png,{'sand ' * 250},x\n"  # 7
+        "S,train,5.png,a <eos> road and <image>,the <loc0001> way\n"  # 8
+        "S,train,6.png,a 5 < 6 > 4 <b> road,x\n"  # 9: nothing wrong
+        'S,train,7.png,"a road\nS,val,7.png,x,x\n'  # 10, to the end
+    )
+    code, output, _ = run("check", tmp_path / "data", "--json")
+    assert code == 1
+    found = json.loads(output)
+    assert [(p["line"], p["kind"]) for p in found["problems"]] == [
+        (3, "image name"),
+        (4, "odd row"),
+        (5, "line break in a caption"),
+        (7, "very long row"),
+        (8, "special token"),
+        (10, "odd row"),
+        (10, "line break in a caption"),
+    ]
+    by_line = {p["line"]: p["message"] for p in found["problems"][:-1]}
+    assert "longer than the name of a file" in by_line[3]
+    assert "7 cells, but 5 columns" in by_line[4]
+    assert "<eos>, <image>, <loc0001>" in by_line[8]
+    assert "never closed" in by_line[10]
+    assert all(len(p["message"]) < 250 for p in found["problems"])
+
+
+def test_photos_in_folders_of_scenes_are_good(run: Run, tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "data", [["R", "val", "airport/b.jpg", "an airport"]], {})
+    (folder / "images" / "airport").mkdir()
+    (folder / "images" / "airport" / "b.jpg").write_bytes(photo("red"))
+    assert run("check", folder)[:2] == (0, "All 1 rows are good.\n")
+
+
+def test_fetch_names_captions_with_special_tokens(run: Run, tmp_path: Path) -> None:
+    columns = {
+        "image": [{"bytes": photo(c), "path": f"{c}.jpg"} for c in COLOURS],
+        "caption": ["a field", "a <bos> field", "a sea<eos>", "a road"],
+    }
+    source = write_parquet(tmp_path / "some.parquet", columns)
+    code, output, _ = run("fetch", source, "--out", tmp_path / "out")
+    assert code == 1
+    lines = output.splitlines()
+    table = tmp_path / "out" / "captions.csv"
+    assert lines[0].startswith(f"{table}:3: lime.jpg: special token: a caption holds <bos>")
+    assert lines[1].startswith(f"{table}:4: blue.jpg: special token: a caption holds <eos>")
+    assert lines[2].startswith("4 rows of some.parquet are in")
+    code, output, _ = run("fetch", source, "--out", tmp_path / "again", "--json")
+    assert code == 1 and [p["line"] for p in json.loads(output)["problems"]] == [3, 4]
+
+
+@pytest.mark.parametrize("action", ["check", "stats"])
+def test_coco_captions_are_checked_and_counted(run: Run, tmp_path: Path, action: str) -> None:
+    (tmp_path / "red.jpg").write_bytes(photo("red"))
+    file = tmp_path / "captions_val.json"
+    content = {
+        "images": [{"id": 1, "file_name": "red.jpg"}, {"id": 2, "file_name": "gone.jpg"}],
+        "annotations": [{"image_id": 1 + n % 2, "caption": f"caption {n}"} for n in range(14)],
+    }
+    file.write_text(json.dumps(content))
+    code, output, errors = run(action, file, "--json")
+    assert errors == f"{file} is read as COCO captions: 2 photos with 14 captions, in val.\n"
+    found = json.loads(output)
+    if action == "check":
+        (problem,) = found["problems"]
+        assert (code, problem["line"], problem["kind"]) == (1, 2, "missing image")
+        assert problem["table"] == str(file)
+    else:
+        assert (code, found["captions"], found["distinct"]["7"]) == (0, 14, 2)
+
+
+def test_a_folder_of_photos_cannot_be_evaluated_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "red.jpg").write_bytes(photo("red"))
+    assert cli.main(["evaluate", "--data", str(tmp_path / "mine")]) == UNUSABLE
+    errors = capsys.readouterr().err
+    assert "No photo of mine has a caption by people" in errors
+    assert "Loading" not in errors
+    assert run("stats", tmp_path / "mine")[0] == 0
 
 
 def test_stats_are_counted_right(run: Run, tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,46 +15,11 @@ from PIL import Image
 from qvla.captioning import engine
 from qvla.captioning.lineup import Lineup
 from qvla.cli import main as cli
-from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
+from tests.support.alone import LENGTH, Alone, Weights, photos
 from tests.support.made_images import geotiff
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("photos")
-    paths = [str(folder / f"{number} of 3.png") for number in range(1, 4)]
-    for path, photo in zip(paths, photos(3), strict=True):
-        photo.save(path)
-    return paths
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Runs a command line in this process: exit code, standard output, standard error."""
-    for name in [name for name in os.environ if name.startswith("QVLA_")]:
-        monkeypatch.delenv(name)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse's own
-            code = stop.code
-        output, errors = capsys.readouterr()
-        return code, output, errors
-
-    yield command
-    own = logging.getLogger("qvla")
-    own.handlers[:] = []
-    own.propagate = True
-    own.setLevel(logging.NOTSET)
 
 
 def model_of(weights: Weights) -> list[object]:
@@ -121,7 +85,9 @@ def test_photos_that_cannot_be_read_do_not_stop_the_rest(
 ) -> None:
     text = tmp_path / "text.png"
     text.write_text("no photo")
-    asked = [text, files[0], tmp_path / "none.png", tmp_path, files[1]]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    asked = [text, files[0], tmp_path / "none.png", empty, files[1]]
     code, output, errors = run(
         "caption", *asked, *model_of(weights), "--variant", "base", "--batch-size", 2, "--json"
     )
@@ -134,7 +100,7 @@ def test_photos_that_cannot_be_read_do_not_stop_the_rest(
     alone = Alone(weights.model)
     for result, photo in zip((results[1], results[4]), photos(3), strict=False):
         assert result["variants"]["base"]["caption"] == alone.text(photo)
-    for path in (text, tmp_path / "none.png", tmp_path):
+    for path in (text, tmp_path / "none.png", empty):
         assert f"{path}: " in errors
     assert "Traceback" not in errors
 

@@ -143,7 +143,7 @@ def test_without_java_there_is_no_meteor_and_that_is_said(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--split", "test"), "no references of that split"),
+        (("--split", "test"), "no row in the split 'test': its splits are train, val."),
         (("--metrics", "SPICE"), "no metric SPICE"),
     ],
 )
@@ -159,13 +159,91 @@ def test_what_cannot_be_scored(
     assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""
 
 
+def test_references_by_any_name_and_predictions_by_id(
+    table: Path, captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """COCO's two files, Karpathy's, and a renamed table give the scores of captions.csv."""
+
+    def scores(theirs: Path, references: Path) -> tuple[dict[str, object], str]:
+        assert main(command(theirs, references, *QUICK, "--json")) == 0
+        printed = capsys.readouterr()
+        result = json.loads(printed.out)
+        assert result["images"] == 30 and result["missing_references"]["count"] == 0
+        return result["metrics"], printed.err
+
+    expected, _ = scores(captions, table)
+    renamed = tmp_path / "more" / "my references.csv"
+    renamed.parent.mkdir()
+    shutil.copy(table, renamed)
+    assert scores(captions, renamed)[0] == expected
+
+    ids = {image: 500 + number for number, image in enumerate(MADE.references)}
+    coco = tmp_path / "captions_val2014.json"
+    coco.write_text(
+        json.dumps(
+            {
+                "images": [{"id": ids[image], "file_name": image} for image in ids],
+                "annotations": [
+                    {"image_id": ids[image], "caption": text}
+                    for image, texts in MADE.references.items()
+                    for text in texts
+                ],
+            }
+        )
+    )
+    results = tmp_path / "results.json"
+    said = [{"image_id": ids[image], "caption": text} for image, text in MADE.captions.items()]
+    results.write_text(json.dumps(said))
+    found, told = scores(results, coco)
+    assert found == expected
+    assert "results.json is read as COCO results: 30 captions." in told
+    assert "COCO captions: 30 photos" in told
+    assert "matched 30 by the references' image ids" in told
+
+    karpathy = tmp_path / "dataset_made.json"
+    images = [
+        {"filename": image, "filepath": "x", "cocoid": ids[image], "split": "restval"}
+        | {"sentences": [{"raw": text} for text in texts]}
+        for image, texts in MADE.references.items()
+    ]
+    karpathy.write_text(json.dumps({"dataset": "made", "images": images}))
+    assert scores(results, karpathy)[0] == expected
+    found, told = scores(captions, karpathy)
+    assert found == expected
+    assert "matched 30 by their names without folders" in told
+    assert "Scoring captions" not in told  # a bar is for a terminal
+
+
+def test_progress_is_told(
+    table: Path,
+    captions: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QVLA_PROGRESS", "json")
+    assert main(command(captions, table, *QUICK)) == 0
+    errors = capsys.readouterr().err
+    told = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert (told[0]["progress"], told[-1]["progress"]) == (0, told[-1]["total"])
+    assert told[0]["what"] == "Scoring captions"
+
+
+def test_two_captions_of_one_image_are_refused(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "theirs.json"
+    theirs.write_text('{"0000.png": "x", "a/0001.png": "y", "b/0001.png": "z"}')
+    assert main(command(theirs, table, *QUICK, "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 1  # which of two photos of one name is meant cannot be known
+    assert found["missing_references"]["images"] == ["a/0001.png", "b/0001.png"]
+
+
 def test_files_that_cannot_be_used(
     table: Path, captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strange = tmp_path / "strange.jsonl"
     strange.write_text('{"image": "elsewhere.png", "caption": "x"}\n')
-    named = tmp_path / "references.csv"
-    shutil.copy(table, named)
     double = tmp_path / "double"
     double.mkdir()
     lines = table.read_text().splitlines()
@@ -173,7 +251,6 @@ def test_files_that_cannot_be_used(
     for theirs, references, said in (
         (strange, table, "None of the 1 captioned images (elsewhere.png)"),
         (table, table, "line 1, is not JSON"),
-        (captions, named, "must be named captions.csv"),
         (captions, double, "0000.png is listed twice"),
         (captions, tmp_path / "nowhere", "nowhere"),
     ):

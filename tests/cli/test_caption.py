@@ -1,0 +1,168 @@
+"""`qvla caption` over many photos: folders, progress, and a file that goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qvla.captioning import engine
+from qvla.cli.caption_file import opened
+from qvla.errors import UNUSABLE
+from qvla.scoring import read_predictions
+from tests.support.alone import LENGTH, Weights
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def base(weights: Weights) -> list[object]:
+    return ["--model", weights.model, "--variant", "base", "--max-new-tokens", LENGTH]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Photos of each batch that was captioned; from the third batch on, as if killed."""
+    sizes: list[int] = []
+    real = engine.caption
+
+    def counted(lineup: object, images: list[Image.Image], *options: object) -> object:
+        sizes.append(len(images))
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        return real(lineup, images, *options)
+
+    monkeypatch.setattr(engine, "caption", counted)
+    return sizes
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+def copies(files: list[str], folder: Path, count: int = 5) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        shutil.copy(files[number % len(files)], folder / f"{number}.png")
+    return folder
+
+
+def test_a_file_is_written_as_it_goes_and_gone_on_with(
+    run: Run, base: list[object], files: list[str], calls: list[int], tmp_path: Path
+) -> None:
+    photos = copies(files, tmp_path / "photos")
+    out = tmp_path / "out.jsonl"
+    command = ["caption", photos, *base, "--batch-size", 1, "--out", out]
+    assert run(*command)[0] == 130
+    first = out.read_bytes()
+    assert [Path(line["photo"]).name for line in lines_of(out)] == ["0.png", "1.png"]
+    with out.open("ab") as file:
+        file.write(first.splitlines()[0][:40])  # as a kill in the middle of a line leaves it
+    code, output, errors = run(*command)
+    assert (code, output) == (0, "")
+    assert "5 of 5 photos are captioned" in errors
+    assert out.read_bytes().startswith(first)
+    names = [Path(line["photo"]).name for line in lines_of(out)]
+    assert names == [f"{number}.png" for number in range(5)]
+    assert calls == [1, 1, 1, 1, 1, 1]  # the third was cut off and made again
+    before = out.read_bytes()
+    code, output, errors = run(*command, "--json")
+    assert code == 0 and "Loading" not in errors and out.read_bytes() == before
+    assert [result["photo"] for result in json.loads(output)] == [
+        str(photos / f"{number}.png") for number in range(5)
+    ]
+    said = read_predictions(out)
+    assert list(said) == [str(photos / f"{number}.png") for number in range(5)]
+
+
+def test_photos_that_could_not_be_read_are_tried_again(
+    run: Run, base: list[object], files: list[str], tmp_path: Path
+) -> None:
+    photos = copies(files, tmp_path / "photos", 3)
+    out = tmp_path / "out.jsonl"
+    good = (photos / "1.png").read_bytes()
+    (photos / "1.png").write_bytes(good[:50])
+    code, _, errors = run("caption", photos, *base, "--out", out)
+    assert code == 1 and "2 of 3 photos are captioned" in errors
+    assert ["error" in line for line in lines_of(out)] == [False, True, False]
+    (photos / "1.png").write_bytes(good)
+    assert run("caption", photos, *base, "--out", out)[0] == 0
+    assert sorted(Path(line["photo"]).name for line in lines_of(out)) == ["0.png", "1.png", "2.png"]
+    assert not any("error" in line for line in lines_of(out))
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "out.jsonl"}
+
+
+def test_what_is_no_such_file_stays_as_it_is(
+    run: Run, base: list[object], files: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    assert run("caption", files[0], *base, "--out", out)[0] == 0
+    before = out.read_bytes()
+    code, _, errors = run("caption", *files, *base, "--num-beams", 2, "--out", out)
+    assert code == UNUSABLE and "made with other weights or options" in errors
+    assert out.read_bytes() == before
+    for content in (b"my notes", b'{"image": "a.png", "caption": "x"}\n', b"one\ntwo\n"):
+        (tmp_path / "notes.txt").write_bytes(content)
+        code, _, errors = run("caption", files[0], *base, "--out", tmp_path / "notes.txt")
+        assert code == UNUSABLE and "is no file of captions made by --out (see line 1)" in errors
+        assert (tmp_path / "notes.txt").read_bytes() == content
+    code, _, errors = run("caption", files[0], *base, "--out", tmp_path)
+    assert code == UNUSABLE and "Is a directory" in errors
+
+
+def test_two_processes_do_not_write_to_one_file(
+    run: Run, base: list[object], files: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    with opened(out, "made with"):
+        code, _, errors = run("caption", files[0], *base, "--out", out)
+    assert code == UNUSABLE and "Another process is captioning" in errors
+    assert run("caption", files[0], *base, "--out", out)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_progress_is_told(
+    run: Run,
+    base: list[object],
+    files: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QVLA_PROGRESS", "json")
+    folder = copies(files, tmp_path / "photos")
+    arguments = ["caption", folder, *base, "--batch-size", 2]
+    # `run` clears the variable's kind before the test, so that this one is of the test alone.
+    code, output, errors = run(*arguments)
+    told = [json.loads(line) for line in errors.splitlines() if line.startswith('{"progress"')]
+    assert code == 0
+    assert (told[0]["progress"], told[-1]["progress"]) == (0, 5)
+    assert {(line["total"], line["what"]) for line in told} == {(5, "Captioning photos")}
+    assert "5 photos" in errors
+    shown = [line for line in output.splitlines() if not line.startswith(" ")]
+    assert shown == [str(folder / f"{number}.png") for number in range(5)]
+
+
+def test_a_name_that_is_no_text_costs_no_result(
+    run: Run, base: list[object], files: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    path = os.path.join(os.fsencode(folder), b"caf\xe9.png")
+    try:
+        shutil.copy(os.fsencode(files[0]), path)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    code, output, _ = run("caption", folder, files[1], *base)
+    assert code == 0 and "caf\\udce9.png" in output and files[1] in output
+    out = tmp_path / "out.jsonl"
+    code, output, _ = run("caption", folder, files[1], *base, "--json", "--out", out)
+    assert code == 0 and output.isascii()
+    (odd, _) = json.loads(output)
+    assert os.fsencode(odd["photo"]) == path
+    assert run("caption", folder, files[1], *base, "--out", out)[0] == 0
+    assert len(lines_of(out)) == 2
