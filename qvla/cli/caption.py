@@ -172,7 +172,7 @@ def _batch(
 def _read(photo: str, settings: Settings) -> Photo | QvlaError:
     from qvla.data.imagery import read_photo
 
-    if Path(photo).is_dir():
+    if os.path.isdir(photo):
         return QvlaError("This folder holds no photos; name one that does, or the photos.")
     try:
         return read_photo(
@@ -206,8 +206,10 @@ def _file(
     if path is None:
         yield None
         return
+    contenders = [one for one in contenders_of(settings) if one.name in asked]
     made_with = {
-        "contenders": [one.model_dump() for one in contenders_of(settings) if one.name in asked],
+        "contenders": [one.model_dump() for one in contenders],
+        "weights": [_weights(name) for one in contenders for name in (one.base, one.adapter)],
         "decoding": asdict(decoding),
         "nf4_embeddings": settings.nf4_embeddings,
         "device": settings.device,
@@ -215,6 +217,12 @@ def _file(
     digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
     with caption_file.opened(path.expanduser(), digest[:12]) as file:
         yield file
+
+
+def _weights(name: str | None) -> list[tuple[str, int, int]]:
+    """What tells a folder's weights from others that had its name before; nothing of a hub id."""
+    files = sorted(Path(name).glob("*.safetensors")) if name and os.path.isdir(name) else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _in_words(result: Result) -> str:

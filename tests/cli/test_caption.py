@@ -115,6 +115,23 @@ def test_what_is_no_such_file_stays_as_it_is(
     assert code == UNUSABLE and "Is a directory" in errors
 
 
+def test_captions_of_weights_of_another_day_are_not_mixed(
+    run: Run, weights: Weights, files: list[str], tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(weights.adapter, tmp_path / "adapter")
+    command = ["caption", files[0], "--model", weights.model, "--adapter", adapter]
+    command += ["--variant", "adapter", "--max-new-tokens", 2, "--out", tmp_path / "out.jsonl"]
+    assert run(*command)[0] == 0
+    shutil.copy(weights.other_adapter / "adapter_model.safetensors", adapter)
+    code, _, errors = run(*command)
+    assert code == UNUSABLE and "made with other weights or options" in errors
+
+
+def test_a_name_that_no_file_can_have(run: Run, base: list[object], files: list[str]) -> None:
+    code, output, errors = run("caption", "x" * 300, files[0], *base)
+    assert code == 1 and files[0] in output and "Traceback" not in errors
+
+
 def test_two_processes_do_not_write_to_one_file(
     run: Run, base: list[object], files: list[str], tmp_path: Path
 ) -> None:
