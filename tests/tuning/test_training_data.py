@@ -107,7 +107,7 @@ def test_the_embedded_model_s_photos_come_through_the_same_opener(tmp_path: Path
 
 
 def test_no_code_opens_photos_beside_the_one_opener() -> None:
-    """`Image.open` decides by itself what is a photo; `imagery` with its formats decides for everybody."""
+    """`Image.open` decides by itself what is a photo; here `imagery` and its formats do."""
     package = Path(__file__).resolve().parents[2] / "qvla"
     users = [
         str(path.relative_to(package))
