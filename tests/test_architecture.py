@@ -185,6 +185,15 @@ def test_arrows_go_down() -> None:
     assert wrong_ways(ROOT) == []
 
 
+def test_contributors_are_told_the_same_floors() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    told = text.split("```text\n")[1].split("```")[0].splitlines()
+    assert [tuple(line.split(", ")) for line in told] == list(FLOORS)
+    assert f"more than {LONGEST} lines" in text
+    for name in re.findall(r"`((?:qvla|tests)/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
 def test_there_is_no_circle() -> None:
     assert circles(ROOT) == []
 
