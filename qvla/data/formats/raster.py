@@ -21,7 +21,9 @@ from qvla.data.formats.limits import fraction, turns
 from qvla.data.formats.photo import ImageError, Photo, check_size
 from qvla.data.formats.pixels import finish
 
-BYTES_A_PIXEL = 16  # what unpacking may take for each allowed pixel, over all bands
+# What unpacking may take for each allowed pixel, over all bands: about a second of work.
+BYTES_A_PIXEL = {None: 16, "lzma": 4}
+BYTES_A_PACKED_PIXEL = 8  # with any other compression
 BLOCK_BYTES = 48_000_000  # the piece in which a file is packed, which is unpacked at once
 CACHE_BYTES = 16_000_000
 TIFF_CACHE_BYTES = BLOCK_BYTES  # so that no block is unpacked twice in a row
@@ -56,7 +58,8 @@ def check_raster(raster: Any, max_pixels: int) -> None:
     check_size((raster.width, raster.height), max_pixels)
     pixels = max(raster.width * raster.height, *(h * w for h, w in raster.block_shapes))
     a_pixel = raster.count * _dtype(raster).itemsize
-    if pixels > max_pixels or pixels * a_pixel > max_pixels * BYTES_A_PIXEL:
+    allowed = BYTES_A_PIXEL.get(raster.profile.get("compress"), BYTES_A_PACKED_PIXEL)
+    if pixels > max_pixels or pixels * a_pixel > max_pixels * allowed:
         raise ImageError("This raster is too large when unpacked; upload a part of it.")
     if _block_bytes(raster) > BLOCK_BYTES:
         raise ImageError(

@@ -208,6 +208,15 @@ def test_endless_headers_are_given_up(data: bytes) -> None:
         open_image(data)
 
 
+@pytest.mark.parametrize(("compress", "most"), [("NONE", 16), ("DEFLATE", 8), ("LZMA", 4)])
+def test_what_is_slow_to_unpack_may_unpack_to_less(compress: str, most: int) -> None:
+    """Bytes a pixel: work is counted from the header, before it is done."""
+    within, beyond = (np.ones((bands, 64, 64), np.uint8) for bands in (most, most + 1))
+    assert open_image(geotiff(within, compress=compress), max_pixels=64 * 64).size == (64, 64)
+    with pytest.raises(ImageError, match="too large when unpacked"):
+        open_image(geotiff(beyond, compress=compress), max_pixels=64 * 64)
+
+
 def test_tags_that_all_claim_the_whole_file_are_not_read() -> None:
     """65,000 tags of 60,000 bytes each would be 4 GB in Pillow."""
     greedy = [(0x9000 + tag % 4096, 7, 60_000, b"") for tag in range(5_000)]
