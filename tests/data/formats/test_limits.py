@@ -256,7 +256,7 @@ def test_a_small_photo_never_waits_for_large_ones() -> None:
             time.sleep(0.01)
         passes = threading.Thread(target=open_as, args=("small", small))
         passes.start()
-        passes.join()
+        passes.join(60)  # it is over at once, unless it waits for those above
         assert opened == ["small"]
     waits.join()
     assert opened == ["small", "large"]
