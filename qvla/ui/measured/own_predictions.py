@@ -34,10 +34,11 @@ log = logging.getLogger(__name__)
 
 LEAD = (
     "A file of any system's captions, one JSON object a line, such as "
-    '<code>{"image": "name.jpg", "caption": "…"}</code>, is scored beside the variants on the '
-    "photos that both have. It is deleted as soon as it is read."
+    '<code>{"image": "name.jpg", "caption": "…"}</code>, or COCO results, a JSON object of '
+    "captions by name, or CSV, is scored beside the variants on the photos that both have. It is "
+    "deleted as soon as it is read."
 )
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv")
 
 
 class OwnPredictions:
@@ -185,7 +186,7 @@ def _read_and_forget(file: str | None) -> dict[str, str]:
         raise QvlaError("Send the predictions file itself, not its place.")
     if path.suffix.lower() not in SUFFIXES:
         raise QvlaError(
-            f"{path.name} is no predictions file: choose one in JSON Lines, named .jsonl."
+            f"{path.name} is no predictions file: choose one in JSON Lines, JSON or CSV, named so."
         )
     try:
         return read_predictions(path)

@@ -390,7 +390,7 @@ def test_own_captions_are_scored_as_the_core_scores_them(
         ('{"image": "photo00.png", "caption": "a"}\n' * 2, "line 2"),
         ('{"image": "photo00.png"}\n', "caption"),
         ('{"image": "moon.png", "caption": "a moon ."}\n', "None of the 1 images"),
-        ('["photo00.png", "a"]\n', "line 1"),
+        ('["photo00.png", "a"]\n', "entry 1"),
     ],
 )
 def test_a_bad_predictions_file_is_one_sentence(
