@@ -152,6 +152,8 @@ def plan(
     _check("device", device, ("cuda", "cpu"))
     _check("precision", precision, (None, *WIDTHS))
     _check("attention", attention, (None, "eager", "sdpa"))
+    adapter = adapter_method(method)
+    adapter_fields = fields_of(adapter, **fields)
     config = read_model_config(model)
     training = task == "training"
     image_tokens = family_of(config).image_tokens(config) if image_tokens is None else image_tokens
@@ -183,8 +185,7 @@ def plan(
     if quantised:
         weights = _nf4_bytes(model, skeleton, embeddings_8bit, device == "cpu" and not training)
     if variant != "base":
-        adapter = adapter_method(method)
-        trained, sizes = skeleton.train(adapter, fields_of(adapter, **fields))
+        trained, sizes = skeleton.train(adapter, adapter_fields)
         weights += number * sum(sizes)
 
     step = Step(

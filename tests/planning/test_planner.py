@@ -21,7 +21,7 @@ from qvla.captioning.lineup import SharedBackbone
 from qvla.captioning.prompts import IGNORED
 from qvla.cli import main as cli
 from qvla.methods.bottleneck import BottleneckConfig
-from qvla.methods.recipe import Recipe, make_recipe
+from qvla.methods.recipe import Recipe, TrainingError, make_recipe
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.backbone import Precision, load_backbone
 from qvla.models.footprint import census
@@ -382,6 +382,14 @@ def test_a_recipe_is_planned_by_its_own_settings(tiny_checkpoint: Path) -> None:
 def test_what_does_not_exist_is_refused(settings: dict, words: str) -> None:
     with pytest.raises(PlanError, match=words):
         plan(**settings)
+
+
+@pytest.mark.parametrize("variant", ["base", "adapter", "qvla"])
+def test_a_method_and_its_fields_are_checked_whoever_is_planned(variant: str) -> None:
+    with pytest.raises(TrainingError, match="no method 'full' that makes adapters"):
+        plan(variant=variant, method="full")
+    with pytest.raises(TrainingError, match="Bottleneck adapter has no setting called rank"):
+        plan(variant=variant, rank=4)
 
 
 def test_the_verb_prints_every_variant(capsys: pytest.CaptureFixture[str]) -> None:
