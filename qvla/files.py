@@ -1,4 +1,6 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are whole or not there: written under a temporary name, then renamed. And JSON that
+others wrote, which is read or is a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,14 @@ def is_there(path: Path) -> bool:
 def printable(name: str) -> str:
     """A file's name as text for people: bytes of it that are no UTF-8 become `\\xNN`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What the text says. Raises ValueError also for what is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from qvla.tuning import checkpoints
 
 OUTPUT = "adapter"
 RECIPE = "recipe.yaml"
@@ -31,18 +32,9 @@ def events_of(folder: Path) -> Path:
 
 
 def last_step(folder: Path) -> int | None:
-    """The step of the last checkpoint that can be resumed from, None when there is none.
-
-    What is whole is what `qvla.tuning.run_folder` says is; that module takes seconds to import.
-    """
-    steps = []
-    for state in folder.glob(f"{OUTPUT}.checkpoints/checkpoint-*/trainer_state.json"):
-        try:
-            json.loads(state.read_text(encoding="utf-8"))
-            steps.append(int(state.parent.name.rpartition("-")[2]))
-        except (OSError, ValueError):
-            continue
-    return max(steps, default=None)
+    """The step of the last checkpoint that can be resumed from, None when there is none."""
+    found = checkpoints.find(folder / f"{OUTPUT}.checkpoints").checkpoint
+    return None if found is None else checkpoints.step_of(found)
 
 
 def is_complete(folder: Path) -> bool:

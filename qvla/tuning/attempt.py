@@ -27,9 +27,10 @@ from qvla.methods.recipe import Recipe
 from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer
+from qvla.tuning.checkpoints import step_of
 from qvla.tuning.methods import Trained, add_method, save
-from qvla.tuning.run_events import Ender, EventLog, StepTurns, device_name
-from qvla.tuning.run_folder import publish, step_of
+from qvla.tuning.run_events import Ender, EventLog, Rotation, StepTurns, device_name
+from qvla.tuning.run_folder import publish
 from qvla.tuning.training_data import CaptionedPhotos, Collator
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -179,7 +180,6 @@ def _trainer(
         eval_strategy="steps" if evaluation else "no",
         eval_steps=recipe.eval_steps,
         save_steps=recipe.save_steps,
-        save_total_limit=2,
         report_to=recipe.report_to or "none",
         disable_tqdm=not sys.stderr.isatty(),
         label_names=["labels"],
@@ -197,7 +197,7 @@ def _trainer(
         data_collator=Collator(processor, recipe.prefix),
         train_dataset=shown,
         eval_dataset=held_out if evaluation else None,
-        callbacks=[told, EndTogether(ender), StepTurns(lock)],
+        callbacks=[told, Rotation(), EndTogether(ender), StepTurns(lock)],
     )
     told.images_per_second = lambda: trainer.clock.images_per_second
     return trainer

@@ -22,10 +22,11 @@ from qvla.data.risc import Example
 from qvla.methods.recipe import Recipe
 from qvla.models.backbone import Backbone
 from qvla.records.measure import peak_memory
-from qvla.tuning import events
+from qvla.tuning import checkpoints, events
 from qvla.tuning.methods import Trained
 
 SAMPLE_TOKENS = 40
+CHECKPOINTS_KEPT = 2  # the one before the last as well, should the last be damaged
 PATIENCE = 10.0  # seconds in which further requests to end are taken for the same one
 
 
@@ -124,6 +125,18 @@ def caption_in_training(
     finally:
         model.train(was_training)
     return [answer.text for answer in answers["trained"]]
+
+
+class Rotation(TrainerCallback):
+    """Keeps the last checkpoints. The Trainer's own rotation would take `checkpoint-3-backup`,
+    which somebody has put beside them, for one of them and delete it.
+    """
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            checkpoints.remove(Path(args.output_dir), keep=CHECKPOINTS_KEPT)
 
 
 class StepTurns(TrainerCallback):

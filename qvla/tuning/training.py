@@ -25,10 +25,10 @@ from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
 from qvla.methods.recipe import Recipe, TrainingError, add_arguments, read_recipe
-from qvla.tuning import events, preflight
+from qvla.tuning import checkpoints, events, preflight
 from qvla.tuning.attempt import Attempt, Ended, Outcome
 from qvla.tuning.run_events import Ender
-from qvla.tuning.run_folder import claim, last_checkpoint
+from qvla.tuning.run_folder import claim
 from qvla.tuning.training_data import sift
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,13 @@ def train(
     data |= {"captions": sum(len(item.references) for item in training)}
     data |= {"left_out": sifted.left_out}
     preflight.check(recipe)
-    checkpoint = claim(recipe, data["fingerprint"], resume=resume, overwrite=overwrite)
+    earlier = claim(recipe, data["fingerprint"], resume=resume, overwrite=overwrite)
     if not resume:
         recipe.events.unlink(missing_ok=True)
+    if earlier.said:
+        _say(recipe, " ".join(earlier.said))
 
-    run = Attempt(recipe, training, evaluation, data, checkpoint, ender or Ender())
+    run = Attempt(recipe, training, evaluation, data, earlier.checkpoint, ender or Ender())
     try:
         try:
             return run.go()
@@ -81,12 +83,11 @@ def train(
                 raise
             smaller = _halved(recipe)
         # Out here the error is gone, and with its traceback the model and the tensors of the batch.
-        log.warning("%s", smaller.sentence)
-        events.append(recipe.events, "note", text=smaller.sentence)
+        _say(recipe, smaller.sentence)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        checkpoint = last_checkpoint(recipe.checkpoints)
+        checkpoint = checkpoints.find(recipe.checkpoints).checkpoint
         try:
             run = Attempt(smaller.recipe, training, evaluation, data, checkpoint, run.ender)
             return run.go()
@@ -104,6 +105,17 @@ def train(
         sentence = str(error) if isinstance(error, QvlaError) else f"A fault: {first_line(error)}"
         events.append(recipe.events, "end", state="failed", text=sentence)
         raise
+
+
+def _say(recipe: Recipe, sentence: str) -> None:
+    """In the log, and among the run's events, once of several processes."""
+    if _is_first():
+        log.warning("%s", sentence)
+        events.append(recipe.events, "note", text=sentence)
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,7 @@ def run_and_report(start: Callable[[], Outcome]) -> int:
         print(error, file=sys.stderr)
         return 1
     card = outcome.card
-    if os.environ.get("RANK", "0") == "0":  # of several processes only the first
+    if _is_first():
         speed = card["images_per_second"]
         print(f"{outcome.folder}: {card['steps']} steps, {speed} images a second")
     return 0

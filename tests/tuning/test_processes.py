@@ -30,7 +30,7 @@ from qvla.methods.recipe import Recipe
 from qvla.models.backbone import load_backbone
 from qvla.tuning import attempt, events, training
 from qvla.tuning.caption_trainer import CaptionTrainer, caption_loss, image_features
-from qvla.tuning.run_folder import last_checkpoint, step_of
+from qvla.tuning.checkpoints import find, step_of
 from qvla.tuning.training import train
 from qvla.tuning.training_data import CaptionedPhotos, Collator
 from tests.support.colours import recipe_for, write_table
@@ -250,7 +250,7 @@ def test_a_signal_to_one_process_ends_both_with_a_checkpoint(
             for process in psutil.Process(run.pid).children(recursive=True):
                 process.kill()
             run.kill()
-    last = last_checkpoint(long.checkpoints)
+    last = find(long.checkpoints).checkpoint
     assert step_of(last) >= max(steps_of(long))
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in last.iterdir()}
     rows, _ = events.read(long.events)
