@@ -66,7 +66,7 @@ def _take(path: Path, *, shared: bool, at_once: bool) -> Lock | None:
     flags = portalocker.LockFlags.SHARED if shared else portalocker.LockFlags.EXCLUSIVE
     if at_once:
         flags |= portalocker.LockFlags.NON_BLOCKING
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
+    descriptor = _open(path)
     try:
         portalocker.lock(descriptor, flags)
         # The file may have been deleted meanwhile, and a lock on it would keep nobody out.
@@ -82,6 +82,16 @@ def _take(path: Path, *, shared: bool, at_once: bool) -> Lock | None:
         raise
     os.close(descriptor)
     return None
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        # One that is there and may not be written to can be locked all the same.
+        return os.open(path, os.O_RDONLY | _NO_LINK)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -24,7 +24,7 @@ FLOORS = (
     ("models", "scoring"),
     ("methods", "data", "records"),
     ("hub", "settings"),
-    ("errors", "faults", "files", "locks", "progress", "proxies"),
+    ("errors", "faults", "files", "locks", "progress", "proxies", "words"),
 )
 LONGEST = 350  # lines
 # What is one model family's own may be named in that family's file alone.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvla.captioning.options import positive
 from qvla.cli.output import as_json
+from qvla.words import counted
 
 if TYPE_CHECKING:
     from qvla.scoring.files import FileScores
@@ -134,7 +135,7 @@ def _table(result: FileScores) -> str:
         how += f" by {scored.tokenizer.title()}"
     else:
         how += f", seed {scored.seed}"
-    lines = [f"{scored.images:,} images, {scored.protocol} protocol ({how})", ""]
+    lines = [f"{counted(scored.images, 'image')}, {scored.protocol} protocol ({how})", ""]
     lines.append(f"{'':10}{'score':>8}   95 % interval")
     lines += [
         f"{name:10}{ends.value:8.4f}   {ends.low:.4f} to {ends.high:.4f}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qvla import locks
 from qvla.errors import QvlaError
+from qvla.files import parse_json
 
 LOCK = "lock"
 
@@ -45,7 +46,7 @@ def read(path: Path) -> list[Prediction]:
     found: dict[str, Prediction] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = Prediction(**json.loads(line))
+            row = Prediction(**parse_json(line))
             known = all(isinstance(value, str) for value in asdict(row).values())
         except (ValueError, TypeError):
             known = False

@@ -51,4 +51,6 @@ def last_lines(path: Path, lines: int = LINES_KEPT, start: int = 0) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    # Of a line that was written over, as bars of progress are, a terminal shows the last as well.
+    shown = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return "\n".join("\n".join(shown).splitlines()[-lines:])

@@ -31,7 +31,7 @@ class Places:
 
     def folder(self, job_id: str) -> Path:
         """The folder of one job, in `jobs` and nowhere else."""
-        if not _ID.fullmatch(job_id):
+        if not is_name(job_id):
             raise JobError(f"{job_id!r} is no job's name.")
         return self.jobs / job_id
 
@@ -48,6 +48,11 @@ def places_of(settings: Settings) -> Places:
     own = URL.create("sqlite", database=str(jobs / "jobs.sqlite3"))
     url = settings.database_url or own
     return Places(jobs, url, settings.redis_url, settings.device_lock.absolute())
+
+
+def is_name(job_id: str) -> bool:
+    """Whether a job could be called this."""
+    return _ID.fullmatch(job_id) is not None
 
 
 def new_id() -> str:

@@ -6,7 +6,6 @@ nothing. Where it cannot be done again, the pane answers as the settings say, an
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvla.errors import QvlaError
-from qvla.files import write_json
+from qvla.files import parse_json, write_json
 from qvla.methods.registry import KINDS
 from qvla.settings import Settings
 
@@ -64,7 +63,7 @@ def shown_name(job_id: str) -> str:
 def published(settings: Settings) -> dict[str, Published]:
     """What was published, by pane; a file that cannot be read says that nothing was."""
     try:
-        values = json.loads(_file(settings).read_text(encoding="utf-8"))
+        values = parse_json(_file(settings).read_bytes())
         return {pane: Published(**values[pane]) for pane in TITLES if pane in values}
     except FileNotFoundError:
         return {}

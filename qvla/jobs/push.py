@@ -7,7 +7,6 @@ alone.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from qvla.errors import QvlaError
+from qvla.files import parse_json
 from qvla.hub import is_hub_id
 from qvla.methods.registry import KINDS, Kind
 
@@ -67,7 +67,7 @@ def pushed_files(folder: Path) -> list[Path]:
 def model_card(folder: Path, repository: str) -> str:
     """The card of a finished folder, from its `run.json`. Raises PushError without one."""
     try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        run = parse_json((folder / RUN).read_bytes())
         recipe = run["recipe"]
         kind, model = KINDS[recipe["method"]], recipe["model"]
         text = f"""---

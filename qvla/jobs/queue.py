@@ -17,8 +17,9 @@ from huey.storage import BaseStorage
 from redis import ConnectionPool
 from redis.exceptions import RedisError
 
-from qvla.jobs.errors import JobError
+from qvla.jobs.errors import DamagedStoreError, JobError
 from qvla.jobs.places import Places
+from qvla.jobs.sqlite import is_damage
 
 NAME = "qvla"
 CONNECT_SECONDS = 5.0
@@ -29,7 +30,10 @@ class QueueError(JobError):
 
 
 class JobQueue:
-    """The names of waiting jobs, first come, first served."""
+    """The names of waiting jobs, first come, first served.
+
+    Every method raises QueueError, and DamagedStoreError where the file is no queue any more.
+    """
 
     def __init__(self, places: Places) -> None:
         self._where = _without_password(places)
@@ -56,6 +60,8 @@ class JobQueue:
             yield
         except (RedisError, sqlite3.Error, OSError, ValueError) as error:
             what = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                raise DamagedStoreError(f"The queue of jobs is damaged ({what}).") from error
             raise QueueError(f"The queue of jobs at {self._where} fails: {what}.") from error
 
 

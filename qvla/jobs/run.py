@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from qvla.jobs import folder as files
+from qvla.jobs.errors import StoreError
 from qvla.jobs.limits import Limits
 from qvla.jobs.processes import signal_group
 from qvla.jobs.store import Job, JobState, Store
@@ -109,7 +108,7 @@ class Run:
         """Whether the store could be told that the job is alive."""
         try:
             job = self._store.beat(self.job)
-        except SQLAlchemyError:
+        except StoreError:
             return False
         if job is None:
             self._lost = True
@@ -139,7 +138,7 @@ class Run:
     def _complaint(self) -> str:
         """The sentence that the run's events end with, or else the last line of its log."""
         rows, _ = events.read(files.events_of(self.folder))
-        if rows and rows[-1]["event"] == "end" and _time_of(rows[-1]) >= self._begun:
+        if rows and rows[-1]["event"] == "end" and events.time_of(rows[-1]) >= self._begun:
             return str(rows[-1].get("text", ""))
         lines = [line.strip() for line in self.log().splitlines() if line.strip()]
         return lines[-1] if lines else ""
@@ -158,7 +157,10 @@ def _start(command: list[str], locks: list[Lock], log: int) -> subprocess.Popen[
     tie = [sys.executable, "-m", "qvla.jobs.tie", str(os.getpid()), str(descriptors[0])]
     return subprocess.Popen(
         [*tie, *command],
-        env=child_environment(PYTHONUNBUFFERED="1"),  # the log's last line was said last
+        env=child_environment(
+            PYTHONUNBUFFERED="1",  # so that the log's last line is what was said last
+            TQDM_DISABLE="1",  # bars of progress, which libraries draw into files too
+        ),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -173,10 +175,3 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return process.poll() is not None
     options = os.WEXITED | os.WNOWAIT | os.WNOHANG
     return os.waitid(os.P_PID, process.pid, options) is not None
-
-
-def _time_of(row: events.Row) -> datetime:
-    try:
-        return datetime.fromisoformat(str(row["time"]))
-    except (KeyError, ValueError):
-        return datetime.min.replace(tzinfo=UTC)

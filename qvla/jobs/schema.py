@@ -16,12 +16,13 @@ from sqlalchemy import (
     Text,
     insert,
     inspect,
+    literal_column,
     select,
     text,
     update,
 )
 
-from qvla.jobs.errors import JobError
+from qvla.jobs.errors import DamagedStoreError, JobError
 
 Migration = Callable[[Connection], None]
 
@@ -71,12 +72,10 @@ MIGRATIONS: tuple[Migration, ...] = (_first,)
 def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Brings the store up to the newest version, within the connection's transaction.
 
-    Raises JobError for a store that a newer release has written.
+    Raises JobError for a store that a newer release has written, and DamagedStoreError for one that
+    no release has.
     """
-    if not inspect(connection).has_table(VERSION.name):
-        VERSION.create(connection)
-        connection.execute(insert(VERSION).values(version=0))
-    version = connection.execute(select(VERSION.c.version)).scalar_one()
+    version = _version(connection)
     if version > len(migrations):
         raise JobError(
             f"The store of jobs has version {version} and this release knows {len(migrations)} at "
@@ -86,3 +85,28 @@ def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS
         for migration in migrations[version:]:
             migration(connection)
         connection.execute(update(VERSION).values(version=len(migrations)))
+    tables = inspect(connection)
+    there = tables.get_columns(JOBS.name) if tables.has_table(JOBS.name) else []
+    lacking = {column.name for column in JOBS.c} - {column["name"] for column in there}
+    if lacking:
+        what = f"the table {JOBS.name}"
+        raise _damaged(f"{what} lacks {', '.join(sorted(lacking))}" if there else f"{what} is gone")
+
+
+def _version(connection: Connection) -> int:
+    """Of a new store, 0, which it is then marked with."""
+    tables = inspect(connection)
+    if not tables.has_table(VERSION.name):
+        if tables.has_table(JOBS.name):
+            raise _damaged(f"the table {VERSION.name} is gone")
+        VERSION.create(connection)
+        connection.execute(insert(VERSION).values(version=0))
+    rows = select(literal_column(VERSION.c.version.name)).select_from(VERSION)
+    versions = list(connection.execute(rows).scalars())
+    if len(versions) != 1 or not isinstance(versions[0], int) or versions[0] < 0:
+        raise _damaged(f"its version is {', '.join(map(repr, versions)) or 'gone'}")
+    return versions[0]
+
+
+def _damaged(what: str) -> DamagedStoreError:
+    return DamagedStoreError(f"The store of jobs is not as QVLA has written it: {what}.")

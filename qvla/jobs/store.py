@@ -10,80 +10,45 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
+    Select,
     and_,
     create_engine,
     delete,
-    event,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
-from sqlalchemy.engine import Row
 from sqlalchemy.exc import (
     ArgumentError,
-    DBAPIError,
     IntegrityError,
     OperationalError,
     ProgrammingError,
+    SQLAlchemyError,
 )
 
+from qvla.jobs import sqlite
 from qvla.jobs.errors import JobError
+from qvla.jobs.job import RESUMABLE, Job, JobState, job_of
 from qvla.jobs.schema import JOBS, MIGRATIONS, Migration, migrate
+from qvla.words import counted
 
-BUSY_SECONDS = 30.0  # a process waits this long for another one's transaction
-
-
-class JobState(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-
-
-RESUMABLE = (JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job as the store has it. `reason` is why it ended, in one sentence; `log` is the last
-    lines of what it said; `worker` and `attempt` tell who runs it, or ran it last.
-    """
-
-    id: str
-    state: JobState
-    recipe: dict[str, Any]
-    created: datetime
-    started: datetime | None
-    finished: datetime | None
-    heartbeat: datetime | None
-    worker: str | None
-    attempt: int
-    reason: str
-    cancel_requested: bool
-    owner: str
-    log: str = ""
-
-    @property
-    def over(self) -> bool:
-        return self.state not in (JobState.QUEUED, JobState.RUNNING)
+__all__ = ["RESUMABLE", "Job", "JobState", "Store"]
 
 
 class Store:
-    """Opens the store and brings it up to date. Every method may be called from any thread."""
+    """Opens the store and brings it up to date. Every method may be called from any thread, and
+    raises StoreError when the store cannot be read or written.
+    """
 
     def __init__(self, url: str | URL, migrations: Sequence[Migration] = MIGRATIONS) -> None:
         try:
@@ -91,15 +56,14 @@ class Store:
         except (ArgumentError, ModuleNotFoundError) as error:
             what = str(error).splitlines()[0].rstrip(".")
             raise JobError(f"QVLA_DATABASE_URL cannot be used ({what}): set another.") from error
-        self._is_file = self._engine.dialect.name == "sqlite"
-        if self._is_file:
-            event.listen(self._engine, "connect", _prepare)
-            event.listen(self._engine, "begin", _begin)
+        self._file = sqlite.file_of(url)
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
+        if self._is_sqlite:
+            sqlite.set_up(self._engine, self._file)
         try:
             self._migrate(migrations)
-        except (DBAPIError, sqlite3.Error) as error:
-            what = str(getattr(error, "orig", error)).splitlines()[0].rstrip(".")
-            raise JobError(f"The store of jobs cannot be opened ({what}).") from error
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise sqlite.error_of(error, self._file, "opened") from error
 
     def add(self, job_id: str, recipe: dict[str, Any], owner: str, most_waiting: int) -> None:
         """Adds a queued job; raises JobError when as many wait already."""
@@ -122,18 +86,19 @@ class Store:
 
     def all(self, *states: JobState) -> list[Job]:
         """The jobs, newest first: all, or those in the given states."""
-        query = select(JOBS).where(~JOBS.c.deleted)
+        query = _rows().where(~JOBS.c.deleted)
         if states:
             query = query.where(JOBS.c.state.in_([state.value for state in states]))
-        with self._engine.begin() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query.order_by(JOBS.c.created.desc(), JOBS.c.id.desc()))
-            return [_job(row) for row in rows]
+            jobs = [job_of(row) for row in rows.mappings()]
+        return [job for job in jobs if not states or job.state in states]
 
     def find(self, job_id: str) -> Job | None:
-        query = select(JOBS).where(JOBS.c.id == job_id, ~JOBS.c.deleted)
-        with self._engine.begin() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else _job(row)
+        query = _rows().where(JOBS.c.id == job_id, ~JOBS.c.deleted)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else job_of(row)
 
     def claim(self, job_id: str, worker: str) -> Job | None:
         """Makes a queued job the worker's; None when it is not there to be claimed."""
@@ -186,13 +151,18 @@ class Store:
             )
             return result.rowcount == 1
 
-    def hide(self, job_id: str) -> bool:
-        """Takes a job that does not run out of sight; what is hidden is only left to be erased."""
-        runs = JOBS.c.state == JobState.RUNNING.value
-        return self._change(and_(JOBS.c.id == job_id, ~runs), deleted=True)
+    def hide(self, job_id: str, *, idle: bool = False) -> bool:
+        """Takes a job that does not run out of sight; what is hidden is only left to be erased.
+
+        `idle` says that the caller knows that nobody runs it, whatever its row has for a state.
+        """
+        may = and_(JOBS.c.id == job_id, ~JOBS.c.deleted)
+        if not idle:
+            may = and_(may, JOBS.c.state != JobState.RUNNING.value)
+        return self._change(may, deleted=True)
 
     def hidden(self) -> list[str]:
-        with self._engine.begin() as connection:
+        with self._reading() as connection:
             return list(connection.execute(select(JOBS.c.id).where(JOBS.c.deleted)).scalars())
 
     def erase(self, job_id: str) -> None:
@@ -210,26 +180,42 @@ class Store:
         query = select(func.count()).where(JOBS.c.state == JobState.QUEUED.value, ~JOBS.c.deleted)
         waiting = connection.execute(query).scalar_one()
         if waiting >= most:
-            jobs = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+            wait = "waits" if waiting == 1 else "wait"
             raise JobError(
-                f"{jobs} already, and {most} may: cancel one or try again when one has begun."
+                f"{counted(waiting, 'job')} {wait} already, and {most} may: cancel one or "
+                "try again when one has begun."
             )
 
+    def _reading(self) -> AbstractContextManager[Connection]:
+        return self._transaction("read", writes=False)
+
+    def _writing(self) -> AbstractContextManager[Connection]:
+        return self._transaction("written", writes=True)
+
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._engine.execution_options(writes=True).begin() as connection:
-            yield connection
+    def _transaction(self, doing: str, *, writes: bool) -> Iterator[Connection]:
+        try:
+            with self._engine.execution_options(writes=writes).begin() as connection:
+                yield connection
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise sqlite.error_of(error, self._file, doing) from error
 
     def _migrate(self, migrations: Sequence[Migration]) -> None:
+        engine = self._engine.execution_options(writes=True)
         try:
-            with self._writing() as connection:
+            with engine.begin() as connection:
                 migrate(connection, migrations)
         except (IntegrityError, OperationalError, ProgrammingError):
-            if self._is_file:  # there the transaction keeps others out, so it is a fault
+            if self._is_sqlite:  # there the transaction keeps others out, so it is a fault
                 raise
             time.sleep(1)  # another process has made the same tables at the same moment
-            with self._writing() as connection:
+            with engine.begin() as connection:
                 migrate(connection, migrations)
+
+
+def _rows() -> Select[Any]:
+    """The rows as they stand: what is in a damaged one is `job_of`'s to judge, not a type's."""
+    return select(*(literal_column(column.name) for column in JOBS.c)).select_from(JOBS)
 
 
 def _is(job_id: str, state: JobState) -> ColumnElement[bool]:
@@ -240,38 +226,3 @@ def _run_of(job: Job) -> ColumnElement[bool]:
     """The job as long as it runs, and is run by whom `job` says."""
     mine = and_(JOBS.c.worker == job.worker, JOBS.c.attempt == job.attempt)
     return and_(_is(job.id, JobState.RUNNING), mine)
-
-
-def _job(row: Row[Any]) -> Job:
-    values = {name: value for name, value in row._mapping.items() if name != "deleted"}
-    for name in ("created", "started", "finished", "heartbeat"):
-        if values[name] is not None:
-            values[name] = datetime.fromtimestamp(values[name], UTC)
-    values |= {"state": JobState(values["state"]), "recipe": json.loads(values["recipe"])}
-    return Job(**values)
-
-
-def _prepare(connection: sqlite3.Connection, _: object) -> None:
-    """Readers do not wait for a writer, and `_begin` says when a transaction begins."""
-    connection.isolation_level = None
-    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-    _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
-
-
-def _begin(connection: Connection) -> None:
-    # A transaction that begins by reading cannot always become a writing one, so say it at once.
-    writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _patiently(switch: Callable[[], object]) -> None:
-    """Switching a new file to WAL heeds no busy timeout."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            switch()
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)

@@ -18,15 +18,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from qvla.errors import QvlaError
 from qvla.jobs import folder as files
 from qvla.jobs import lock, processes
+from qvla.jobs.errors import StoreError
 from qvla.jobs.limits import Limits
 from qvla.jobs.places import places_of
 from qvla.jobs.queue import JobQueue, QueueError
-from qvla.jobs.recovery import recover
+from qvla.jobs.recovery import Recovery
 from qvla.jobs.run import Command, Ending, Run
 from qvla.jobs.store import Job, JobState, Store
 from qvla.locks import Lock
@@ -39,19 +38,21 @@ RETRY_SECONDS = 5.0
 
 
 class Worker:
-    """Works on the jobs that the settings name until it is asked to stop."""
+    """Works on the jobs that the settings name until it is asked to stop.
+
+    A store or queue that cannot be used is waited for: the app may mend it, or its server come up.
+    """
 
     def __init__(
         self, settings: Settings, limits: Limits | None = None, command: Command | None = None
     ) -> None:
         self._limits = limits or Limits()
         self._places = places_of(settings)
-        self._store = Store(self._places.database_url)
-        self._queue = JobQueue(self._places)
         self._command = command or training_command(self._places.device_lock)
         self._name = processes.identity()
         self._stops = 0
         self._next_recovery = 0.0
+        self._said = ""
 
     def stop(self) -> None:
         """Takes no further job and ends the one under way, with a checkpoint; the second time
@@ -61,13 +62,24 @@ class Worker:
 
     def run(self, *, once: bool = False) -> None:
         """Runs jobs as they come; with `once`, those that wait now, and then returns."""
+        is_open = False
         while not self._stops:
             try:
+                if not is_open:
+                    self._open()
+                    is_open = True
                 if not self._work() and once and not self._store.all(JobState.QUEUED):
                     return
-            except (QueueError, SQLAlchemyError) as error:
-                log.warning("%s Trying again.", _sentence(error))
+                self._said = ""
+            except (QueueError, StoreError, OSError) as error:
+                is_open = False  # what was damaged may be another file by the next time
+                self._warn(error)
                 self._pause(RETRY_SECONDS)
+
+    def _open(self) -> None:
+        self._store = Store(self._places.database_url)
+        self._queue = JobQueue(self._places)
+        self._recovery = Recovery(self._places, self._store, self._queue, self._limits)
 
     def _work(self) -> bool:
         """Runs the next job, if there is one and the device is free; False when it did not."""
@@ -119,10 +131,10 @@ class Worker:
             try:
                 self._store.finish(job, ending.state, ending.reason, said)
                 return
-            except SQLAlchemyError as error:
+            except StoreError as error:
                 if self._stops or time.monotonic() > deadline:
                     raise
-                log.warning("%s Trying again.", _sentence(error))
+                self._warn(error)
                 self._pause(RETRY_SECONDS)
 
     def _recover(self) -> None:
@@ -131,9 +143,16 @@ class Worker:
             return
         self._next_recovery = time.monotonic() + self._limits.recovery
         try:
-            recover(self._places, self._store, self._queue, self._limits)
-        except SQLAlchemyError as error:
-            log.warning("%s Trying again.", _sentence(error))
+            self._recovery.run()
+        except StoreError as error:
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        """Once, for as long as it stays the same."""
+        sentence = str(error) if isinstance(error, QvlaError) else f"The jobs' folder: {error}."
+        if sentence != self._said:
+            log.warning("%s Trying again.", sentence)
+        self._said = sentence
 
     def _take_devices(self, stack: ExitStack) -> list[Lock]:
         """The locks of the GPUs that this process sees, all or none: one job at a time on each."""
@@ -172,9 +191,3 @@ def work(worker: Worker, *, once: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.run(once=once)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, QvlaError):
-        return str(error)
-    return f"The store of jobs fails: {str(error).splitlines()[0]}."

@@ -226,7 +226,7 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
     if options.config is not None:
         try:
             values = yaml.safe_load(options.config.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise TrainingError(f"{options.config} is not a readable YAML file.") from error
         if not isinstance(values, dict):
             raise TrainingError(f"{options.config} must hold `name: value` lines.")

@@ -8,7 +8,6 @@ settings say.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -33,6 +32,7 @@ from pydantic import (
 )
 
 from qvla.errors import QvlaError
+from qvla.files import parse_json
 from qvla.settings import ASSETS, CHECKOUT
 
 SCHEMA = 1
@@ -143,7 +143,8 @@ def read(path: str | Path) -> Record:
     """Reads one record. Raises RecordError when it is damaged or of a schema unknown here."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        content = parse_json(text)
     except OSError as error:
         raise RecordError(f"The record {path} cannot be opened: {error.strerror}.") from error
     except ValueError as error:
@@ -154,11 +155,12 @@ def read(path: str | Path) -> Record:
     if schema != SCHEMA:
         raise RecordError(f"The record {path} has schema {schema}; only {SCHEMA} is known here.")
     try:
-        return Record.model_validate_json(json.dumps(content))
+        return Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(step) for step in first["loc"])
-        raise RecordError(f"The record {path} is damaged at {field}: {first['msg']}.") from error
+        at = f" at {field}" if field else ""
+        raise RecordError(f"The record {path} is damaged{at}: {first['msg']}.") from error
 
 
 @dataclass(frozen=True)

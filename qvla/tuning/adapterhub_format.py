@@ -15,7 +15,6 @@ What is relied on, all of github.com/adapter-hub/adapters under src/adapters:
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from qvla.errors import QvlaError
+from qvla.files import parse_json
 from qvla.models.adapters import CONFIG
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def read_configuration(folder: Path) -> dict[str, Any]:
         hint = f"name the folder {inside[0].parent}" if inside else "name an adapter's folder"
         raise AdapterHubError(f"{folder} has no {CONFIG}; {hint}.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise AdapterHubError(f"{path} is not readable JSON; fetch the adapter again.") from error
     if isinstance(values, dict) and "peft_type" in values:

@@ -13,7 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from qvla.files import parse_json
+
 Row = dict[str, Any]
+
+# What a row must have, by its event, and what it may have; everything is checked that a view reads.
+NEEDED = {
+    "start": ("step", "total_steps"),
+    "step": ("step", "loss"),
+    "evaluation": ("step", "loss"),
+    "checkpoint": ("step",),
+}
+WHOLE_NUMBERS = ("step", "total_steps", "trained_parameters", "memory_bytes")
+NUMBERS = ("loss", "learning_rate", "images_per_second")
+TEXTS = ("device", "base_precision", "state", "text")
+LARGEST = 2**63
 
 
 def append(path: Path, event: str, **values: Any) -> None:
@@ -32,23 +46,24 @@ def append(path: Path, event: str, **values: Any) -> None:
 def read(path: Path, after: int = 0) -> tuple[list[Row], int]:
     """The whole rows from byte `after` on, and the byte to go on from at the next call.
 
-    A last line that is still being written is left for the next call; one that was cut off by a
-    killed process is passed over. A file that is not there has no rows.
+    A last line that is still being written is left for the next call. What is no row is passed
+    over: one that was cut off by a killed process, or that holds what a row cannot. A file that is
+    not there, or cannot be read, has no rows.
     """
     try:
         with path.open("rb") as file:
             file.seek(after)
             content = file.read()
-    except FileNotFoundError:
+    except OSError:
         return [], after
     whole, _, _ = content.rpartition(b"\n")
     rows = []
     for line in whole.splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and "event" in row:
+        if _is_row(row):
             rows.append(row)
     return rows, after + len(whole) + (1 if whole else 0)
 
@@ -57,6 +72,45 @@ def by_step(rows: list[Row], event: str) -> list[Row]:
     """The rows of one kind in the order of their steps, the later of two for one step."""
     latest = {row["step"]: row for row in rows if row["event"] == event}
     return [latest[step] for step in sorted(latest)]
+
+
+def time_of(row: Row) -> datetime:
+    return datetime.fromisoformat(row["time"])
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a view may rely on what it reads in it."""
+    if not isinstance(row, dict) or not isinstance(row.get("event"), str):
+        return False
+    try:
+        if time_of(row).utcoffset() is None:
+            return False
+    except (KeyError, TypeError, ValueError):
+        return False
+    known = {name: row[name] for name in row if row[name] is not None}
+    return (
+        all(name in known for name in NEEDED.get(row["event"], ()))
+        and all(_is_number(known.get(name, 0), int) for name in WHOLE_NUMBERS)
+        and all(_is_number(known.get(name, 0), int, float) for name in NUMBERS)
+        and all(isinstance(known.get(name, ""), str) for name in TEXTS)
+        and _are_samples(known.get("samples", []))
+    )
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    return type(value) in kinds and not (type(value) is int and abs(value) >= LARGEST)
+
+
+def _are_samples(samples: Any) -> bool:
+    """Photos with what the model said of each, and what people said."""
+    return isinstance(samples, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("image"), str)
+        and isinstance(one.get("caption"), str)
+        and isinstance(people := one.get("references", []), list)
+        and all(isinstance(text, str) for text in people)
+        for one in samples
+    )
 
 
 def _is_torn(path: Path) -> bool:

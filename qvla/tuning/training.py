@@ -30,6 +30,7 @@ from qvla.tuning.attempt import Attempt, Ended, Outcome
 from qvla.tuning.run_events import Ender
 from qvla.tuning.run_folder import claim
 from qvla.tuning.training_data import sift
+from qvla.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,8 @@ def run_and_report(start: Callable[[], Outcome]) -> int:
     card = outcome.card
     if _is_first():
         speed = card["images_per_second"]
-        print(f"{outcome.folder}: {card['steps']} steps, {speed} images a second")
+        steps = counted(card["steps"], "step")
+        print(f"{outcome.folder}: {steps}, {speed} images a second")
     return 0
 
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
+from qvla.faults import first_line
 from qvla.jobs import publishing
 from qvla.jobs.app_worker import AppWorker, start_worker
 from qvla.jobs.service import Jobs
@@ -129,7 +130,14 @@ def _start_worker(settings: Settings) -> AppWorker | None:
     """What a job needs must not keep visitors from comparing."""
     try:
         Jobs(settings).recover()
+    except Exception as error:  # the worker waits for a store that can be used
+        log.error("Fine-tune jobs cannot be looked after: %s", _sentence(error))
+    try:
         return start_worker(settings)
-    except QvlaError as error:
-        log.error("Fine-tune jobs are not worked on: %s", error)
+    except Exception as error:
+        log.error("Fine-tune jobs are not worked on: %s", _sentence(error))
         return None
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, QvlaError) else first_line(error)

@@ -74,3 +74,26 @@ def test_a_caption_waits_for_the_step_under_way_even_of_a_process_that_dies(
 def test_without_a_lock_file_nobody_waits() -> None:
     with captioning_turn(None):
         assert not waits(None, 5)
+
+
+def test_where_the_lock_cannot_be_had_nobody_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No caption depends on the folder of jobs, where the lock lies."""
+    (tmp_path / "file").write_text("in the way")
+    for place in (tmp_path / "file" / "device.lock", tmp_path, Path("/proc/qvla/device.lock")):
+        with captioning_turn(place), captioning_turn(place):
+            pass
+    assert caplog.text.count("cannot be locked") == 3  # each is said once
+
+
+def test_a_lock_file_that_may_only_be_read_is_held_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "device.lock"
+    path.touch()
+    path.chmod(0o444)
+    tmp_path.chmod(0o555)
+    try:
+        with captioning_turn(path):
+            assert waits(path, 0.3)
+    finally:
+        tmp_path.chmod(0o755)

@@ -364,3 +364,13 @@ def test_the_command_line_reads_a_file_and_flags_win(
     assert main([*arguments, "--overwrite"]) == 0
     assert main(["--model", "x", "--data", "y", "--output", "z", "--batch-size", "0"]) == 1
     assert "batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{" * 3000, "- " * 3000, "a: [1", "\0"])
+def test_a_file_of_settings_that_is_none_is_one_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert "run.yaml is not a readable YAML file." in said and said.count("\n") == 1

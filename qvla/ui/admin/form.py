@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from html import escape
@@ -15,6 +14,7 @@ from qvla.data.allowed import data_place, model_place
 from qvla.data.columns import PRESETS
 from qvla.data.risc import TABLE
 from qvla.errors import QvlaError
+from qvla.files import parse_json
 from qvla.methods.recipe import Recipe, make_recipe
 from qvla.methods.registry import makes_model
 from qvla.models.architectures import PALIGEMMA_3B
@@ -95,7 +95,7 @@ class JobForm:
     def _full(self) -> list[Path]:
         """The models that finished full fine-tunes made."""
         jobs = self._jobs()
-        full = [job.id for job in jobs.all() if makes_model(job.recipe["method"])]
+        full = [job.id for job in jobs.all() if makes_model(job.method)]
         return [folder for job_id in full if (folder := jobs.adapter(job_id)) is not None]
 
     def _below_roots(self) -> list[Path]:
@@ -157,7 +157,7 @@ class JobForm:
             folder = jobs.adapter(job.id)
             if folder is not None:
                 with suppress(OSError, ValueError):
-                    yield json.loads((folder / "run.json").read_text(encoding="utf-8"))
+                    yield parse_json((folder / "run.json").read_bytes())
 
 
 def problem(sentence: str) -> str:

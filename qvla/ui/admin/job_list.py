@@ -13,6 +13,7 @@ import gradio as gr
 from qvla.jobs.publishing import shown_name
 from qvla.settings import ASSETS
 from qvla.ui.admin.run_rows import Reached
+from qvla.words import counted
 
 if TYPE_CHECKING:
     from qvla.jobs.store import Job
@@ -51,7 +52,9 @@ def render_jobs(
 
 def title_of(job: Job) -> str:
     """Method and base: what is trained."""
-    return f"{job.recipe['method']} on {Path(str(job.recipe['model'])).name}"
+    if not job.method:
+        return "A job that cannot be read" if job.state.value == "unreadable" else "A fine-tune"
+    return f"{job.method} on {Path(job.model).name}"
 
 
 def state_chip(job: Job) -> str:
@@ -62,7 +65,7 @@ def state_chip(job: Job) -> str:
 def progress_bar(job: Job, reached: Reached) -> str:
     share = 1.0 if job.state.value == "done" else reached.share
     return (
-        f'<i class="bar" role="progressbar" aria-label="Progress of {shown_name(job.id)}" '
+        f'<i class="bar" role="progressbar" aria-label="Progress of {escape(shown_name(job.id))}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * share:.0f}" '
         f'style="--share:{share:.3f}"></i>'
     )
@@ -78,8 +81,9 @@ def progress_words(job: Job, reached: Reached) -> str:
         left = f"{duration(reached.seconds_left)} left" if reached.seconds_left else ""
         return " · ".join(filter(None, (steps, left))) or "loading"
     if state == "done":
-        spent = (job.finished - job.started).total_seconds() if job.started else 0
-        return f"{reached.total:,} steps in {duration(spent)}" if reached.total else "done"
+        ends = (job.started, job.finished)
+        spent = (job.finished - job.started).total_seconds() if all(ends) else 0
+        return f"{counted(reached.total, 'step')} in {duration(spent)}" if reached.total else "done"
     return " · ".join(filter(None, (steps, job.reason)))
 
 
@@ -106,11 +110,12 @@ def moment(when: datetime | None) -> str:
 def _item(job: Job, is_chosen: bool, reached: Reached, pane: str) -> str:
     live = f'<span class="chip" data-state="live">{PANE_TITLES[pane]}</span>' if pane else ""
     return (
-        f'<li><button type="button" class="job" data-job="{job.id}" data-state="{job.state.value}" '
+        f'<li><button type="button" class="job" data-job="{escape(job.id)}" '
+        f'data-state="{job.state.value}" '
         f'aria-pressed="{str(is_chosen).lower()}">'
         f"<span class='name'><b>{escape(title_of(job))}</b> {state_chip(job)}{live}</span>"
         f"{progress_bar(job, reached)}"
         f"<span class='words'>{escape(progress_words(job, reached))}</span>"
-        f"<span class='facts'>{shown_name(job.id)} · {escape(job.owner or 'somebody')} · "
+        f"<span class='facts'>{escape(shown_name(job.id))} · {escape(job.owner or 'somebody')} · "
         f"{moment(job.created)}</span></button></li>"
     )

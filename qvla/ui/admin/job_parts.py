@@ -23,6 +23,7 @@ from qvla.ui.admin.job_list import (
 )
 from qvla.ui.admin.run_rows import reached
 from qvla.ui.pictures import THUMBNAIL_PIXELS, data_uri
+from qvla.words import counted
 
 if TYPE_CHECKING:
     from qvla.jobs.store import Job
@@ -33,25 +34,29 @@ def render_head(job: Job, rows: Sequence[Row]) -> str:
     so_far = reached(list(rows))
     start = next((row for row in reversed(rows) if row["event"] == "start"), {})
     steps = by_step(list(rows), "step")
+    speed = steps[-1].get("images_per_second") if steps else None
+    trained, base = start.get("trained_parameters"), start.get("base_precision")
+    base = base and f"{base} base"
     facts: dict[str, str] = {
         "Queued": f"{moment(job.created)} by {escape(job.owner or 'somebody')}",
         "Began": moment(job.started),
         "Ended": moment(job.finished),
         "Attempt": str(job.attempt),
-        "Trained": f"{start['trained_parameters']:,} parameters" if start else "–",
-        "On": escape(f"{start['device']}, {start['base_precision']} base") if start else "–",
-        "Speed": f"{steps[-1]['images_per_second']:.3g} images/s" if steps else "–",
-        "Data": escape(Path(str(job.recipe["data"])).name),
+        "Trained": counted(trained, "parameter") if trained is not None else "–",
+        "On": escape(", ".join(filter(None, (start.get("device"), base)))) or "–",
+        "Speed": f"{speed:.3g} images/s" if speed is not None else "–",
+        "Data": escape(Path(job.data).name) or "–",
     }
     if job.started and job.finished:
         spent = (job.finished - job.started).total_seconds()
         facts["Ended"] += f", after {duration(spent)}"
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     words = progress_words(job, so_far)
-    failed = job.state.value == "failed" and job.reason
+    failed = job.state.value in ("failed", "unreadable") and job.reason
     reason = f'<p class="problem">{escape(job.reason)}</p>' if failed else ""
     return (
-        f"<h3>{escape(title_of(job))} <small>{shown_name(job.id)}</small> {state_chip(job)}</h3>"
+        f"<h3>{escape(title_of(job))} <small>{escape(shown_name(job.id))}</small> "
+        f"{state_chip(job)}</h3>"
         f'{progress_bar(job, so_far)}<p class="words">{"" if failed else escape(words)}</p>{reason}'
         f'<dl class="job-facts">{shown}</dl>'
     )
@@ -82,9 +87,9 @@ def render_samples(rows: Sequence[Row], data: str) -> str:
     by_photo: dict[str, list[tuple[int, str]]] = {}
     references: dict[str, Sequence[str]] = {}
     for row in reversed(evaluations):
-        for sample in row.get("samples", ()):
-            name = str(sample["image"])
-            by_photo.setdefault(name, []).append((row["step"], str(sample["caption"])))
+        for sample in row.get("samples") or ():
+            name = sample["image"]
+            by_photo.setdefault(name, []).append((row["step"], sample["caption"]))
             references[name] = sample.get("references", ())
     if not by_photo:
         return '<p class="empty">Captions of fixed photos come with the first evaluation.</p>'

@@ -104,7 +104,7 @@ class JobView:
         """`panes` are those in which jobs' adapters answer. Figures that were `seen` are kept."""
         said = rows.of(job.id)
         now = (job.id, job.attempt, len(said))
-        state, method = job.state.value, job.recipe["method"]
+        state, method = job.state.value, job.method
         updates: Updates = {
             self.frame: gr.Column(visible=True),
             self.head: render_head(job, said),
@@ -115,7 +115,7 @@ class JobView:
         }
         if tuple(seen) != now:
             variant = pane_of(method) or "base"  # whose colour it has
-            updates[self.samples] = render_samples(said, str(job.recipe["data"]))
+            updates[self.samples] = render_samples(said, job.data)
             updates[self.recipe] = _recipe(job)
             for plot, make in (
                 (self.loss, curves.loss_figure),
@@ -170,7 +170,7 @@ def _recipe(job: Job) -> str:
     except QvlaError:
         text = "\n".join(f"{name}: {value}" for name, value in job.recipe.items())
     return (
-        f"<details class='command'><summary>Recipe of {shown_name(job.id)}</summary>"
+        f"<details class='command'><summary>Recipe of {escape(shown_name(job.id))}</summary>"
         f'<pre tabindex="0"><code>{escape(text)}</code></pre></details>'
     )
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qvla.tuning.events import Row, by_step
+from qvla.tuning.events import Row, by_step, time_of
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs
 
 KEPT = 64  # jobs whose rows stay in memory
+WITH_STEP = ("start", "step", "evaluation", "checkpoint")
 RECENT = 20  # points of the loss curve over which the speed is taken
 
 
@@ -61,13 +61,15 @@ def reached(rows: list[Row]) -> Reached:
     start, attempt = rows[starts[-1]], rows[starts[-1] :]
     steps = by_step(attempt, "step")
     newest = steps[-1] if steps else start
-    step, total = max(newest["step"], start.get("step", 0)), start["total_steps"]
+    # Not every step is told; a checkpoint or an evaluation may lie beyond the last one that was.
+    step = max(row["step"] for row in attempt if row["event"] in WITH_STEP)
+    total = start["total_steps"]
     if any(row["event"] == "end" and row.get("state") == "done" for row in attempt):
         step = total
     first = steps[-RECENT] if len(steps) >= RECENT else start
     if len(steps) > 1 and first is start:
         first = steps[0]  # what comes before it is the warming up
-    done = newest["step"] - first.get("step", 0)
+    done = newest["step"] - first["step"]
     seconds = seconds_between(first, newest)
     left = (total - step) * seconds / done if done > 0 and seconds > 0 else None
     return Reached(step, total, left)
@@ -75,7 +77,3 @@ def reached(rows: list[Row]) -> Reached:
 
 def seconds_between(first: Row, second: Row) -> float:
     return (time_of(second) - time_of(first)).total_seconds()
-
-
-def time_of(row: Row) -> datetime:
-    return datetime.fromisoformat(row["time"])

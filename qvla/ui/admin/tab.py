@@ -275,7 +275,7 @@ class AdminTab:
         with suppress(QvlaError):
             jobs = self.jobs()
             folder = jobs.adapter(str(job_id))
-            if folder is not None and makes_model(jobs.get(str(job_id)).recipe["method"]):
+            if folder is not None and makes_model(jobs.get(str(job_id)).method):
                 return full_model_note(folder)
         return ""
 

@@ -1,0 +1,174 @@
+"""Where a photo enters: upload, drag or paste. The file goes to `qvla.data.imagery` as it came.
+
+Gradio's own image component decodes uploads itself, fails on odd files with words of its own, and
+has the browser show them, which knows no TIFF. This one hands over the raw file and shows a preview
+that the server made.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio import processing_utils
+from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder
+from PIL import Image
+from pydantic import ValidationError
+
+from qvla.data import imagery
+from qvla.errors import QvlaError
+from qvla.settings import ROOT, Settings
+from qvla.ui.pictures import PREVIEW_PIXELS, data_uri
+
+SCRIPT = (ROOT / "assets" / "ui" / "photo.js").read_text(encoding="utf-8")
+
+_refusals = count()
+
+TEMPLATE = """
+<div class="photo-drop" data-filled="${Boolean(view)}">
+  <input class="sr-only" type="file" id="photo-file" tabindex="-1" aria-hidden="true"
+         aria-label="Photo file">
+  <div class="photo-view">${view}</div>
+  <button type="button" class="photo-pick" aria-describedby="photo-hint">
+    <span class="photo-pick-title">${view ? "Replace the photo" : "Choose a photo"}</span>
+    <span id="photo-hint" class="photo-hint">${hint}</span>
+  </button>
+  <p class="photo-busy" role="status"></p>
+</div>
+<p class="photo-problem" role="alert">${problem}</p>
+"""
+
+from gradio.events import Dependency
+
+class PhotoInput(gr.HTML):
+    """A drop zone whose value is the uploaded file. Events: `upload`, and `oversize` instead.
+
+    `view` is the preview as HTML, `problem` the sentence to show below.
+    """
+
+    def __init__(
+        self,
+        value: Any = None,
+        *,
+        view: str = "",
+        problem: str = "",
+        hint: str = "",
+        max_bytes: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("html_template", TEMPLATE)
+        kwargs.setdefault("js_on_load", SCRIPT)
+        kwargs.setdefault("apply_default_css", False)
+        super().__init__(
+            value=value,
+            view=view,
+            problem=problem,
+            hint=hint,
+            max_bytes=max_bytes,
+            **kwargs,
+        )
+
+    def preprocess(self, payload: object) -> FileData | None:
+        """The uploaded file; None while there is none, for which the browser sends "".
+
+        Gradio has checked that the file lies in its upload folder, but only if the payload is
+        marked as a file: without the mark it must not be opened.
+        """
+        try:
+            return FileData.model_validate(payload, context={"validate_meta": True})
+        except ValidationError:
+            return None
+
+    def postprocess(self, value: FileData | None) -> FileData | None:
+        return value
+
+    def api_info(self) -> dict[str, Any]:
+        return {**FileData.model_json_schema(), "description": "the photo's file"}
+
+    def example_payload(self) -> Any:
+        return None
+
+    def example_value(self) -> Any:
+        return None
+
+    def move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        """Refuses addresses: the app fetches nothing on a visitor's behalf."""
+        _refuse_address(url_or_file_path)
+        return super().move_resource_to_block_cache(url_or_file_path)
+
+    async def async_move_resource_to_block_cache(
+        self, url_or_file_path: str | Path | None
+    ) -> str | None:
+        _refuse_address(url_or_file_path)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def photo_input(settings: Settings) -> PhotoInput:
+    return PhotoInput(
+        hint="or drop or paste one here: PNG, JPEG, WebP or TIFF "
+        f"up to {settings.max_upload_mb} MB",
+        max_bytes=settings.max_upload_bytes,
+        elem_id="photo",
+        label="Photo",
+    )
+
+
+def open_photo(photo: FileData | None, settings: Settings) -> Image.Image:
+    """The uploaded file as an RGB image; raises QvlaError with one sentence."""
+    if photo is None:
+        raise QvlaError("Choose a photo first.")
+    return imagery.open_image(
+        photo.path, max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
+    )
+
+
+def photo_name(photo: FileData) -> str:
+    return photo.orig_name or Path(photo.path).name
+
+
+def shown(photo: FileData, image: Image.Image) -> PhotoInput:
+    """The update that shows this photo."""
+    name = escape(photo_name(photo))
+    size = f"{image.width} × {image.height}"
+    return PhotoInput(
+        value=photo,
+        problem="",
+        view=f'<figure><img src="{data_uri(image, PREVIEW_PIXELS)}" alt="The chosen photo, {name}">'
+        f"<figcaption><b>{name}</b> <span>{size} pixels</span></figcaption></figure>",
+    )
+
+
+def refused(sentence: str) -> PhotoInput:
+    """The update that says why there is no photo.
+
+    The number makes the same sentence news when it comes twice, to the page and to screen readers.
+    """
+    problem = f'<span data-number="{next(_refusals)}">{escape(sentence)}</span>'
+    return PhotoInput(value=None, view="", problem=problem)
+
+
+def too_large(settings: Settings) -> str:
+    """What `open_image` would say of a file that the browser does not even send."""
+    return (
+        f"This file is larger than the {settings.max_upload_mb} MB allowed; upload a smaller one."
+    )
+
+
+def in_cache(path: Path) -> FileData:
+    """A photo of the server's own, copied to where uploads lie, so that it is handled like one."""
+    copy = processing_utils.save_file_to_cache(path, get_upload_folder())
+    return FileData(path=copy, orig_name=path.name)
+
+
+def _refuse_address(path: str | Path | None) -> None:
+    if path is not None and str(path).lower().startswith(("http://", "https://")):
+        raise gr.Error("Send the photo's file itself, not its address.", print_exception=False)
