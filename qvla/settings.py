@@ -175,6 +175,11 @@ class Settings(BaseSettings):
         return self.jobs / f"device.{host}.lock"
 
     @property
+    def uploads(self) -> Path:
+        """Where data lies that admins have uploaded: workers elsewhere see it as well."""
+        return self.jobs / "data"
+
+    @property
     def may_measure(self) -> bool:
         """Whether visitors may start measurements on this machine."""
         if self.measure == "auto":

@@ -13,6 +13,12 @@ document.addEventListener("click", (event) => {
   record.querySelector("summary").focus({ preventScroll: true });
 });
 document.addEventListener("click", (event) => {
+  const link = event.target.closest?.('a[href^="#tab-"]');
+  if (!link) return;
+  event.preventDefault();
+  document.getElementById(`${link.hash.slice(5)}-tab-button`)?.click();
+});
+document.addEventListener("click", (event) => {
   if (!event.target.closest?.('[role="tab"]')) return;
   setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
 });

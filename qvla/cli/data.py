@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qvla.cli.output import as_json
 
 if TYPE_CHECKING:
-    from qvla.data.check import Problem, Report
+    from qvla.data.check import Problem
     from qvla.data.stats import Group, Stats
 
 PROBLEMS = 1  # exit code of `check` when it found any, and of `fetch` for special tokens
@@ -94,20 +94,12 @@ def _check(options: argparse.Namespace) -> Result:
         "counts": report.counts,
         "problems": [asdict(problem) for problem in report.problems],
     }
-    lines = [*map(_line, report.problems), _verdict(report)]
+    lines = [*map(_line, report.problems), report.verdict]
     return PROBLEMS if report.problems else 0, values, "\n".join(lines)
 
 
 def _line(problem: Problem) -> str:
     return f"{problem.table}:{problem.line}: {problem.image}: {problem.kind}: {problem.message}"
-
-
-def _verdict(report: Report) -> str:
-    if not report.problems:
-        return f"All {report.rows:,} rows are good."
-    kinds = ", ".join(f"{kind} {number:,}" for kind, number in report.counts.items())
-    bad = len({problem.line for problem in report.problems})
-    return f"{bad:,} of {report.rows:,} rows are bad ({kinds})."
 
 
 def _stats(options: argparse.Namespace) -> Result:

@@ -22,7 +22,7 @@ def data_place(name: str, settings: Settings) -> str:
     name = _text(name, "data")
     if _is_on_hub(name):
         return name
-    roots = [settings.data, settings.examples, *settings.data_roots]
+    roots = [settings.data, settings.examples, settings.uploads, *settings.data_roots]
     path = _inside(name, roots, "data", "QVLA_DATA or QVLA_DATA_ROOTS")
     # The folder is within; what it is read through must be as well.
     for link in _links(path):

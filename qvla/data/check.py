@@ -15,6 +15,7 @@ from qvla.data.risc import Row
 from qvla.data.special_tokens import special_tokens
 from qvla.data.tables import DatasetError
 from qvla.progress import progress
+from qvla.words import counted
 
 BAD_NAME = "image name"
 MISSING = "missing image"
@@ -57,6 +58,16 @@ class Report:
     def counts(self) -> dict[str, int]:
         """Problems by kind."""
         return dict(Counter(problem.kind for problem in self.problems))
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence."""
+        if not self.problems:
+            return "The one row is good." if self.rows == 1 else f"All {self.rows:,} rows are good."
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in self.counts.items())
+        bad = len({(problem.table, problem.line) for problem in self.problems})
+        are = "is" if bad == 1 else "are"
+        return f"{bad:,} of {counted(self.rows, 'row')} {are} bad ({kinds})."
 
 
 def check(source: str | Path) -> Report:

@@ -118,7 +118,7 @@ def serve(settings: Settings) -> None:
     if settings.admin_link is not None:
         link = f"{address}?admin={settings.admin_link.get_secret_value()}"
         print(f"This link opens its admin tab, once: {link}", flush=True)
-    worker = _start_worker(settings)
+    worker = work_on_jobs(settings)
     try:
         app.block_thread()
     finally:
@@ -126,7 +126,7 @@ def serve(settings: Settings) -> None:
             worker.close()
 
 
-def _start_worker(settings: Settings) -> AppWorker | None:
+def work_on_jobs(settings: Settings) -> AppWorker | None:
     """What a job needs must not keep visitors from comparing."""
     try:
         Jobs(settings).recover()

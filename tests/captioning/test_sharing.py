@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from qvla.captioning.sharing import captioning_turn
 from qvla.tuning.run_events import StepTurns
 

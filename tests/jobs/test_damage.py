@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,33 +21,8 @@ from qvla.jobs.repair import set_aside
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Store
 from qvla.jobs.worker import Worker
+from tests.support.damaged_store import change, overwrite, rubbish
 from tests.support.toy_jobs import ENVIRONMENT, ROOT, Plan, command, limits, notes, settings
-
-
-def change(folder: Path, *statements: str) -> None:
-    """What somebody does to the store by hand."""
-    file = sqlite3.connect(folder / "jobs.sqlite3")
-    with file:
-        for statement in statements:
-            file.execute(statement)
-    file.close()
-
-
-def overwrite(folder: Path) -> None:
-    """Pages in the middle and at the end of the file, as a dying disk leaves them."""
-    change(folder, "PRAGMA wal_checkpoint(TRUNCATE)")
-    path = folder / "jobs.sqlite3"
-    content = bytearray(path.read_bytes())
-    noise = random.Random(0)
-    for place in range(4096, len(content)):
-        content[place] = noise.randrange(256)
-    path.write_bytes(content)
-
-
-def rubbish(folder: Path) -> None:
-    change(folder, "PRAGMA wal_checkpoint(TRUNCATE)")
-    (folder / "jobs.sqlite3").write_bytes(b"no database, but long enough to look like one " * 50)
-
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "overwritten pages": overwrite,
@@ -193,6 +166,7 @@ import os, sys, tempfile
 from pathlib import Path
 from qvla.jobs.errors import JobError
 from qvla.jobs.service import Jobs
+from tests.support.damaged_store import change, overwrite, rubbish
 from tests.support.toy_jobs import Plan, settings
 
 disk = Path(sys.argv[1])

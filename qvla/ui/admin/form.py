@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from qvla.data.allowed import data_place, model_place
+from qvla.data.archive import take_in
 from qvla.data.columns import PRESETS
+from qvla.data.examples import is_read_in_place, read_examples
 from qvla.data.risc import TABLE
 from qvla.errors import QvlaError
 from qvla.files import parse_json
@@ -26,11 +28,19 @@ from qvla.ui import units
 from qvla.ui.admin.fields import FIELDS, FIRST, RARE, USUAL, Field, component, given_values
 from qvla.ui.admin.job_list import duration
 from qvla.ui.tables import record_folders
+from qvla.words import counted
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs
 
 Updates = dict[Any, Any]
+
+DATA = next(field for field in FIELDS if field.name == "data")
+NO_DATA = (
+    '<p class="notice">Choose the data to train on first: upload a zip of photos with their '
+    "<code>captions.csv</code>, or name a folder below <code>QVLA_DATA</code> or "
+    "<code>QVLA_DATA_ROOTS</code>, or a data set on the Hub (<code>owner/name</code>).</p>"
+)
 
 
 class JobForm:
@@ -42,6 +52,7 @@ class JobForm:
         with gr.Row(elem_classes="job-form"):
             with gr.Column(min_width=300, scale=3):
                 self._place(FIRST)
+                self._place_upload()
                 with gr.Row(elem_classes="fields"):
                     self._place(USUAL)
                 with (
@@ -63,6 +74,29 @@ class JobForm:
         """The fields that come and go with the method."""
         return [self.of[field.name] for field in FIELDS if field.methods]
 
+    @property
+    def changes(self) -> list[Any]:
+        """The events at which a field has a new value that is meant: with what is typed, that is
+        when it is left, not at every letter.
+        """
+        events = []
+        for one in self.inputs:
+            typed = isinstance(one, (gr.Textbox, gr.Number))
+            events += [one.blur, one.submit] if typed else [one.input]
+        return events
+
+    def _place_upload(self) -> None:
+        most = self.settings.max_upload_mb
+        with gr.Row(elem_classes="job-upload"):
+            self.upload = gr.UploadButton(
+                f"Upload a zip (up to {most} MB)",
+                file_types=[".zip"],
+                size="sm",
+                elem_id="job-upload",
+                min_width=200,
+            )
+            self.uploaded = gr.HTML(elem_id="job-uploaded", label="Upload")
+
     def _place(self, fields: Iterable[Field]) -> None:
         for field in fields:
             self.of[field.name] = component(field)
@@ -73,15 +107,36 @@ class JobForm:
         """The base models and data to choose from; others may be typed."""
         models = [(_short(self.settings.model), self.settings.model), (PALIGEMMA_3B, PALIGEMMA_3B)]
         models += [(f"{folder.parent.name}, all weights", str(folder)) for folder in self._full()]
-        folders = [self.settings.data, *self._below_roots(), self.settings.examples]
-        data = [(_short(folder), str(folder)) for folder in folders if folder is not None]
-        data += [(name, name) for name in PRESETS]
         return {
             self.of["model"]: gr.Dropdown(
                 choices=list(dict.fromkeys(models)), value=self.settings.model
             ),
-            self.of["data"]: gr.Dropdown(choices=list(dict.fromkeys(data)), value=data[0][1]),
+            self.of["data"]: self._data(next(filter(_can_be_trained_on, self._folders()), None)),
         }
+
+    def take_in(self, file: Any) -> Updates:
+        """An uploaded archive as the form's data."""
+        try:
+            taken = take_in(Path(str(file)), Path(str(file)).name, self.settings.uploads)
+        except QvlaError as error:
+            return {self.uploaded: problem(str(error))}
+        said = f'<p class="notice" role="status">{escape(taken.sentence)}</p>'
+        return {self.uploaded: said, self.of["data"]: self._data(taken.folder)}
+
+    def _data(self, chosen: Path | None) -> gr.Dropdown:
+        folders = self._folders()
+        named = [(_short(folder), str(folder)) for folder in folders]
+        if chosen is not None and chosen not in folders:
+            named.append((_short(chosen), str(chosen)))
+        choices = [*named, *((name, name) for name in PRESETS)]
+        return gr.Dropdown(
+            choices=list(dict.fromkeys(choices)), value=None if chosen is None else str(chosen)
+        )
+
+    def _folders(self) -> list[Path]:
+        """The data on this machine that may be named: of the settings, and what was uploaded."""
+        own = [] if self.settings.data is None else [self.settings.data]
+        return [*own, *self._below_roots(), *_folders_in(self.settings.uploads)]
 
     def forget(self) -> Updates:
         empty = gr.Dropdown(choices=[], value=None)
@@ -90,6 +145,7 @@ class JobForm:
             self.of["data"]: empty,
             self.preview: "",
             self.problem: "",
+            self.uploaded: "",
         }
 
     def _full(self) -> list[Path]:
@@ -101,8 +157,7 @@ class JobForm:
     def _below_roots(self) -> list[Path]:
         found = []
         for root in self.settings.data_roots:
-            with suppress(OSError):
-                found += [root, *sorted(one for one in root.iterdir() if one.is_dir())]
+            found += [root, *_folders_in(root)]
         return [folder for folder in found if (folder / TABLE).is_file()]
 
     # ---- what it comes to ---------------------------------------------------------------------
@@ -138,6 +193,14 @@ class JobForm:
             for field in FIELDS
             if field.methods
         }
+        if not dict(zip(FIELDS, values, strict=False)).get(DATA):
+            return {
+                **updates,
+                self.preview: NO_DATA,
+                self.problem: "",
+                self.submit: gr.Button(interactive=False),
+            }
+        updates[self.submit] = gr.Button(interactive=True)
         try:
             recipe = self.recipe(*values)
             found = forecast.forecast(recipe, self._speed(recipe))
@@ -158,6 +221,27 @@ class JobForm:
             if folder is not None:
                 with suppress(OSError, ValueError):
                     yield parse_json((folder / "run.json").read_bytes())
+
+
+def _folders_in(place: Path) -> list[Path]:
+    try:
+        inside = [one for one in place.iterdir() if not one.name.startswith(".")]
+        return sorted(one for one in inside if one.is_dir())
+    except OSError:
+        return []
+
+
+def _can_be_trained_on(folder: Path) -> bool:
+    """Whether the form could be sent with this data and all other fields as they are."""
+    if not is_read_in_place(folder):
+        return True  # what a run writes out first is judged then
+    usual = Recipe.model_fields
+    splits = [*usual["splits"].default, *usual["eval_splits"].default]
+    try:
+        read_examples(folder, splits=splits)
+    except QvlaError:
+        return False
+    return True
 
 
 def problem(sentence: str) -> str:
@@ -195,7 +279,7 @@ def _steps(found: Forecast) -> str:
     if found.photos is None:
         photos = "photos are counted once the data is fetched"
     else:
-        photos = f"{found.photos:,} photos"
+        photos = counted(found.photos, "photo")
     return photos if found.steps is None else f"<b>{found.steps:,}</b>, from {photos}"
 
 
@@ -205,7 +289,8 @@ def _time(found: Forecast) -> str:
     basis = f"{found.speed.images_per_second:.3g} images/s in {escape(found.speed.source)}"
     if found.seconds is None:
         return f"not foreseen without the number of photos ({basis})"
-    return f"about <b>{duration(found.seconds)}</b> without evaluations, by {basis}"
+    about = "about " if found.seconds >= 1 else ""
+    return f"{about}<b>{duration(found.seconds)}</b> without evaluations, by {basis}"
 
 
 def _short(place: str | Path) -> str:

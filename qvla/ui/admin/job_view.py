@@ -33,6 +33,7 @@ class JobView:
 
     def __init__(self) -> None:
         self.seen = gr.State(())
+        self.said_of = gr.State(())  # the moment of a job that the message is about
         with gr.Column(visible=False, elem_id="job-view", elem_classes="job-view") as self.frame:
             self.head = gr.HTML(elem_id="job-head", label="Job")
             with gr.Row(elem_classes="job-actions"):
@@ -126,6 +127,16 @@ class JobView:
                 updates[plot] = gr.Plot(value=figure, visible=figure is not None)
         return updates
 
+    def say(self, message: str, of: Job | None = None) -> Updates:
+        """A message on a job as it is now."""
+        return {self.message: message, self.said_of: _moment_of(of) if of and message else ()}
+
+    def still_holds(self, job: Job, said_of: Any) -> bool:
+        """Whether a job is as it was when the message was said: "queued" is no news of one that
+        runs.
+        """
+        return tuple(said_of) == _moment_of(job)
+
     def hide(self) -> Updates:
         """Nothing of any job is left on the page."""
         empty = (self.head, self.notes, self.log, self.samples, self.recipe)
@@ -153,6 +164,10 @@ class JobView:
             self.delete: gr.Button(visible=over and pane is None),
             self.finished: gr.Row(visible=done),
         }
+
+
+def _moment_of(job: Job) -> Seen:
+    return job.id, job.state.value, job.attempt, job.cancel_requested
 
 
 def full_model_note(folder: Path) -> str:

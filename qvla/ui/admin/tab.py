@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ from qvla.settings import Settings
 from qvla.ui.admin.actions import JobActions, panes_of
 from qvla.ui.admin.form import JobForm, problem
 from qvla.ui.admin.gate import Gate
+from qvla.ui.admin.job_evaluation import JobEvaluation
 from qvla.ui.admin.job_list import job_list, render_jobs
 from qvla.ui.admin.job_view import JobView, full_model_note
 from qvla.ui.admin.run_rows import Reached, RunRows, reached
+from qvla.ui.admin.store_notice import StoreNotice
 from qvla.ui.background import TASKS
-from qvla.ui.measuring import render_status
 from qvla.ui.rights import Who
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ TAKE_FILE = """(file) => {
   link.download = file.path.split("/").pop();
   link.click();
 }"""
+# A field that is left may not have told the page its last letters yet.
+SETTLE = "() => new Promise((done) => setTimeout(done, 100))"
 TO_JOB = (
     "() => { if (innerWidth < 860) setTimeout(() => "
     "document.getElementById('job-view')?.scrollIntoView({behavior: 'smooth'}), 150); }"
@@ -61,7 +63,6 @@ class AdminTab:
         self._lock = threading.Lock()
         self._jobs: Jobs | None = None
         self._rows: RunRows | None = None
-        self._evaluated = (0, "")  # number of the measurement that was started here, and its job
         with gr.Column(elem_classes="measured-tab admin", elem_id="admin-tab-content"):
             gr.HTML(f'<h2>Admin</h2><p class="lead">{LEAD}</p>', elem_classes="section-title")
             self.gate = Gate(settings)
@@ -73,7 +74,7 @@ class AdminTab:
     # ---- layout -------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        self.notice = gr.HTML(elem_id="admin-notice", label="Notice")
+        self.notice = StoreNotice(self.settings)
         with gr.Accordion("New fine-tune", open=False, elem_id="job-new") as self.new:
             self.rule = gr.HTML(elem_id="job-rule", label="Sharing the device")
             self.form = JobForm(self.settings, self.jobs)
@@ -83,6 +84,7 @@ class AdminTab:
                 self.list = job_list(elem_id="job-list", label="Jobs")
             with gr.Column(min_width=300, elem_classes="job-column"):
                 self.view = JobView()
+                self.evaluation = JobEvaluation(self.settings, self.actions, self.view)
         self.timer = gr.Timer(POLL_SECONDS, active=False)
 
     @property
@@ -90,9 +92,9 @@ class AdminTab:
         """What shows the jobs and the chosen one."""
         view = self.view
         return [
-            *(self.notice, self.list, self.timer, *view.outputs),
-            *(view.message, view.sure, view.file, view.repository),
-            *(view.task, view.evaluate, view.stop),
+            *(*self.notice.outputs, self.list, self.timer, *view.outputs),
+            *(view.message, view.said_of, view.sure, view.file, view.repository),
+            *self.evaluation.outputs,
         ]
 
     # ---- events -------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class AdminTab:
         )
         self._preview_on(signed_in.then, "after_sign_in")
         looks = {"queue": False}
-        self._on(self.timer.tick, self._look, "look", [view.seen], **looks)
+        self._on(self.timer.tick, self._look, "look", [view.seen, view.said_of], **looks)
         self._on(self.list.pick, self._pick, "pick", **looks).then(None, js=TO_JOB)
         self._on(view.cancel.click, self._do(self.actions.cancel), "cancel")
         self._on(view.resume.click, self._do(self.actions.resume), "resume")
@@ -127,8 +129,8 @@ class AdminTab:
             "push",
             [view.repository, view.private],
         )
-        self._on(view.evaluate.click, self._do(self._evaluate), "evaluate", [view.photos])
-        self._on(view.stop.click, self._do(self._stop), "stop_evaluation")
+        self._on(view.evaluate.click, self._do(self.evaluation.start), "evaluate", [view.photos])
+        self._on(view.stop.click, self._do(self.evaluation.stop), "stop_evaluation")
         self._on(view.download.click, self._download, "download").then(
             None, inputs=[view.file], js=TAKE_FILE
         )
@@ -139,8 +141,18 @@ class AdminTab:
             inputs=form.inputs,
             outputs=[*self.outputs, form.problem, self.new],
         ).then(None, js=TO_JOB)
-        changes = [component.input for component in form.inputs]
-        self._preview_on(partial(gr.on, changes), "of_form")
+        changed = gr.on(form.changes, None, js=SETTLE)
+        self._preview_on(changed.then, "of_form")
+        self._on(self.notice.button.click, self._set_aside, "set_aside")
+        uploaded = gate.on(
+            form.upload.upload,
+            lambda who, file: form.take_in(file),
+            name="upload",
+            inputs=[form.upload],
+            outputs=[form.uploaded, form.of["data"]],
+            told_in=form.uploaded,
+        )
+        self._preview_on(uploaded.then, "after_upload")
 
     def _on(
         self, event: Any, handler: Any, name: str, inputs: list[Any] | None = None, **options: Any
@@ -172,7 +184,7 @@ class AdminTab:
             self._preview,
             name=f"preview_{name}",
             inputs=form.inputs,
-            outputs=[form.preview, form.problem, self.rule, *form.by_method],
+            outputs=[form.preview, form.problem, form.submit, self.rule, *form.by_method],
             told_in=form.problem,
             trigger_mode="always_last",
         )
@@ -180,7 +192,8 @@ class AdminTab:
     @property
     def _form_outputs(self) -> list[Any]:
         form = self.form
-        return [self.new, form.of["model"], form.of["data"], form.preview, form.problem, self.rule]
+        chosen = [form.of["model"], form.of["data"]]
+        return [self.new, *chosen, form.preview, form.problem, form.uploaded, self.rule]
 
     # ---- jobs ---------------------------------------------------------------------------------
 
@@ -201,44 +214,39 @@ class AdminTab:
             return reached(self._rows.of(job.id))
         return Reached()
 
-    def _show(self, job_id: Any, seen: Any = (), message: str = "") -> Updates:
-        """The list, and the chosen job or else the newest."""
+    def _show(self, job_id: Any, seen: Any = (), message: str | None = None) -> Updates:
+        """The list, and the chosen job or else the newest. A message is said of that."""
         view = self.view
         try:
             jobs = self.jobs()
             all_jobs = jobs.all()
         except QvlaError as error:
-            return {**self.view.hide(), self.notice: problem(str(error))}
+            with self._lock:
+                self._jobs = None  # opened anew the next time, when it may have been mended
+            return {
+                **self.view.hide(),
+                **self.notice.show_error(error),
+                self.list: gr.HTML(value=None, jobs=""),
+            }
         chosen = next((job for job in all_jobs if job.id == job_id), None)
         chosen = chosen or (all_jobs[0] if all_jobs else None)
         panes = panes_of(self.settings)
         rendered = render_jobs(all_jobs, chosen and chosen.id, self._reached, panes)
         updates: Updates = {
-            self.notice: "".join(map(problem, publishing.problems(self.settings).values())),
+            **self.notice.show(*publishing.problems(self.settings).values()),
             self.list: gr.HTML(value=chosen and chosen.id, jobs=rendered),
-            **self._evaluation(chosen and chosen.id),
+            **self.evaluation.show(chosen and chosen.id),
         }
         task = TASKS.last
         running = task is not None and not task.status.over
         updates[self.timer] = gr.Timer(active=running or any(not job.over for job in all_jobs))
-        if message:
-            updates[view.message] = message
+        if message is not None:
+            updates |= view.say(message, chosen)
         try:
             shown = view.show(jobs, self._rows, chosen, panes, seen) if chosen else view.hide()
         except QvlaError:  # it was deleted a moment ago
             shown = view.hide()
         return {**updates, **shown}
-
-    def _evaluation(self, job_id: str | None) -> Updates:
-        """How far the evaluation of this job has come, if the last measurement is that."""
-        task = TASKS.last
-        own = task is not None and self._evaluated == (task.number, job_id)
-        running = own and not task.status.over
-        return {
-            self.view.task: render_status(task.label, task.status) if own else "",
-            self.view.evaluate: gr.Button(visible=not running),
-            self.view.stop: gr.Button(visible=running),
-        }
 
     # ---- handlers, all behind the gate ---------------------------------------------------------
 
@@ -249,26 +257,40 @@ class AdminTab:
             has_jobs = bool(self.jobs().all())
         except QvlaError:  # which `shown` has told already
             has_jobs = True
-        clean = {self.view.message: "", self.view.sure: gr.Row(visible=False)}
-        return {**shown, **clean, self.new: gr.Accordion(open=not has_jobs)}
+        clean = {**self.view.say(""), self.view.sure: gr.Row(visible=False)}
+        return {**shown, **clean, self.form.uploaded: "", self.new: gr.Accordion(open=not has_jobs)}
 
     def _forget(self) -> Updates:
         view = self.view
         return {
             **view.hide(),
             **self.form.forget(),
-            **dict.fromkeys([self.notice, self.rule, view.message, view.task, view.repository], ""),
+            **self.notice.show(),
+            **view.say(""),
+            **dict.fromkeys([self.rule, view.task, view.repository], ""),
             self.list: gr.HTML(value=None, jobs=""),
             view.file: gr.DownloadButton(value=None),
         }
 
-    def _look(self, who: Who, job_id: Any, seen: Any) -> Updates:
-        return self._show(job_id, seen or ())
+    def _look(self, who: Who, job_id: Any, seen: Any, said_of: Any) -> Updates:
+        shown = self._show(job_id, seen or ())
+        with suppress(QvlaError):
+            if said_of and not self.view.still_holds(self.jobs().get(str(job_id)), said_of):
+                shown |= self.view.say("")
+        return shown
+
+    def _set_aside(self, who: Who, job_id: Any) -> Updates:
+        try:
+            said = self.notice.set_aside()
+        except QvlaError as error:
+            said = str(error)
+        with self._lock:
+            self._jobs = None
+        return {**self._show(None), self.notice.html: _said(said)}
 
     def _pick(self, who: Who, job_id: Any) -> Updates:
-        shown = self._show(job_id)
-        note = self._note(job_id)
-        return {**shown, self.view.sure: gr.Row(visible=False), self.view.message: note}
+        shown = self._show(job_id, message=self._note(job_id))
+        return {**shown, self.view.sure: gr.Row(visible=False)}
 
     def _note(self, job_id: Any) -> str:
         """What has to be known of a job besides."""
@@ -293,17 +315,6 @@ class AdminTab:
             return {**self._show(job_id, message=message), self.view.sure: gr.Row(visible=False)}
 
         return handler
-
-    def _evaluate(self, jobs: Jobs, job_id: str, photos: Any) -> str:
-        self._evaluated = (self.actions.evaluate(jobs, job_id, photos), job_id)
-        return ""
-
-    def _stop(self, jobs: Jobs, job_id: str) -> str:
-        task = TASKS.last
-        if task is not None and self._evaluated == (task.number, job_id):
-            task.cancel()
-            task.wait(POLL_SECONDS)
-        return ""
 
     def _download(self, who: Who, job_id: Any) -> Updates:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sqlite3
 import zipfile
 from collections.abc import Iterator
 from html import unescape
@@ -16,10 +17,12 @@ import httpx
 import pytest
 from gradio.helpers import special_args
 from gradio.utils import get_upload_folder
+from gradio_client import Client, handle_file
 from pydantic import SecretStr
 
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
+from qvla.captioning.lineup import Lineup
 from qvla.captioning.loader import LineupLoader
 from qvla.cli.main import parse
 from qvla.data.imagery import open_image
@@ -30,9 +33,10 @@ from qvla.jobs.store import JobState, Store
 from qvla.settings import Settings
 from qvla.ui.admin.actions import EVALUATION, JobActions
 from qvla.ui.admin.form import FIELDS
-from qvla.ui.app import build
+from qvla.ui.app import build, work_on_jobs
 from qvla.ui.background import TASKS, State
 from qvla.ui.measured.evaluations import find_evaluations
+from tests.support.damaged_store import rubbish
 from tests.support.fine_tuned import finished_job, tiny_recipe
 from tests.support.serving import add_adapters, free_port, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
@@ -114,8 +118,11 @@ def local(settings: Settings, loader: LineupLoader, done: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def token(address: str) -> str:
-    signed = post(address, "admin_sign_in", [PASSWORD])
-    [token] = re.findall(r'"([\w-]{43})"', signed)
+    return signed_in(address)
+
+
+def signed_in(address: str) -> str:
+    [token] = re.findall(r'"([\w-]{43})"', post(address, "admin_sign_in", [PASSWORD]))
     return token
 
 
@@ -387,7 +394,6 @@ def test_a_fine_tune_is_queued_as_the_form_says(
         ({"data": "{home}/roots/escape"}, "neither a hub id nor in a folder"),
         ({"data": "{home}/risc/../outside"}, "neither a hub id nor in a folder"),
         ({"data": "\0"}, "neither a hub id nor in a folder"),
-        ({"data": ""}, "Name the data"),
         ({"data": ["/etc"]}, "Name the data"),
         ({"model": "{home}/outside"}, "neither a hub id nor in a folder"),
         ({"model": "/"}, "neither a hub id nor in a folder"),
@@ -420,6 +426,28 @@ def test_what_cannot_be_is_one_sentence_and_no_job(
         answer = post(address, name, [token, *form(address, settings, **values)])
         assert sentence in _said(answer), answer
     assert jobs.all() == before
+
+
+def test_without_data_nothing_is_wrong_yet_and_nothing_can_be_sent(
+    address: str, token: str, settings: Settings, jobs: Jobs
+) -> None:
+    values = form(address, settings, data="")
+    preview = post(address, "admin_preview_of_form", [token, *values])
+    assert "upload a zip" in preview and 'role=\\"alert' not in preview
+    assert '"interactive": false' in preview
+    before = jobs.all()
+    assert "Name the data" in _said(post(address, "admin_submit", [token, *values]))
+    assert jobs.all() == before
+
+
+def test_an_upload_that_is_no_archive_is_one_sentence(
+    address: str, token: str, settings: Settings
+) -> None:
+    sent = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.zip", b"no archive")})
+    file = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+    assert "no zip archive" in _said(post(address, "admin_upload", [token, file]))
+    assert "neither" not in post(address, "admin_upload", [token, None])
+    assert not settings.uploads.exists() or not list(settings.uploads.iterdir())
 
 
 def _said(answer: str) -> str:
@@ -524,7 +552,9 @@ def test_an_evaluation_runs_beside_the_app_and_shows_in_the_cider_tab(
     assert EVALUATION in others and done[-8:] not in others
     status = TASKS.last.wait(300)
     assert status.state is State.DONE, status.message
-    assert f"{EVALUATION}: done" in post(address, "admin_look", [token, done])
+    shown = post(address, "admin_look", [token, done])
+    assert f"{EVALUATION}: done" in shown
+    assert "CIDEr on 2 photos: " in shown and "#tab-cider" in shown
     [evaluation] = find_evaluations([settings.records], lambda problem: None)
     assert (evaluation.photos, evaluation.variants) == (2, ("base", "adapter"))
     assert evaluation.stem in post(address, "cider_open", [None, "standard"])
@@ -541,3 +571,91 @@ def test_why_a_job_failed_is_one_sentence_on_the_page(
     assert "No row is &lt;usable&gt;." in answer and "<usable>" not in answer
     assert "is deleted" in post(address, "admin_delete", [token, job.id])
     assert "There is no job" in post(address, "admin_resume", [token, job.id])
+
+
+# ---- a store that is damaged ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def damaged(
+    settings: Settings, loader: LineupLoader, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str, Settings]]:
+    """The app over a folder of jobs of its own, whose store is then overwritten."""
+    place = tmp_path_factory.mktemp("damaged")
+    own = settings.model_copy(update={"jobs": place / "jobs", "port": free_port()})
+    with served(own, loader) as address:
+        yield address, signed_in(address), own
+
+
+def test_a_damaged_store_is_told_and_set_aside_while_captions_go_on(
+    damaged: tuple[str, str, Settings], tmp_path: Path
+) -> None:
+    address, token, own = damaged
+    job = Jobs(own).submit(tiny_recipe(own))
+    assert job.id in post(address, "admin_open", [token, None])
+    rubbish(own.jobs)
+    start_beside(own)  # as at a start of the app: it ends in no fault
+
+    shown = post(address, "admin_open", [token, None])
+    assert "is not a database" in shown and "begins an empty list" in shown
+    assert str(own.jobs) not in shown
+    assert job.id not in shown
+    assert "is not a database" in post(address, "admin_delete", [token, job.id])
+    photo = write_photo(tmp_path / "photo.png")
+    assert Client(address, verbose=False).predict(handle_file(photo), api_name="/compare")
+
+    assert "Set aside: 1 file in the folder of jobs" in post(
+        address, "admin_set_aside", [token, None]
+    )
+    assert [path.read_bytes()[:11] for path in own.jobs.glob("jobs.aside-*.sqlite3")] == [
+        b"no database"
+    ]
+    assert "No fine-tune has been queued yet" in post(address, "admin_open", [token, None])
+    assert (own.jobs / job.id / "recipe.yaml").is_file()
+    new = Jobs(own).submit(tiny_recipe(own))
+    assert new.id in post(address, "admin_open", [token, None])
+
+
+def start_beside(settings: Settings) -> None:
+    assert work_on_jobs(settings.model_copy(update={"worker": "off"})) is None
+
+
+def test_a_folder_of_jobs_that_cannot_be_had_keeps_nobody_from_comparing(
+    settings: Settings, loader: LineupLoader, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    own = settings.model_copy(update={"jobs": tmp_path / "file" / "jobs", "port": free_port()})
+    start_beside(own)
+    with served(own, loader) as address:
+        answer = post(address, "admin_open", [signed_in(address), None])
+        assert "name another folder in QVLA_JOBS" in answer
+    lineup = Lineup.load(
+        settings.model, variants=["base"], device="cpu", device_lock=own.device_lock
+    )
+    [answer] = caption(
+        lineup, [open_image(write_photo(tmp_path / "a.png"))], ["base"], Decoding(max_new_tokens=4)
+    )
+    assert answer["base"].tokens
+
+
+def test_one_bad_job_is_one_bad_row_of_the_list(
+    damaged: tuple[str, str, Settings],
+) -> None:
+    address, token, own = damaged
+    good, bad = (Jobs(own).submit(tiny_recipe(own)) for _ in range(2))
+    with sqlite3.connect(own.jobs / "jobs.sqlite3") as file:
+        file.execute("UPDATE qvla_jobs SET state = '<b>' WHERE id = ?", [bad.id])
+        file.execute(
+            "INSERT INTO qvla_jobs SELECT '<i>', state, recipe, owner, created, started, "
+            "finished, heartbeat, worker, attempt, reason, log, cancel_requested, deleted "
+            "FROM qvla_jobs WHERE id = ?",
+            [bad.id],
+        )
+    for chosen in (bad.id, "<i>", good.id):
+        shown = post(address, "admin_pick", [token, chosen])
+        assert good.id in shown and bad.id in shown
+        assert shown.count("A job that cannot be read") >= 2
+        assert "<i>" not in shown.replace('"<i>"', "") and "state is &#x27;&lt;b&gt;&#x27;" in shown
+    for name in (bad.id, "<i>"):
+        assert "is deleted" in post(address, "admin_delete", [token, name])
+    assert "cannot be read" not in post(address, "admin_open", [token, good.id])
