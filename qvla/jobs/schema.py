@@ -75,7 +75,8 @@ def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS
     Raises JobError for a store that a newer release has written, and DamagedStoreError for one that
     no release has.
     """
-    version = _version(connection)
+    _version(connection)
+    version = alone(connection)
     if version > len(migrations):
         raise JobError(
             f"The store of jobs has version {version} and this release knows {len(migrations)} at "
@@ -110,3 +111,12 @@ def _version(connection: Connection) -> int:
 
 def _damaged(what: str) -> DamagedStoreError:
     return DamagedStoreError(f"The store of jobs is not as QVLA has written it: {what}.")
+
+
+def alone(connection: Connection) -> int:
+    """Keeps other processes out of what only one may do at a time until the transaction ends.
+
+    Whoever locks the row that holds the store's version, which is returned, goes first. SQLite
+    knows no such locks and needs none: there a transaction that writes is alone from its beginning.
+    """
+    return connection.execute(select(VERSION.c.version).with_for_update()).scalar_one()

@@ -39,7 +39,7 @@ from sqlalchemy.exc import (
 from qvla.jobs import sqlite
 from qvla.jobs.errors import JobError
 from qvla.jobs.job import RESUMABLE, Job, JobState, job_of
-from qvla.jobs.schema import JOBS, MIGRATIONS, Migration, migrate
+from qvla.jobs.schema import JOBS, MIGRATIONS, Migration, alone, migrate
 from qvla.words import counted
 
 __all__ = ["RESUMABLE", "Job", "JobState", "Store"]
@@ -177,6 +177,7 @@ class Store:
             return connection.execute(update(JOBS).where(condition).values(**values)).rowcount == 1
 
     def _check_room(self, connection: Connection, most: int) -> None:
+        alone(connection)  # or two that add a job at once would both find room for one
         query = select(func.count()).where(JOBS.c.state == JobState.QUEUED.value, ~JOBS.c.deleted)
         waiting = connection.execute(query).scalar_one()
         if waiting >= most:

@@ -24,7 +24,8 @@ from qvla.jobs.app_worker import start_worker
 from qvla.jobs.service import Jobs
 from qvla.settings import EMBEDDED_MODEL, Settings
 from tests.support.contrasts import CONTRASTS
-from tests.support.serving import free_port, served, write_photo, write_risc_folder
+from tests.support.servers import free_port
+from tests.support.serving import served, write_photo, write_risc_folder
 from tests.support.visitor import PATIENCE, choose, compare, open_page
 
 pytestmark = pytest.mark.browser

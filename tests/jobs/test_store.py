@@ -1,15 +1,17 @@
-"""The store of jobs: states, versions, room, and who may still say something about a job."""
+"""The store of jobs: states, versions, room, and who may still say something about a job.
+
+In a SQLite file and on a real Postgres server: what holds for one holds for the other.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from qvla.jobs.errors import JobError
 from qvla.jobs.places import new_id
@@ -19,29 +21,27 @@ from qvla.jobs.store import JobState, Store
 ROOM = 100
 
 
-def url(folder: Path) -> str:
-    return f"sqlite:///{folder / 'jobs.sqlite3'}"
-
-
 def add(store: Store, owner: str = "") -> str:
     job_id = new_id()
     store.add(job_id, {"epochs": 1.5, "prefix": "légende"}, owner, ROOM)
     return job_id
 
 
-def test_a_job_is_what_was_added_and_the_newest_comes_first(tmp_path: Path) -> None:
-    store = Store(url(tmp_path))
+def test_a_job_is_what_was_added_and_the_newest_comes_first(database_url: str) -> None:
+    store = Store(database_url)
+    before = datetime.now(timezone.utc)
     first, second = add(store, "ann"), add(store)
+    after = datetime.now(timezone.utc)
     assert [job.id for job in store.all()] == [second, first]
-    job = Store(url(tmp_path)).find(first)  # as after a restart
+    job = Store(database_url).find(first)  # as after a restart
     assert job.recipe == {"epochs": 1.5, "prefix": "légende"} and job.owner == "ann"
     assert job.state is JobState.QUEUED and job.attempt == 0 and job.started is None
-    assert abs(job.created.timestamp() - time.time()) < 60 and job.created.utcoffset() is not None
+    assert before <= job.created <= after
     assert store.find(new_id()) is None
 
 
-def test_of_many_that_claim_a_job_one_gets_it(tmp_path: Path) -> None:
-    stores = [Store(url(tmp_path)) for _ in range(4)]
+def test_of_many_that_claim_a_job_one_gets_it(database_url: str) -> None:
+    stores = [Store(database_url) for _ in range(4)]
     jobs = [add(stores[0]) for _ in range(15)]
 
     def claim_all(number: int) -> list[str]:
@@ -52,8 +52,8 @@ def test_of_many_that_claim_a_job_one_gets_it(tmp_path: Path) -> None:
     assert claimed == {job: 1 for job in jobs}
 
 
-def test_who_lost_a_job_can_neither_keep_it_alive_nor_end_it(tmp_path: Path) -> None:
-    store = Store(url(tmp_path))
+def test_who_lost_a_job_can_neither_keep_it_alive_nor_end_it(database_url: str) -> None:
+    store = Store(database_url)
     job_id = add(store)
     old = store.claim(job_id, "a")
     assert store.finish(old, JobState.INTERRUPTED, "Gone.", "last words")
@@ -65,9 +65,9 @@ def test_who_lost_a_job_can_neither_keep_it_alive_nor_end_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("state", list(JobState))
-def test_what_may_be_done_in_each_state(state: JobState, tmp_path: Path) -> None:
+def test_what_may_be_done_in_each_state(state: JobState, database_url: str) -> None:
     def made() -> tuple[Store, str]:
-        store = Store(url(tmp_path))
+        store = Store(database_url)
         job_id = add(store)
         if state is not JobState.QUEUED:
             job = store.claim(job_id, "a")
@@ -91,8 +91,8 @@ def test_what_may_be_done_in_each_state(state: JobState, tmp_path: Path) -> None
     assert store.claim(job_id, "b") is None  # hidden, or not queued
 
 
-def test_no_more_wait_than_may(tmp_path: Path) -> None:
-    store = Store(url(tmp_path))
+def test_no_more_wait_than_may(database_url: str) -> None:
+    store = Store(database_url)
     jobs = [new_id() for _ in range(8)]
 
     def add_one(job_id: str) -> bool:
@@ -113,7 +113,7 @@ def test_no_more_wait_than_may(tmp_path: Path) -> None:
         store.requeue(running.id, 3)
 
 
-def test_an_older_store_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: Path) -> None:
+def test_an_older_store_is_brought_up_to_date_and_a_newer_one_refused(database_url: str) -> None:
     def with_priority(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE qvla_jobs ADD priority INTEGER DEFAULT 7"))
 
@@ -121,30 +121,32 @@ def test_an_older_store_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: 
         connection.execute(text("ALTER TABLE qvla_jobs ADD half INTEGER"))
         connection.execute(text("SELECT nothing FROM nowhere"))
 
-    job_id = add(Store(url(tmp_path)))
+    job_id = add(Store(database_url))
     newer = (*MIGRATIONS, with_priority)
     with pytest.raises(JobError, match="cannot be opened"):
-        Store(url(tmp_path), (*newer, broken))  # all of it or nothing
+        Store(database_url, (*newer, broken))  # all of it or nothing
     with ThreadPoolExecutor(4) as pool:  # the app and workers, started together
-        stores = list(pool.map(lambda _: Store(url(tmp_path), newer), range(4)))
+        stores = list(pool.map(lambda _: Store(database_url, newer), range(4)))
     assert stores[0].find(job_id).id == job_id
 
-    def column(name: str) -> list[object]:
-        with sqlite3.connect(tmp_path / "jobs.sqlite3") as file:
-            return [row[0] for row in file.execute(f"SELECT {name}")]
-
-    assert column("priority FROM qvla_jobs") == [7]
-    assert column("version FROM qvla_version") == [2]
-    assert column("count(*) FROM pragma_table_info('qvla_jobs') WHERE name = 'half'") == [0]
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        assert list(connection.execute(text("SELECT priority FROM qvla_jobs")).scalars()) == [7]
+        assert list(connection.execute(text("SELECT version FROM qvla_version")).scalars()) == [2]
+    assert "half" not in {column["name"] for column in inspect(engine).get_columns("qvla_jobs")}
+    engine.dispose()
     with pytest.raises(
         JobError, match=r"^The store of jobs has version 2 and this release knows 1"
     ):
-        Store(url(tmp_path))
+        Store(database_url)
 
 
 def test_a_store_that_cannot_be_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite3").write_text("no database, but long enough to look like one " * 50)
-    for wrong in (url(tmp_path), "nonsense", "oracle7://x", f"sqlite:///{tmp_path}/no/x.sqlite3"):
+    damaged = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    nobody = "postgresql+psycopg://qvla:hidden@127.0.0.1:1/qvla"
+    for wrong in (damaged, "nonsense", "oracle7://x", f"sqlite:///{tmp_path}/no/x.sqlite3", nobody):
         with pytest.raises(JobError) as caught:
             Store(wrong)
         assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+        assert "hidden" not in str(caught.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +40,6 @@ def write_risc_folder(folder: Path, rows: Sequence[tuple[str, str, str, Sequence
             writer.writerow([source, split, name, *captions, *[""] * (5 - len(captions))])
             write_photo(folder / "resized" / name, seed=seed)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -38,7 +38,8 @@ from qvla.ui.background import TASKS, State
 from qvla.ui.measured.evaluations import find_evaluations
 from tests.support.damaged_store import rubbish
 from tests.support.fine_tuned import finished_job, tiny_recipe
-from tests.support.serving import add_adapters, free_port, served, write_photo, write_risc_folder
+from tests.support.servers import free_port
+from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
 
 PASSWORD = "open sesame"
