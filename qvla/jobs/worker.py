@@ -86,6 +86,8 @@ class Worker:
         self._recover()
         with ExitStack() as stack:
             devices = self._take_devices(stack)
+            if not devices:
+                log.debug("Another process uses the device.")
             job_id = self._queue.take() if devices else None
             if job_id is not None and not self._stops:
                 self._run(job_id, devices)

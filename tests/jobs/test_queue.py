@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,34 +14,8 @@ from qvla.jobs.places import Places, new_id
 from qvla.jobs.queue import JobQueue, QueueError
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import JobState
-from tests.support.toy_jobs import ENVIRONMENT, ROOT, Plan, limits, notes, settings
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis server of the tests' own, with a password."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    options = ["--port", str(port), "--dir", str(folder), "--save", "", "--requirepass", "secret"]
-    server = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline and server.poll() is None
-                time.sleep(0.05)
-        yield f"redis://:secret@127.0.0.1:{port}/0"
-    finally:
-        server.terminate()
-        server.wait(10)
+from tests.support.toy_jobs import ENVIRONMENT, ROOT, Plan, let_go, limits, notes, settings
+from tests.support.waiting import PATIENCE, until
 
 
 def places(folder: Path, redis: str | None = None) -> Places:
@@ -92,19 +62,27 @@ def test_a_redis_server_that_is_not_there_is_named_without_its_password(tmp_path
     assert "redis://127.0.0.1:1" in str(caught.value) and "hidden" not in str(caught.value)
 
 
-def test_workers_share_the_jobs_of_a_redis_queue(redis_url: str, tmp_path: Path) -> None:
+def test_workers_share_the_jobs_of_a_redis_queue(
+    redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    """As on several machines, where the store is a server too."""
     ledger = tmp_path / "ledger"
     ledger.mkdir()
-    jobs = Jobs(settings(tmp_path / "jobs", redis_url=redis_url), limits())
-    names = [jobs.submit(Plan(steps=6)).id for _ in range(8)]
+    where = {"redis_url": redis_url, "database_url": database_url}
+    jobs = Jobs(settings(tmp_path / "jobs", **where), limits())
+    names = [jobs.submit(Plan(steps=6, hold=3)).id for _ in range(4)]
     assert not (tmp_path / "jobs" / "queue.sqlite3").exists()
+    assert not (tmp_path / "jobs" / "jobs.sqlite3").exists()
     workers = []
     for gpu in "01":
-        variables = {"QVLA_JOBS": str(tmp_path / "jobs"), "QVLA_REDIS_URL": redis_url}
+        variables = {f"QVLA_{name.upper()}": value for name, value in where.items()}
+        variables |= {"QVLA_JOBS": str(tmp_path / "jobs"), "CUDA_VISIBLE_DEVICES": gpu}
         words = [sys.executable, "-m", "tests.support.toy_jobs", "work", str(ledger), "--once"]
-        environment = ENVIRONMENT | variables | {"CUDA_VISIBLE_DEVICES": gpu}
-        workers.append(subprocess.Popen(words, cwd=ROOT, env=environment))
-    assert [worker.wait(60) for worker in workers] == [0, 0]
+        workers.append(subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT | variables))
+    until(lambda: len(notes(ledger)) == 2)  # one each, neither of which can end
+    assert {words[0] for words in notes(ledger)} == {"start"}
+    let_go(ledger)
+    assert [worker.wait(PATIENCE) for worker in workers] == [0, 0]
     done = {job.id: job for job in jobs.all()}
     assert set(done) == set(names) and {job.state for job in done.values()} == {JobState.DONE}
     assert len({job.worker for job in done.values()}) == 2

@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,18 +22,31 @@ from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState, Store
 from qvla.jobs.worker import Worker, training_command
 from qvla.methods.recipe import make_recipe, read_recipe
-from tests.support.toy_jobs import ENVIRONMENT, ROOT, Plan, command, limits, notes, settings
+from tests.support.toy_jobs import (
+    ENVIRONMENT,
+    ROOT,
+    Plan,
+    command,
+    hold_back,
+    is_gone,
+    let_go,
+    limits,
+    notes,
+    said,
+    settings,
+)
+from tests.support.waiting import PATIENCE, until
 
-LONG = Plan(steps=400)
+HELD = Plan(hold=3)
 
 
 class Bench:
     """A folder of jobs, the service over it, and workers on it in processes of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str) -> None:
         self.ledger, self.folder = folder / "ledger", folder / "jobs"
         self.ledger.mkdir()
-        self.settings = settings(self.folder)
+        self.settings = settings(self.folder, database_url=database_url)
         self.jobs = Jobs(self.settings, limits())
         self.store = Store(places_of(self.settings).database_url)
         self.queue = JobQueue(places_of(self.settings))
@@ -46,6 +58,7 @@ class Bench:
 
     def start(self, *words: str, gpu: str = "0") -> subprocess.Popen[bytes]:
         variables = {"QVLA_JOBS": str(self.folder), "CUDA_VISIBLE_DEVICES": gpu}
+        variables["QVLA_DATABASE_URL"] = self.settings.database_url
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.toy_jobs", *words],
             cwd=ROOT,
@@ -55,25 +68,19 @@ class Bench:
         self.processes.append(process)
         return process
 
-    def worker(self, gpu: str = "0") -> subprocess.Popen[bytes]:
-        return self.start("work", str(self.ledger), gpu=gpu)
+    def worker(self, gpu: str = "0", grace: float = PATIENCE) -> subprocess.Popen[bytes]:
+        return self.start("work", str(self.ledger), f"--grace={grace}", gpu=gpu)
 
     def training(self, job: Job) -> int:
         """The number of the process that runs the job."""
         return int((self.jobs.folder(job.id) / "lock").read_text().split(":")[1])
-
-    def until(self, what: Callable[[], object], seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < deadline, "it did not come to that"
-            time.sleep(0.03)
 
     def until_step(self, job: Job, step: int) -> None:
         def reached() -> bool:
             rows, _ = self.jobs.events(job.id)
             return any(row["event"] == "checkpoint" and row["step"] >= step for row in rows)
 
-        self.until(reached)
+        until(reached)
 
     def state(self, job: Job) -> JobState:
         return self.jobs.get(job.id).state
@@ -84,20 +91,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
+def bench(tmp_path: Path, database_url: str) -> Iterator[Bench]:
+    bench = Bench(tmp_path, database_url)
     yield bench
     for process in bench.processes:
         process.kill()
         process.wait()
     assert {line[0] for line in notes(bench.ledger)} <= {"start", "done"}
-
-
-def is_gone(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_a_job_runs_from_the_recipe_as_it_was_when_it_was_queued(bench: Bench) -> None:
@@ -176,7 +176,7 @@ def test_a_waiting_job_is_cancelled_at_once(bench: Bench) -> None:
 
 
 def test_a_cancelled_job_keeps_its_checkpoint_and_goes_on_from_there(bench: Bench) -> None:
-    job = bench.jobs.submit(Plan(steps=60))
+    job = bench.jobs.submit(Plan(hold=6))
     bench.worker()
     bench.until_step(job, 6)
     with pytest.raises(JobError, match="still runs: cancel it"):
@@ -184,15 +184,15 @@ def test_a_cancelled_job_keeps_its_checkpoint_and_goes_on_from_there(bench: Benc
     with pytest.raises(JobError, match="is running, so there is nothing to resume"):
         bench.jobs.resume(job.id)
     bench.jobs.cancel(job.id)
-    bench.until(lambda: bench.jobs.get(job.id).over)
+    until(lambda: bench.jobs.get(job.id).over)
     ended = bench.jobs.get(job.id)
     assert ended.state is JobState.CANCELLED
     assert ended.reason.startswith("It was cancelled. It can be resumed from step ")
     step = int(ended.reason.rstrip(".").split()[-1])
-    assert 6 <= step < 60
+    assert step == 6
 
     assert bench.jobs.resume(job.id).state is JobState.QUEUED
-    bench.until(lambda: bench.jobs.get(job.id).over)
+    until(lambda: bench.jobs.get(job.id).over)
     assert bench.state(job) is JobState.DONE and bench.jobs.get(job.id).attempt == 2
     assert bench.starts(job) == [0, step]
     with pytest.raises(JobError, match="is done"):
@@ -200,22 +200,22 @@ def test_a_cancelled_job_keeps_its_checkpoint_and_goes_on_from_there(bench: Benc
 
 
 def test_a_run_that_does_not_heed_the_request_to_end_is_killed(bench: Bench) -> None:
-    job = bench.jobs.submit(Plan(steps=4000, manner="deaf"))
-    bench.worker()
+    job = bench.jobs.submit(Plan(manner="deaf", hold=3))
+    bench.worker(grace=0.2)
     bench.until_step(job, 3)
     number = bench.training(job)
     bench.jobs.cancel(job.id)
-    bench.until(lambda: bench.jobs.get(job.id).over, 10)
+    until(lambda: bench.jobs.get(job.id).over)
     assert bench.state(job) is JobState.CANCELLED and is_gone(number)
 
 
 def test_a_worker_that_is_stopped_ends_its_job_with_a_checkpoint(bench: Bench) -> None:
-    first, second = bench.jobs.submit(LONG), bench.jobs.submit(Plan())
+    first, second = bench.jobs.submit(HELD), bench.jobs.submit(Plan())
     worker = bench.worker()
     bench.until_step(first, 3)
     number = bench.training(first)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(20) == 0 and is_gone(number)
+    assert worker.wait(PATIENCE) == 0 and is_gone(number)
     job = bench.jobs.get(first.id)
     assert job.state is JobState.INTERRUPTED
     assert job.reason.startswith("Its worker was stopped. It can be resumed from step ")
@@ -223,15 +223,15 @@ def test_a_worker_that_is_stopped_ends_its_job_with_a_checkpoint(bench: Bench) -
 
 
 def test_a_training_process_that_is_killed_leaves_a_job_to_resume(bench: Bench) -> None:
-    job = bench.jobs.submit(Plan(steps=40))
+    job = bench.jobs.submit(HELD)
     bench.worker()
     bench.until_step(job, 3)
     os.kill(bench.training(job), signal.SIGKILL)
-    bench.until(lambda: bench.jobs.get(job.id).over)
+    until(lambda: bench.jobs.get(job.id).over)
     reason = bench.jobs.get(job.id).reason
     assert bench.state(job) is JobState.INTERRUPTED and "SIGKILL" in reason
     bench.jobs.resume(job.id)
-    bench.until(lambda: bench.state(job) is JobState.DONE)
+    until(lambda: bench.state(job) is JobState.DONE)
     assert bench.starts(job)[1] >= 3
 
 
@@ -252,29 +252,37 @@ def test_what_the_queue_lost_is_run_and_what_it_has_twice_runs_once(bench: Bench
 
 
 def test_one_job_at_a_time_runs_on_a_gpu(bench: Bench) -> None:
-    jobs = [bench.jobs.submit(Plan(steps=12)) for _ in range(4)]
+    jobs = [bench.jobs.submit(HELD) for _ in range(4)]
     for gpu in ("0", "0"):
         bench.worker(gpu)
-    bench.until(lambda: all(bench.state(job) is JobState.DONE for job in jobs))
+    bench.until_step(jobs[0], 3)
+    until(lambda: said(bench.ledger, "Another process uses the device."))  # the worker without work
+    assert notes(bench.ledger) == [["start", jobs[0].id, "0"]]
+    let_go(bench.ledger)
+    until(lambda: all(bench.state(job) is JobState.DONE for job in jobs))
     assert [line[0] for line in notes(bench.ledger)] == ["start", "done"] * 4
 
-    both = [bench.jobs.submit(Plan(steps=60)) for _ in range(2)]
+    hold_back(bench.ledger)
+    both = [bench.jobs.submit(HELD) for _ in range(2)]
     bench.worker("1")
-    bench.until(lambda: all(bench.state(job) is JobState.DONE for job in both))
+    until(lambda: len(notes(bench.ledger)) == 10)  # two start, and neither can end before the other
+    let_go(bench.ledger)
+    until(lambda: all(bench.state(job) is JobState.DONE for job in both))
     assert [line[0] for line in notes(bench.ledger)][8:] == ["start", "start", "done", "done"]
 
 
 def test_a_worker_whose_job_was_given_up_ends_its_training(bench: Bench) -> None:
-    job = bench.jobs.submit(LONG)
-    bench.worker()
+    job = bench.jobs.submit(HELD)
+    worker = bench.worker()
     bench.until_step(job, 3)
     number = bench.training(job)
     running = bench.jobs.get(job.id)
     assert bench.store.finish(
         running, JobState.INTERRUPTED, "Given up."
     )  # as another machine would
-    bench.until(lambda: is_gone(number), 10)
-    time.sleep(0.5)
+    until(lambda: is_gone(number))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE) == 0  # so that nothing more comes from it
     assert bench.jobs.get(job.id).reason == "Given up."
 
 
@@ -283,9 +291,7 @@ def test_a_worker_elsewhere_is_given_up_when_it_has_long_been_silent(bench: Benc
     assert bench.store.claim(job.id, "elsewhere:1:2") is not None
     bench.jobs.recover()
     assert bench.state(job) is JobState.RUNNING
-    time.sleep(0.2)
-    impatient = Jobs(bench.settings, limits(stale=0.1))
-    impatient.recover()
+    Jobs(bench.settings, limits(stale=0)).recover()
     assert bench.state(job) is JobState.INTERRUPTED
     reason = "Its machine gave no sign of life any more. It has no checkpoint yet, so "
     assert bench.jobs.get(job.id).reason == reason + "resuming it begins anew."
@@ -316,23 +322,37 @@ def test_a_job_that_was_done_when_its_worker_was_killed_is_done(bench: Bench) ->
     assert bench.starts(job) == []
 
 
-def test_a_job_does_not_run_again_while_its_first_run_survives(bench: Bench) -> None:
-    job = bench.jobs.submit(Plan(steps=90, manner="deaf"))
+def test_a_job_does_not_run_again_while_its_first_run_survives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, other = bench.jobs.submit(Plan(manner="deaf", hold=3)), bench.jobs.submit(Plan())
     worker = bench.worker()
     bench.until_step(job, 3)
     number = bench.training(job)
     worker.kill()  # its training process is told, and does not heed it
-    bench.queue.put(job.id)
-    bench.worker("1")
-    time.sleep(0.7)
+    worker.wait()
+    assert bench.queue.take() == other.id
+    for name in (job.id, other.id):
+        bench.queue.put(name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    bench.work_off()
+    assert bench.state(other) is JobState.DONE  # so the name before it in the queue came up too
     assert not is_gone(number)
     assert bench.state(job) is JobState.RUNNING  # so it cannot be resumed or deleted either
     with pytest.raises(JobError, match="is running, so there is nothing to resume"):
         bench.jobs.resume(job.id)
-    bench.until(lambda: bench.jobs.get(job.id).over, 15)
+    impatient = Jobs(bench.settings, limits(grace=0))
+
+    def given_up() -> bool:
+        impatient.recover()
+        return bench.jobs.get(job.id).over
+
+    until(given_up)
     assert is_gone(number) and bench.state(job) is JobState.INTERRUPTED
+    let_go(bench.ledger)
     bench.jobs.resume(job.id)
-    bench.until(lambda: len(bench.starts(job)) == 2)
+    bench.work_off()
+    assert len(bench.starts(job)) == 2
 
 
 def test_a_process_is_not_taken_for_another_with_its_number() -> None:
@@ -421,7 +441,7 @@ def test_the_apps_worker_ends_its_job_with_a_checkpoint_when_it_is_closed(bench:
         "--with-parent",
     ]
     worker = AppWorker(bench.settings, words)
-    job = bench.jobs.submit(LONG)
+    job = bench.jobs.submit(HELD)
     bench.until_step(job, 3)
     worker.close()
     assert not worker.alive
@@ -436,10 +456,10 @@ def test_the_apps_worker_comes_back_when_it_dies_and_ends_with_the_app(bench: Be
     os.kill(first, signal.SIGKILL)
     second = int(app.stdout.readline())
     assert second != first
-    job = bench.jobs.submit(LONG)
+    job = bench.jobs.submit(HELD)
     bench.until_step(job, 3)
     number = bench.training(job)
     app.kill()  # which leaves it no moment to tell anybody
-    bench.until(lambda: is_gone(number) and is_gone(second), 15)
+    until(lambda: is_gone(number) and is_gone(second))
     ended = bench.jobs.get(job.id)
     assert ended.state is JobState.INTERRUPTED and "can be resumed from step" in ended.reason

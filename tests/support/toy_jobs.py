@@ -1,8 +1,9 @@
 """Processes for the tests of jobs: a quick stand-in for training, and a worker and an app to kill.
 
 The stand-in leaves what a run leaves (events, checkpoints that can be torn, a result that is there
-at once or not at all) and takes its time, but no model is loaded. In a ledger outside the job's
-folder it notes every start, and whether another run of the same job was under way.
+at once or not at all), but no model is loaded. Where a test has to come in between, it stands still
+at a step until it is let go. In a ledger outside the job's folder it notes every start, and whether
+another run of the same job was under way.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import logging
 import os
 import signal
 import sys
@@ -21,21 +23,26 @@ from typing import Any
 import yaml
 
 from qvla.tuning import events
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 LEDGER = "ledger.txt"
 NO_TENSORS = (2).to_bytes(8, "little") + b"{}"  # the least that a safetensors file can be
+STEP_SECONDS = 0.02
+OPEN = "open"  # a file in the ledger's folder, without which no held job goes on
 
 
 class Plan:
     """What `Jobs.submit` needs of a recipe, without the seconds that importing Recipe takes.
 
-    `manner` is how the run goes: plain, fails, crashes, deaf (to SIGTERM).
+    `manner` is how the run goes: plain, fails, crashes, deaf (to SIGTERM). Having done the step
+    `hold`, one of those with a checkpoint, it does nothing more until `let_go`, or until it is
+    asked to end.
     """
 
-    def __init__(self, steps: int = 10, manner: str = "plain", seconds: float = 0.03) -> None:
-        self.values = {"steps": steps, "manner": manner, "seconds": seconds}
+    def __init__(self, steps: int = 10, manner: str = "plain", hold: int = 0) -> None:
+        self.values = {"steps": steps, "manner": manner, "hold": hold}
 
     def model_dump(self, **_: Any) -> dict[str, Any]:
         return {"model": "none", "data": "none", **self.values}
@@ -61,6 +68,28 @@ def note(ledger: Path, *words: object) -> None:
 def notes(ledger: Path) -> list[list[str]]:
     path = ledger / LEDGER
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def let_go(ledger: Path) -> None:
+    """Held jobs go on, and others do not stop, until `hold_back`."""
+    (ledger / OPEN).touch()
+
+
+def hold_back(ledger: Path) -> None:
+    (ledger / OPEN).unlink()
+
+
+def said(ledger: Path, words: str) -> bool:
+    """Whether any worker has said so."""
+    return any(words in log.read_text() for log in ledger.glob("worker-*.log"))
+
+
+def is_gone(number: int) -> bool:
+    """Whether no process of that number runs any more."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def train(ledger: Path, config: Path, resume: bool) -> int:
@@ -91,12 +120,14 @@ def train(ledger: Path, config: Path, resume: bool) -> int:
     if manner == "crashes":
         os.kill(os.getpid(), signal.SIGSEGV)
     while step < recipe["steps"]:
-        time.sleep(recipe["seconds"])
+        time.sleep(STEP_SECONDS)
         step += 1
         events.append(told, "step", step=step, loss=1 / step)
         if step % 3 == 0 or asked:
             _save(checkpoints, step)
             events.append(told, "checkpoint", step=step)
+        while step == recipe["hold"] and not asked and not (ledger / OPEN).exists():
+            time.sleep(STEP_SECONDS)
         if asked and step < recipe["steps"]:
             print("The run was ended; it can be resumed.", file=sys.stderr)
             return 143
@@ -131,9 +162,11 @@ def _last(checkpoints: Path) -> int:
 
 
 def limits(**changes: float) -> Any:
+    """Quick where they say how often to look, and patient where they say when to give up."""
     from qvla.jobs.limits import Limits
 
-    quick = {"heartbeat": 0.1, "grace": 1.5, "stale": 5.0, "recovery": 0.3, "idle": 0.05}
+    quick = {"heartbeat": 0.1, "recovery": 0.3, "idle": 0.05}
+    quick |= {"grace": PATIENCE, "stale": PATIENCE}
     return Limits(**quick | changes)
 
 
@@ -143,15 +176,18 @@ def settings(jobs: Path, **changes: Any) -> Any:
     return load_settings(jobs=jobs, max_waiting_jobs=50, **changes)
 
 
-def work(ledger: Path, once: bool, with_parent: bool) -> None:
+def work(ledger: Path, once: bool, with_parent: bool, grace: float) -> None:
     from qvla.cli.worker import stop_with_parent
     from qvla.jobs.worker import Worker
     from qvla.jobs.worker import work as work_on
     from qvla.settings import load_settings
 
+    logging.basicConfig(
+        filename=ledger / f"worker-{os.getpid()}.log", level=logging.DEBUG, format="%(message)s"
+    )
     if with_parent:
         threading.Thread(target=stop_with_parent, daemon=True).start()
-    work_on(Worker(load_settings(), limits(), command(ledger)), once=once)
+    work_on(Worker(load_settings(), limits(grace=grace), command(ledger)), once=once)
 
 
 def app(jobs: Path, number: int) -> None:
@@ -197,6 +233,8 @@ def main() -> int | None:
             own.add_argument(flag, action="store_true")
         if verb == "app":
             own.add_argument("number", type=int)
+        if verb == "work":
+            own.add_argument("--grace", type=float, default=PATIENCE)
     options = vars(parser.parse_args())
     return {"train": train, "work": work, "app": app, "host": host}[options.pop("verb")](**options)
 
