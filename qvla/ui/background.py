@@ -137,10 +137,11 @@ class Task:
         self._over.set()
 
     def _read(self, stream: BinaryIO) -> None:
-        while line := stream.readline(LONGEST_LINE):
-            text = line.decode("utf-8", "replace").strip()
-            with self._lock:
-                self._status = _after(self._status, text)
+        with stream:
+            while line := stream.readline(LONGEST_LINE):
+                text = line.decode("utf-8", "replace").strip()
+                with self._lock:
+                    self._status = _after(self._status, text)
 
     def _last(self, code: int) -> Status:
         last = self._status
