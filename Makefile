@@ -3,9 +3,11 @@ SHELL := /bin/sh
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
-PYTEST_ARGS ?=
+# A process of its own for each core; a file's tests stay together, for what they share. Each process
+# holds PyTorch, so there are never more than four.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint format browser clean
+.PHONY: help demo test lint format programs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,8 +20,8 @@ help:
 demo: $(VENV)/.app
 	$(PY) app.py
 
-# The browser comes before the tests; pytest comes last, so that its summary closes the output.
-test: $(VENV)/.dev browser lint
+# The programs come before the tests; pytest comes last, so that its summary closes the output.
+test: $(VENV)/.dev programs lint
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
@@ -55,17 +57,23 @@ $(VENV)/bin/pip:
 		"or name it with 'make PYTHON=/path/to/python3'." >&2; \
 	exit 1
 
-# The browser tests drive Debian's chromium. Without it they skip, and say why.
-browser:
-	@if command -v chromium >/dev/null 2>&1; then exit 0; fi; \
+# Tests drive Debian's chromium, and start servers of their own with its Redis and its Postgres. Where
+# one of them is missing, its tests skip and say why.
+programs:
+	@missing=; \
+	command -v chromium >/dev/null 2>&1 || missing="$$missing chromium"; \
+	command -v redis-server >/dev/null 2>&1 || missing="$$missing redis-server"; \
+	command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+		missing="$$missing postgresql"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null 2>&1; then \
-		echo "Browser tests will skip: install chromium to run them."; exit 0; \
+		echo "Some tests will skip: install$$missing to run them."; exit 0; \
 	fi; \
 	if [ "$$(id -u)" = 0 ]; then root=; \
 	elif sudo -n true 2>/dev/null; then root="sudo -n"; \
-	else echo "Browser tests will skip: run 'sudo apt-get install chromium' first."; exit 0; fi; \
-	echo "Installing chromium for the browser tests."; \
+	else echo "Some tests will skip: run 'sudo apt-get install$$missing' first."; exit 0; fi; \
+	echo "Installing$$missing for the tests."; \
 	$$root apt-get update -qq && \
-	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing \
 		>/dev/null || \
-	echo "chromium could not be installed, so the browser tests will skip." >&2
+	echo "Not all of$$missing could be installed, so some tests will skip." >&2

@@ -6,17 +6,26 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Models here are too small to gain from a second thread, and threads of several processes that wait
+# for each other on the same cores take many times as long. Processes that tests start inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.support.tiny import build_tiny
+
+def _build_tiny(folder: Path, **options: bool) -> Path:
+    # Not at the top: the process that only hands tests out to others needs no PyTorch, and what
+    # libraries say while they are imported there would come after pytest's summary.
+    from tests.support.tiny import build_tiny
+
+    return build_tiny(folder, **options)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny(tmp_path_factory.mktemp("tiny"))
+    return _build_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def odd_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny(tmp_path_factory.mktemp("odd"), odd_vision=True)
+    return _build_tiny(tmp_path_factory.mktemp("odd"), odd_vision=True)
