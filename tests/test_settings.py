@@ -9,6 +9,7 @@ import pytest
 
 from qvla import settings as module
 from qvla.settings import EMBEDDED_MODEL, SettingsError, load_settings
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,7 +131,7 @@ def test_the_app_says_what_is_wrong_and_ends_with_2() -> None:
         env={**os.environ, "QVLA_PORT": "eighty"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert result.returncode == 2
     assert result.stdout == ""

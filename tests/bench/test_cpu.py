@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from qvla.bench import cpu
+from qvla.bench import cpu, turns
+from qvla.captioning.generation import Caption, Generation
 from qvla.cli import main as cli
 from qvla.data.risc import Example
 from qvla.records import store as records
 from tests.support.alone import make_weights, photos
+
+TICK = 0.001
 
 
 @pytest.fixture
@@ -34,6 +37,21 @@ def test_the_suite_from_the_command_line(
     weights = make_weights(tiny_checkpoint, tmp_path / "adapters")
     monkeypatch.setattr(cpu, "SCORED", 40)
     monkeypatch.setattr(cpu, "PHOTOS", 6)
+    # A clock that goes on by a second for each caption and, when it is read, by a little.
+    now, run = 0.0, Generation.run
+
+    def read(device: object) -> float:
+        nonlocal now
+        now += TICK
+        return now
+
+    def answered(generation: Generation) -> dict[str, list[Caption]]:
+        nonlocal now
+        now += len(generation.images) * len(generation.variants)
+        return run(generation)
+
+    monkeypatch.setattr(turns, "clock", read)
+    monkeypatch.setattr(Generation, "run", answered)
     options = {
         "--model": weights.model,
         "--adapter": weights.adapter,
@@ -60,7 +78,9 @@ def test_the_suite_from_the_command_line(
     )
     half = numbers["second_half_seconds"] / numbers["evaluation_seconds"]
     assert numbers["resume_overhead_ratio"] == pytest.approx(half - 0.5)
-    assert 0 < numbers["finished_seconds"] < numbers["evaluation_seconds"]
+    assert numbers["evaluation_seconds"] == numbers["loop_seconds"] == pytest.approx(18 + TICK)
+    assert numbers["second_half_seconds"] == pytest.approx(9 + TICK)
+    assert numbers["finished_seconds"] == pytest.approx(TICK)  # nothing is captioned again
     assert numbers["scoring_seconds"] > 0 and numbers["loading_seconds"] > 0
 
     text = cpu.table(kept.record)

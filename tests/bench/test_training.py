@@ -81,7 +81,7 @@ def test_the_suite_from_the_command_line(
         "--device": "cpu",
         "--memory-repeats": 1,
         "--train-batch": 3,
-        "--train-steps": 4,
+        "--train-steps": 1,
     }
     assert (
         cli.main(["bench", *(str(word) for pair in given.items() for word in pair), "--json"]) == 0
@@ -107,7 +107,7 @@ def test_the_suite_from_the_command_line(
     assert own["memory_ratio"] < 0.8  # logits of all positions take more than those of a caption
     assert own["planned_activation_bytes"] == pytest.approx(own["activation_bytes"], rel=0.3)
     assert own["peak_bytes"] > own["held_bytes"] > 0
-    assert 0.5 < own["step_seconds"] * own["images_per_second"] / 3 < 2
+    assert own["step_seconds"] * own["images_per_second"] == pytest.approx(3)
     seconds, sizes = (record.series[f"adapter/training_{what}"] for what in ("seconds", "bytes"))
     assert len(seconds) == len(sizes) > 1
     assert list(seconds) == sorted(seconds)

@@ -23,6 +23,7 @@ from qvla.jobs import publishing
 from qvla.jobs.app_worker import start_worker
 from qvla.jobs.service import Jobs
 from qvla.settings import EMBEDDED_MODEL, Settings
+from tests.support import waiting
 from tests.support.contrasts import CONTRASTS
 from tests.support.servers import free_port
 from tests.support.serving import served, write_photo, write_risc_folder
@@ -55,7 +56,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def loader(settings: Settings) -> LineupLoader:
     loader = LineupLoader.of(settings, then=publishing.apply).start()
-    assert loader.wait(300) is not None
+    assert loader.wait(waiting.PATIENCE) is not None
     return loader
 
 

@@ -23,6 +23,7 @@ from qvla.ui import background
 from qvla.ui.measured.cider import LIMIT
 from qvla.ui.measured.evaluations import Evaluation, find_evaluations
 from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
+from tests.support.gates import Gate
 from tests.support.serving import add_adapters, served, write_risc_folder
 from tests.support.tiny import build_tiny
 from tests.support.visitor import PATIENCE
@@ -282,8 +283,19 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
 
 
 def test_measuring_now_can_be_watched_cancelled_and_seen(
-    page: Page, browser: Browser, address: str, home: Path, examples: list[Example]
+    page: Page,
+    browser: Browser,
+    address: str,
+    home: Path,
+    examples: list[Example],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The command comes no further than to its first captions until all have seen that it runs.
+    gate = Gate(tmp_path / "gate", "open", "base.jsonl", mode="a")
+    for name, value in gate.variables.items():
+        monkeypatch.setenv(name, value)
+    gate.close()
     unreadable = choose(examples, LIMIT)[0]
     unreadable.image.write_bytes(b"no picture")
     measuring = page.locator("#cider-measuring .measuring")
@@ -309,6 +321,7 @@ def test_measuring_now_can_be_watched_cancelled_and_seen(
     other.get_by_role("tab", name="CIDEr").click()
     expect(other.locator("#cider-measuring [role=progressbar]")).to_be_visible()
     expect(measuring.locator("[role=progressbar]")).to_have_attribute("aria-valuemax", str(LIMIT))
+    gate.let_through()
     for one in (page, other):
         done = one.locator('#cider-measuring .measuring[data-state="done"]')
         expect(done).to_contain_text("1 photos could not be opened", timeout=3 * PATIENCE)

@@ -18,7 +18,9 @@ from playwright.sync_api import Browser, Page, expect
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
+from tests.support import waiting
 from tests.support.bad_files import write_bad_files, write_odd_photos
+from tests.support.held import held
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
 from tests.support.visitor import PATIENCE, choose, compare, open_page
@@ -32,7 +34,7 @@ PHOTOS = [("UCM", "val", f"photo{n:02}.png", REFERENCES) for n in range(26)]
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("app")
-    model = add_adapters(build_tiny(home / "model", layers=24))
+    model = add_adapters(build_tiny(home / "model"))
     return Settings(
         model=str(model),
         data=write_risc_folder(home / "risc", PHOTOS),
@@ -45,7 +47,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def loader(settings: Settings) -> LineupLoader:
     loader = LineupLoader.of(settings).start()
-    assert loader.wait(300) is not None
+    assert loader.wait(waiting.PATIENCE) is not None
     return loader
 
 
@@ -181,14 +183,15 @@ def test_an_example_brings_its_references_and_scores(page: Page, tmp_path: Path)
     expect(page.locator('.tile[aria-pressed="true"]')).to_have_count(0)
 
 
-def test_a_comparison_can_be_stopped(page: Page) -> None:
+def test_a_comparison_can_be_stopped(page: Page, loader: LineupLoader) -> None:
     page.locator("#examples .tile").first.click()
     expect(page.locator(".photo-view figcaption")).to_contain_text("photo00.png")
     page.get_by_role("button", name="Decoding options").click()
     page.get_by_label("number input for Maximum length").fill("128")
-    page.click("#compare")
-    page.click("#stop")  # waits until it is enabled, which it is while captions come
-    expect(page.locator('.pane[data-state="stopped"]').first).to_be_visible()
+    with held(loader.lineup, 5):
+        page.click("#compare")
+        page.click("#stop")  # waits until it is enabled, which it is while captions come
+        expect(page.locator('.pane[data-state="stopped"]').first).to_be_visible()
     expect(page.locator(".panes")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#stop")).to_be_disabled()
     page.get_by_label("number input for Maximum length").fill("20")
@@ -255,7 +258,7 @@ def test_the_page_is_there_before_the_weights(
 
     def load(progress):
         progress("Fetching the weights from a slow disk.")
-        gate.wait(120)
+        gate.wait()
         attempts.append(1)
         if len(attempts) == 1:
             raise QvlaError("The disk came off: plug it in.")

@@ -14,6 +14,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
 from qvla.settings import EMBEDDED_MODEL, Settings
+from tests.support import waiting
 from tests.support.serving import served
 from tests.support.visitor import choose, compare, open_page
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.browser
 def test_a_real_photo_gets_three_captions_of_real_weights(browser: Browser) -> None:
     settings = Settings(model=str(EMBEDDED_MODEL), device="cpu")
     loader = LineupLoader.of(settings).start()
-    lineup = loader.wait(300)
+    lineup = loader.wait(waiting.PATIENCE)
     # photos on which no two variants say the same
     photos = [example.image for example in read_examples(settings.examples)]
     said = {photo: caption(lineup, [open_image(photo)])[0] for photo in photos}

@@ -347,7 +347,9 @@ def test_measuring_now_shows_the_new_record(
     content = open_tab(visit, "Latency", address)
     visit.get_by_label("after a fixed number of tokens").check()
     visit.click("#latency-measure")
-    expect(visit.locator("#latency-measuring [data-state=done]")).to_be_visible(timeout=300_000)
+    expect(visit.locator("#latency-measuring [data-state=done]")).to_be_visible(
+        timeout=3 * PATIENCE
+    )
     [kept] = records.find("bench/latency", [tmp_path])
     expect(content.locator(f"#record-{kept.path.stem}")).to_be_attached()
     numbers = kept.record.numbers

@@ -4,16 +4,17 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from qvla.captioning import generation
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
 from qvla.captioning.generation import Caption, CaptioningError, Partial
@@ -28,6 +29,7 @@ from tests.support.alone import (
     photos,
     word_tokens,
 )
+from tests.support.waiting import PATIENCE
 
 DECODING = Decoding(max_new_tokens=LENGTH)
 PHOTOS = photos(4, seed=1)
@@ -81,15 +83,18 @@ def ending_lineup(weights: Weights, tmp_path_factory: pytest.TempPathFactory) ->
 
 @contextmanager
 def calls_of(
-    lineup: Lineup, variant: str, part: str, *, slowed: float = 0.0
+    lineup: Lineup, variant: str, part: str, *, then: Callable[[], object] = lambda: None
 ) -> Iterator[list[int]]:
-    """Batch sizes of the calls of a module, by the end of its name, on a variant's backbone."""
+    """Batch sizes of the calls of a module, by the end of its name, on a variant's backbone.
+
+    `then` is called after each.
+    """
     sizes: list[int] = []
 
     def count(_: torch.nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         tensors = [value for value in [*args, *kwargs.values()] if isinstance(value, torch.Tensor)]
         sizes.append(len(tensors[0]))
-        time.sleep(slowed)
+        then()
 
     handles = [
         module.register_forward_hook(count, with_kwargs=True)
@@ -238,24 +243,30 @@ def test_other_seeds_and_none_sample_something_else(lineup: Lineup) -> None:
 
 def test_a_stream_grows_to_the_caption(lineup: Lineup) -> None:
     (expected,) = caption(lineup, PHOTOS[:1], VARIANTS, DECODING)
+    # A backbone goes on to the next token only when its last ones have been seen.
+    by_backbone = {("base", "adapter"): threading.Semaphore(), ("qvla",): threading.Semaphore()}
+    base, qvla = by_backbone.values()
+    states = [dict.fromkeys(VARIANTS, Partial())]
     with (
-        calls_of(lineup, "base", "language_model", slowed=0.02),
-        calls_of(lineup, "qvla", "language_model", slowed=0.02),
+        calls_of(lineup, "base", "language_model", then=lambda: base.acquire(timeout=PATIENCE)),
+        calls_of(lineup, "qvla", "language_model", then=lambda: qvla.acquire(timeout=PATIENCE)),
     ):
-        states = list(stream(lineup, PHOTOS[0], VARIANTS, DECODING))
-    assert len(states) >= 4
-    assert not any(partial.done for partial in states[0].values())
+        for state in stream(lineup, PHOTOS[0], VARIANTS, DECODING):
+            for names, seen in by_backbone.items():
+                if min(state[n].tokens for n in names) > min(states[-1][n].tokens for n in names):
+                    seen.release()
+            states.append(state)
+    assert not any(partial.done for partial in states[1].values())
     for name in VARIANTS:
+        assert {state[name].tokens for state in states} == set(range(LENGTH + 1))
         partials = [state[name] for state in states]
         for earlier, later in pairwise(partials):
             assert later.text.startswith(earlier.text)
             assert earlier.tokens <= later.tokens and earlier.seconds <= later.seconds
-        first = {p.seconds_to_first_token for p in partials if p.tokens}
+        first = {one.seconds_to_first_token for one in partials if one.tokens}
         assert len(first) == 1 and 0 < first.pop() <= partials[-1].seconds
         assert partials[-1].done and partials[-1].error is None
         assert (partials[-1].text, partials[-1].tokens) == (expected[name].text, LENGTH)
-    assert any(0 < state["base"].tokens < LENGTH for state in states)
-    assert any(0 < state["qvla"].tokens < LENGTH for state in states)
 
 
 def test_a_slow_reader_gets_the_newest_state(lineup: Lineup) -> None:
@@ -263,7 +274,7 @@ def test_a_slow_reader_gets_the_newest_state(lineup: Lineup) -> None:
     states = stream(lineup, PHOTOS[0], VARIANTS, DECODING)
     next(states)
     for thread in set(threading.enumerate()) - others:
-        thread.join(timeout=60)
+        thread.join()
     assert all(partial.done for partial in next(states).values())
     assert list(states) == []
 
@@ -280,26 +291,35 @@ def test_a_stream_with_beams_ends_in_the_caption(lineup: Lineup) -> None:
 @pytest.mark.parametrize("beams", [1, 2])
 def test_closing_a_stream_stops_generation(lineup: Lineup, beams: int) -> None:
     decoding = Decoding(max_new_tokens=256, num_beams=beams)
-    with calls_of(lineup, "base", "language_model", slowed=0.05) as steps:
+    begun, closed = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        closed.wait(PATIENCE)
+
+    with calls_of(lineup, "base", "language_model", then=wait) as steps:
         states = stream(lineup, PHOTOS[0], VARIANTS, decoding)
         assert not next(states)["base"].done
+        assert begun.wait(PATIENCE)
         states.close()
+        closed.set()
         for name in VARIANTS:
-            assert lineup.shared(name).lock.acquire(timeout=20)
+            assert lineup.shared(name).lock.acquire(timeout=PATIENCE)
             lineup.shared(name).lock.release()
-    assert 0 < len(steps) < 100
+    assert len(steps) == 1  # the one that was under way
     (answer,) = caption(lineup, PHOTOS[:1], VARIANTS, DECODING)
     assert all(one.tokens == LENGTH for one in answer.values())
 
 
 def test_a_closed_stream_gives_up_its_place_in_the_queue(lineup: Lineup) -> None:
-    with calls_of(lineup, "qvla", "vision_tower") as sights:
-        with lineup.shared("qvla").lock:
-            states = stream(lineup, PHOTOS[0], ("qvla",), DECODING)
-            assert next(states) == {"qvla": Partial()}
-            states.close()
-            time.sleep(0.3)
-        time.sleep(0.3)
+    others = set(threading.enumerate())
+    with calls_of(lineup, "qvla", "vision_tower") as sights, lineup.shared("qvla").lock:
+        states = stream(lineup, PHOTOS[0], ("qvla",), DECODING)
+        assert next(states) == {"qvla": Partial()}
+        (waiting,) = set(threading.enumerate()) - others
+        states.close()
+        waiting.join(PATIENCE)
+        assert not waiting.is_alive()  # though the place has not become free
     assert sights == []
     assert not lineup.shared("qvla").lock.locked()
 
@@ -370,15 +390,19 @@ def test_a_variant_that_is_not_there_says_so_in_the_stream(weights: Weights) -> 
     assert only["qvla"].done and only["qvla"].error
 
 
-def test_waiting_for_another_request_is_not_counted(lineup: Lineup) -> None:
+def test_waiting_for_another_request_is_not_counted(
+    lineup: Lineup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.perf_counter()
+    monkeypatch.setattr(generation, "clock", lambda device: now + next(ticks))
+    ticks = count()
     with lineup.shared("base").lock:
         states = stream(lineup, PHOTOS[0], ("base", "qvla"), DECODING)
         while not next(states)["qvla"].done:
             pass
-        time.sleep(0.5)
-        free = time.perf_counter()
+        ticks = count(1000)  # so much later the place is free
     *_, last = states
-    assert 0 < last["base"].seconds < time.perf_counter() - free
+    assert 0 < last["base"].seconds < 500
 
 
 def test_no_photos_give_no_captions(lineup: Lineup) -> None:

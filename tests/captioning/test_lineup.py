@@ -21,7 +21,9 @@ from qvla.models.adapters import AdapterError
 from qvla.models.backbone import Backbone, Precision
 from qvla.models.checkpoint import BackboneError
 from tests.support.alone import LENGTH, Alone, Weights, clear_photos, make_weights, save_adapter
+from tests.support.held import held
 from tests.support.tiny import build_tiny
+from tests.support.waiting import PATIENCE
 
 DECODING = Decoding(max_new_tokens=LENGTH)
 
@@ -156,14 +158,18 @@ def test_swapping_while_requests_run_gives_the_old_answer_or_the_new_one(
 def test_a_swap_waits_for_the_generation_under_way(
     lineup: Lineup, weights: Weights, images: list[Image.Image]
 ) -> None:
-    long = Decoding(max_new_tokens=100)
+    long = Decoding(max_new_tokens=20)
     (before,) = caption(lineup, images[:1], ("adapter",), long)
-    states = stream(lineup, images[0], ("adapter",), long)
-    assert not next(states)["adapter"].done
-    swap = threading.Thread(target=lineup.swap_adapter, args=("adapter", weights.other_adapter))
-    swap.start()
-    *_, last = states
-    swap.join(timeout=30)
+    with held(lineup, 3) as go_on:
+        states = stream(lineup, images[0], ("adapter",), long)
+        assert next(state for state in states if state["adapter"].tokens)
+        swap = threading.Thread(target=lineup.swap_adapter, args=("adapter", weights.other_adapter))
+        swap.start()
+        swap.join(0.2)
+        assert swap.is_alive()
+        go_on.set()
+        *_, last = states
+    swap.join(PATIENCE)
     assert not swap.is_alive()
     assert last["adapter"].text == before["adapter"].text
     (after,) = caption(lineup, images[:1], ("adapter",), long)

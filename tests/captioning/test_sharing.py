@@ -5,38 +5,51 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from qvla.captioning.sharing import captioning_turn
 from qvla.tuning.run_events import StepTurns
+from tests.support.waiting import PATIENCE
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
-from qvla.tuning.run_events import StepTurns
+from qvla.captioning.sharing import DeviceLock
 
-turns = StepTurns(Path(sys.argv[1]))
-turns.on_step_begin(None, None, None)
+DeviceLock(Path(sys.argv[1])).take(shared=False)  # as StepTurns does; that one imports a trainer
 print("holding", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
+BLINK = 0.2  # seconds for what must not happen to happen; a busy machine only makes it less likely
 
 
-def waits(path: Path, seconds: float) -> bool:
-    """Whether a step of a fine-tune has to wait at least so long."""
+class Waiting:
+    """Something that has to wait for its turn, in a thread of its own."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self.begun, self.done = threading.Event(), threading.Event()
+        self._what = what
+        threading.Thread(target=self._run, daemon=True).start()
+        assert self.begun.wait(PATIENCE)
+
+    def _run(self) -> None:
+        self.begun.set()
+        self._what()
+        self.done.set()
+
+
+def step(path: Path | None) -> Waiting:
+    """A step of a fine-tune."""
     turns = StepTurns(path)
-    done = threading.Event()
 
-    def step() -> None:
+    def both() -> None:
         turns.on_step_begin(None, None, None)
-        done.set()
         turns.on_step_end(None, None, None)
 
-    threading.Thread(target=step, daemon=True).start()
-    return not done.wait(seconds)
+    return Waiting(both)
 
 
 def test_a_step_waits_while_captions_are_made_and_captions_do_not_wait_for_each_other(
@@ -44,9 +57,9 @@ def test_a_step_waits_while_captions_are_made_and_captions_do_not_wait_for_each_
 ) -> None:
     path = tmp_path / "locks" / "device.lock"
     with captioning_turn(path), captioning_turn(path):
-        assert waits(path, 0.3)
-    time.sleep(0.1)
-    assert not waits(path, 5)
+        waiting = step(path)
+        assert not waiting.done.wait(BLINK)
+    assert waiting.done.wait(PATIENCE)
 
 
 def test_a_caption_waits_for_the_step_under_way_even_of_a_process_that_dies(
@@ -54,28 +67,30 @@ def test_a_caption_waits_for_the_step_under_way_even_of_a_process_that_dies(
 ) -> None:
     path = tmp_path / "device.lock"
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout.readline().strip() == "holding"
-        began = threading.Event()
 
         def caption() -> None:
             with captioning_turn(path):
-                began.set()
+                pass
 
-        threading.Thread(target=caption, daemon=True).start()
-        assert not began.wait(0.5)
+        waiting = Waiting(caption)
+        assert not waiting.done.wait(BLINK)
         process.kill()
-        assert began.wait(10)
+        assert waiting.done.wait(PATIENCE)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_without_a_lock_file_nobody_waits() -> None:
     with captioning_turn(None):
-        assert not waits(None, 5)
+        assert step(None).done.wait(PATIENCE)
 
 
 def test_where_the_lock_cannot_be_had_nobody_waits(
@@ -96,6 +111,8 @@ def test_a_lock_file_that_may_only_be_read_is_held_all_the_same(tmp_path: Path) 
     tmp_path.chmod(0o555)
     try:
         with captioning_turn(path):
-            assert waits(path, 0.3)
+            waiting = step(path)
+            assert not waiting.done.wait(BLINK)
+        assert waiting.done.wait(PATIENCE)
     finally:
         tmp_path.chmod(0o755)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +34,9 @@ from qvla.records import store as records
 from qvla.scoring import METRICS, compare, score
 from qvla.settings import Settings, load_settings
 from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
+from tests.support.gates import Gate
 from tests.support.tiny import build_tiny
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 DECODING = Decoding(max_new_tokens=LENGTH)
@@ -224,12 +225,16 @@ def test_two_processes_do_not_write_into_one_folder(
 ) -> None:
     folder = tmp_path / plan_for(settings, examples, DECODING).folder
     code = (
-        "import sys, time\nfrom pathlib import Path\n"
+        "import sys\nfrom pathlib import Path\n"
         "from qvla.evaluation.prediction_log import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", code, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     try:
         assert other.stdout.readline() == "held\n"
@@ -238,7 +243,7 @@ def test_two_processes_do_not_write_into_one_folder(
         assert not (folder / "base.jsonl").exists()
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
     assert captioned(settings, examples, tmp_path, lineup=lineup).made["base"] == 7
     with held(folder):  # all is there, so nobody needs to wait
         assert captioned(settings, examples, tmp_path).made["base"] == 0
@@ -619,7 +624,7 @@ def test_variants_without_weights_are_refused_if_named_and_else_left_out(
 
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 12)
-    model = build_tiny(tmp_path / "slow", layers=12)  # slow enough to be killed in the middle
+    model = build_tiny(tmp_path / "model")
     options = {"--model": model, "--data": data, "--variant": "base", "--batch-size": 2}
     options |= {"--records": tmp_path / "records", "--max-new-tokens": 40, "--device": "cpu"}
     options |= {"--protocol": "reported", "--resamples": 5}
@@ -628,6 +633,8 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
         **{name: value for name, value in os.environ.items() if not name.startswith("QVLA_")},
         "QVLA_PROGRESS": "json",
     }
+    gate = Gate(tmp_path / "gate", "open", "base.jsonl", mode="a", passes=2)
+    environment |= gate.variables
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -639,22 +646,20 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
             cwd=ROOT,
         )
 
+    gate.close()
     process = start()
-    deadline = time.monotonic() + 240
-    while not (logs := list(tmp_path.glob("evaluations/*/base.jsonl"))) or not rows(logs[0]):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    gate.until_somebody_waits()  # with the captions of the third batch, before they are kept
+    gate.open()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    [log] = logs
+    [log] = tmp_path.glob("evaluations/*/base.jsonl")
     before = log.read_bytes()
     had = before.count(b"\n")
-    assert 0 < had < 12
+    assert had == 4
 
     process = start()
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert log.read_bytes().startswith(before)
     after = rows(log)

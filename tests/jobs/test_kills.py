@@ -188,7 +188,7 @@ def test_a_real_run_outlives_its_killers(tiny_checkpoint: Path, data: Path, tmp_
         data=data,
         output=tmp_path / "no",
         eval_splits=[],
-        max_steps=120,
+        max_steps=240,
         save_steps=6,
         log_steps=1,
         reduction_factor=4,
@@ -204,14 +204,10 @@ def test_a_real_run_outlives_its_killers(tiny_checkpoint: Path, data: Path, tmp_
     worker = Killed(["qvla", "worker"], where | gate.variables, tmp_path / "out")
 
     def until_saved_beyond(step: int) -> None:
-        """Step by step; then it stands still."""
-
-        def reached() -> bool:
-            device.give_back()
-            device.take(shared=True)
-            return saved(jobs, job.id) > step or jobs.get(job.id).over
-
-        until(reached)
+        """And then it stands still, with most of its steps to come."""
+        device.give_back()
+        until(lambda: saved(jobs, job.id) > step or jobs.get(job.id).over)
+        device.take(shared=True)
 
     try:
         until(lambda: jobs.get(bad.id).over)

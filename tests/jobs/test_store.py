@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -29,9 +29,9 @@ def add(store: Store, owner: str = "") -> str:
 
 def test_a_job_is_what_was_added_and_the_newest_comes_first(database_url: str) -> None:
     store = Store(database_url)
-    before = datetime.now(timezone.utc)
+    before = datetime.now(UTC)
     first, second = add(store, "ann"), add(store)
-    after = datetime.now(timezone.utc)
+    after = datetime.now(UTC)
     assert [job.id for job in store.all()] == [second, first]
     job = Store(database_url).find(first)  # as after a restart
     assert job.recipe == {"epochs": 1.5, "prefix": "légende"} and job.owner == "ann"

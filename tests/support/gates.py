@@ -33,7 +33,7 @@ sys.addaudithook(hook)
 
 class Gate:
     """Where every process with `variables` comes by before the audit event `event` (`open` or
-    `import`) whose first argument ends with `name`, and for `open` whose mode is `mode`.
+    `import`) whose first argument ends with `name`; of an `open`, `mode` is without its `b`.
 
     Once it is closed, a process passes `passes` more times and then waits.
     """
@@ -43,6 +43,7 @@ class Gate:
     ) -> None:
         folder.mkdir()
         self._pipe = folder / "gate"
+        self._end: int | None = None  # the other end, which keeps waiting who waits
         hook = HOOK.format(event=event, name=name, mode=mode, pipe=str(self._pipe), passes=passes)
         (folder / "sitecustomize.py").write_text(hook)
         paths = [str(folder), os.environ.get("PYTHONPATH", "")]
@@ -58,11 +59,17 @@ class Gate:
         """For those who come later. Who waits already is meant to be killed."""
         self._pipe.unlink()
 
+    def let_through(self) -> None:
+        """For all, those who wait and those who come later."""
+        self.until_somebody_waits()
+        self._pipe.unlink()
+        os.close(self._end)
+
     def _has_somebody(self) -> bool:
-        try:
-            self._end = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return False
-        return True
+        if self._end is None:
+            try:
+                self._end = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+        return self._end is not None

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-PATIENCE = 60_000  # milliseconds; the machine may be busy
+from tests.support import waiting
+
+PATIENCE = 1000 * waiting.PATIENCE  # in milliseconds, as Playwright counts
 
 
 def open_page(page: Page, address: str) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE = 300.0  # seconds; only what never comes takes as long
+PATIENCE = 600.0  # seconds; only what never comes takes as long
 
 T = TypeVar("T")
 

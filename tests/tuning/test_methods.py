@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from qvla.tuning.caption_trainer import CaptionTrainer
 from qvla.tuning.methods import add_method
 from qvla.tuning.training import train
 from tests.support.colours import batch_of, gradients, our_loss, plain_loss, recipe_for
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -176,12 +176,14 @@ def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(
     command += ["--max-steps", "100000", "--save-steps", "50000", "--log-steps", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "out.events.jsonl"
-    deadline = time.monotonic() + 120
-    while not any(row["event"] == "step" for row in events.read(log)[0]):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+
+    def stepped() -> bool:
+        assert process.poll() is None, process.communicate()
+        return any(row["event"] == "step" for row in events.read(log)[0])
+
+    until(stepped)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
     assert "can be resumed" in told.strip().splitlines()[-1]
     [checkpoint] = (tmp_path / "out.checkpoints").glob("checkpoint-*")

@@ -228,7 +228,7 @@ def test_a_signal_to_one_process_ends_both_with_a_checkpoint(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
     """SIGTERM, and the lock of a device shared with an app: neither may leave one waiting."""
-    changes = {"max_steps": 5000, "save_steps": 5000, "device_lock": tmp_path / "lock"}
+    changes = {"max_steps": 10**6, "save_steps": 10**6, "device_lock": tmp_path / "lock"}
     long = recipe(tiny_checkpoint, data, tmp_path, batch_size=2, **changes, eval_splits=[])
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,8 +16,8 @@ from qvla.settings import child_environment
 from qvla.ui import background
 from qvla.ui.background import BusyError, State, Task, Tasks
 from tests.support.serving import write_risc_folder
+from tests.support.waiting import PATIENCE, until
 
-PATIENCE = 60  # seconds
 ROWS = [("UCM", "val", f"{number}.png", ["a river ."]) for number in range(5)]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
@@ -52,13 +51,6 @@ def endless(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> list
     os.mkfifo(tmp_path / "predictions.jsonl")
     predictions = str(tmp_path / "predictions.jsonl")
     return ["score", "--predictions", predictions, "--references", str(data / "captions.csv")]
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
 
 
 def gone(pid: int) -> bool:
@@ -155,10 +147,11 @@ def test_no_process_outlives_the_app(
 ) -> None:
     """However the app ends: killed, asked to, or by itself; and from whichever thread it began."""
     code = (
-        "import sys, threading, time\n"
+        "import os, sys, threading, time\n"
         "from qvla.ui.background import TASKS\n"
         "starter = threading.Thread(target=TASKS.start, args=[sys.argv[1:]])\n"
-        "starter.start(); starter.join(); time.sleep(1)\n"
+        "starter.start(); starter.join()\n"
+        "while os.path.exists(f'/proc/self/task/{starter.native_id}'): time.sleep(0.01)\n"
         "print(TASKS.last._process.pid, TASKS.last.status.over, flush=True)\n"
         "sys.stdin.read()\n"
     )

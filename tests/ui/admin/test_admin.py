@@ -41,6 +41,7 @@ from tests.support.fine_tuned import finished_job, tiny_recipe
 from tests.support.servers import free_port
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
+from tests.support.waiting import PATIENCE
 
 PASSWORD = "open sesame"
 OWNER = "somebody-in-particular"
@@ -85,7 +86,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def loader(settings: Settings) -> LineupLoader:
     loader = LineupLoader.of(settings, then=publishing.apply).start()
-    assert loader.wait(300) is not None
+    assert loader.wait(PATIENCE) is not None
     return loader
 
 
@@ -130,7 +131,7 @@ def signed_in(address: str) -> str:
 def post(address: str, name: str, data: list[Any], **headers: str) -> str:
     """One call as curl makes it; the raw answer."""
     url = f"{address}gradio_api/call/{name}"
-    with httpx.Client(timeout=120, headers=headers) as client:
+    with httpx.Client(timeout=PATIENCE, headers=headers) as client:
         asked = client.post(url, json={"data": data})
         assert asked.status_code == 200, asked.text
         return client.get(f"{url}/{asked.json()['event_id']}").text
@@ -140,7 +141,7 @@ def post_as_the_page_does(address: str, number: int, data: list[Any], **headers:
     """One call by the event's number, through the queue that browsers join."""
     session = f"session-{number}-{os.urandom(4).hex()}"
     body = {"data": data, "fn_index": number, "session_hash": session}
-    with httpx.Client(timeout=120, headers=headers) as client:
+    with httpx.Client(timeout=PATIENCE, headers=headers) as client:
         joined = client.post(f"{address}gradio_api/queue/join", json=body)
         if joined.status_code != 200:
             return joined.text
@@ -176,7 +177,7 @@ class Endpoint:
 
 
 def endpoints(address: str, job: str) -> list[Endpoint]:
-    config = httpx.get(f"{address}config", timeout=60).json()
+    config = httpx.get(f"{address}config", timeout=PATIENCE).json()
     components = {one["id"]: one for one in config["components"]}
     inside = set(_below(_tab(config["layout"], components)))
     found = []
@@ -233,7 +234,7 @@ def test_the_page_itself_tells_nothing_of_the_jobs(
 ) -> None:
     words = [*secrets_of(settings, jobs), PASSWORD, str(settings.data)]
     for path in ("", "config", "gradio_api/info", "gradio_api/info?all_endpoints=true"):
-        text = httpx.get(f"{address}{path}", timeout=60).text
+        text = httpx.get(f"{address}{path}", timeout=PATIENCE).text
         assert [word for word in words if word in text] == []
 
 
@@ -496,7 +497,7 @@ def test_an_adapter_goes_live_and_is_taken_back(
         assert jobs.get(done)
         # a restart of the app changes nothing
         restarted = LineupLoader.of(settings, then=publishing.apply).start()
-        assert restarted.wait(300).variant("adapter").adapter == name
+        assert restarted.wait(PATIENCE).variant("adapter").adapter == name
         assert said(restarted, "adapter", photo) == now["adapter"]
     finally:
         post(address, "admin_take_back", [token, done])
@@ -514,7 +515,7 @@ def test_what_cannot_be_published_again_falls_back_with_a_sentence(
     try:
         folder.rename(away)
         restarted = LineupLoader.of(settings, then=publishing.apply).start()
-        assert restarted.wait(300).variant("adapter").adapter == "adapter"
+        assert restarted.wait(PATIENCE).variant("adapter").adapter == "adapter"
         told = publishing.problems(settings)["adapter"]
         assert "answers as the settings say" in told and told.count("\n") == 0
         away.rename(folder)
@@ -551,7 +552,7 @@ def test_an_evaluation_runs_beside_the_app_and_shows_in_the_cider_tab(
     assert EVALUATION in started
     others = post(address, "cider_measuring_on_load", [])  # what everybody sees of it
     assert EVALUATION in others and done[-8:] not in others
-    status = TASKS.last.wait(300)
+    status = TASKS.last.wait(PATIENCE)
     assert status.state is State.DONE, status.message
     shown = post(address, "admin_look", [token, done])
     assert f"{EVALUATION}: done" in shown

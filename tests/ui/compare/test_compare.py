@@ -27,9 +27,11 @@ from qvla.ui.compare import history
 from qvla.ui.compare.comparison import compare, score
 from qvla.ui.panes import Pane, PaneState, announcement, idle_panes, render_panes
 from qvla.ui.photo_folder import PAGE_SIZE, PhotoFolder
+from tests.support.held import held
 from tests.support.made_images import geotiff
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
+from tests.support.waiting import PATIENCE
 
 VARIANTS = ["base", "adapter", "qvla"]
 REFERENCES = ["many planes are parked next to a river", "a river is next to some green trees"]
@@ -185,12 +187,13 @@ def test_the_gallery_gives_only_what_its_table_names(tmp_path: Path, name: str |
 
 
 def test_the_loader_reports_fails_in_a_sentence_and_can_try_again() -> None:
-    gate, attempts = threading.Event(), []
+    told, gate, attempts = threading.Event(), threading.Event(), []
 
     def load(progress):
         attempts.append(1)
         progress("Fetching weights.")
-        gate.wait(20)
+        told.set()
+        gate.wait(PATIENCE)
         if len(attempts) == 1:
             raise QvlaError("There is no such model.")
         if len(attempts) == 2:
@@ -199,16 +202,17 @@ def test_the_loader_reports_fails_in_a_sentence_and_can_try_again() -> None:
 
     loader = LineupLoader(load).start()
     loader.start()  # while one attempt is under way there is no second
+    assert told.wait(PATIENCE)
     assert loader.wait(timeout=0.05) is None
     state = loader.state()
     assert (state.phase, state.message) == (Phase.LOADING, "Fetching weights.")
     gate.set()
     with pytest.raises(NotReadyError, match=r"^There is no such model\.$"):
-        loader.wait(20)
+        loader.wait(PATIENCE)
     with pytest.raises(NotReadyError, match="unforeseen ZeroDivisionError") as caught:
-        loader.start().wait(20)
+        loader.start().wait(PATIENCE)
     assert "secret detail" not in str(caught.value)
-    assert loader.start().wait(20) == "the line-up"
+    assert loader.start().wait(PATIENCE) == "the line-up"
     assert loader.start().lineup == "the line-up"
     assert len(attempts) == 3
 
@@ -216,7 +220,7 @@ def test_the_loader_reports_fails_in_a_sentence_and_can_try_again() -> None:
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     loader = LineupLoader.of(Settings(model=str(tmp_path / "nowhere"))).start()
     with pytest.raises(NotReadyError, match="nowhere") as caught:
-        loader.wait(120)
+        loader.wait(PATIENCE)
     assert "unforeseen" not in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -234,7 +238,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def loader(settings: Settings) -> LineupLoader:
     loader = LineupLoader.of(settings).start()
-    assert loader.wait(300) is not None
+    assert loader.wait(PATIENCE) is not None
     return loader
 
 
@@ -253,10 +257,11 @@ def test_a_comparison_streams_and_can_be_stopped(loader: LineupLoader, tmp_path:
     image = open_image(write_photo(tmp_path / "photo.png"))
     stopped = threading.Event()
     seen = []
-    for panes in compare(loader, image, {"max_new_tokens": 120}, REFERENCES, stopped):
-        seen.append(panes)
-        if all(pane.text for pane in panes):
-            stopped.set()
+    with held(loader.lineup, 10):
+        for panes in compare(loader, image, {"max_new_tokens": 120}, REFERENCES, stopped):
+            seen.append(panes)
+            if all(pane.text for pane in panes):
+                stopped.set()
     assert [pane.state for pane in seen[0]] == [PaneState.WAITING] * 3
     assert [pane.precision for pane in seen[0]] == ["fp32", "fp32", "nf4"]
     assert any(pane.state is PaneState.STREAMING and pane.text for pane in seen[-2])
@@ -332,8 +337,8 @@ def test_a_bad_upload_is_the_sentence_of_imagery(
 def call(address: str, endpoint: str, data: list[object]) -> str:
     """One call without the client, which would upload local files by itself; the raw answer."""
     url = f"{address}gradio_api/call/{endpoint}"
-    event = httpx.post(url, json={"data": data}, timeout=60).json()["event_id"]
-    return httpx.get(f"{url}/{event}", timeout=60).text
+    event = httpx.post(url, json={"data": data}, timeout=PATIENCE).json()["event_id"]
+    return httpx.get(f"{url}/{event}", timeout=PATIENCE).text
 
 
 def as_file(path: str) -> dict[str, object]:

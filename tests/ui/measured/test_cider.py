@@ -36,6 +36,7 @@ from qvla.ui.measured.scored_photos import (
 from qvla.ui.photo_folder import PhotoFolder
 from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
 from tests.support.serving import served, write_risc_folder
+from tests.support.waiting import PATIENCE
 
 WORDS = "river green trees road white houses planes sea field bridge".split()
 TITLES = {"base": "Base", "adapter": "Adapter", "qvla": "QVLA"}
@@ -415,8 +416,8 @@ def test_an_unknown_evaluation_is_one_sentence(client: Client, tmp_path: Path) -
 def call(address: str, endpoint: str, data: list[object], session: str | None = None) -> str:
     url = f"{address}gradio_api/call/{endpoint}"
     body = {"data": data} | ({"session_hash": session} if session else {})
-    event = httpx.post(url, json=body, timeout=60).json()["event_id"]
-    return httpx.get(f"{url}/{event}", timeout=60).text
+    event = httpx.post(url, json=body, timeout=PATIENCE).json()["event_id"]
+    return httpx.get(f"{url}/{event}", timeout=PATIENCE).text
 
 
 def upload(address: str, path: Path) -> str:
@@ -494,7 +495,7 @@ def test_only_the_visit_that_started_it_can_cancel(
             assert "is being measured right now" in call(address, "cider_measure", [], "theirs")
             assert "running" in call(address, "cider_measuring_on_load", [], "theirs")
             assert "cancelled" in call(own, "cider_cancel", [], "mine")
-            assert task.wait(30).state is background.State.CANCELLED
+            assert task.wait(PATIENCE).state is background.State.CANCELLED
         finally:
             background.TASKS.close()
 
@@ -509,7 +510,7 @@ def _endless(folder: Path, settings: Settings) -> list[str]:
 
 def test_a_failed_measurement_says_why(address: str, settings: Settings) -> None:
     assert "running" in call(address, "cider_measure", [], "a-visit")
-    status = background.TASKS.last.wait(120)
+    status = background.TASKS.last.wait(PATIENCE)
     assert status.state is background.State.FAILED and "no-model" in status.message
     assert status.message in unescape(
         json.loads(call(address, "cider_measuring_on_load", []).split("data: ", 1)[1])[2]

@@ -175,7 +175,7 @@ def test_what_cannot_be_planned_is_one_sentence(place: int, value: object, sente
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     gate = threading.Event()
-    loader = LineupLoader(lambda progress: gate.wait(60)).start()  # the planner needs no weights
+    loader = LineupLoader(lambda progress: gate.wait()).start()  # the planner needs no weights
     with served(Settings(device="cpu"), loader) as address:
         yield Client(address, verbose=False)
         gate.set()
