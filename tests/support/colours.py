@@ -59,6 +59,7 @@ def recipe_for(model: Path, data: Path, output: Path, **changes: object) -> Reci
         "device": "cpu",
         "bf16": False,
         "log_steps": 1,
+        "sample_photos": 0,  # captions in each evaluation take longer than the steps
     }
     return make_recipe(model=str(model), data=data, output=output, **settings | changes)
 

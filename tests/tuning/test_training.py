@@ -158,21 +158,28 @@ def test_accumulated_batches_weigh_every_token_alike(
         torch.testing.assert_close(weight, weights[1][name], atol=2e-5, rtol=1e-3)
 
 
+IN_TEN_STEPS = {"max_steps": 10, "save_steps": 1, "dropout": 0.2, "lr_scheduler": "cosine"}
+IN_TEN_STEPS |= {"augment": "crops", "batch_size": 4, "eval_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> attempt.Outcome:
+    output = tmp_path_factory.mktemp("whole") / "out"
+    return train(recipe_for(tiny_checkpoint, data, output, **IN_TEN_STEPS))
+
+
 @pytest.mark.parametrize("interrupted_at", [6, 7])  # just after an epoch's end, and within one
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     interrupted_at: int,
+    uninterrupted: attempt.Outcome,
     tiny_checkpoint: Path,
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    changes = {"max_steps": 10, "save_steps": 1, "dropout": 0.2, "lr_scheduler": "cosine"}
-    changes |= {"augment": "crops", "batch_size": 4, "eval_steps": 3}
-
-    whole = recipe_for(tiny_checkpoint, data, tmp_path / "whole", **changes)
-    expected = train(whole)
-
-    halves = recipe_for(tiny_checkpoint, data, tmp_path / "halves", **changes)
+    halves = recipe_for(tiny_checkpoint, data, tmp_path / "halves", **IN_TEN_STEPS)
     compute_loss = CaptionTrainer.compute_loss
 
     steps: list[int] = []
@@ -202,10 +209,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert resumed.card["resumed_from_step"] == interrupted_at
     assert resumed.card["steps"] == 10
     assert not halves.checkpoints.exists()
-    rates = [[row.get("learning_rate") for row in o.card["curve"]] for o in (expected, resumed)]
+    rates = [
+        [row.get("learning_rate") for row in o.card["curve"]] for o in (uninterrupted, resumed)
+    ]
     assert rates[0] == rates[1]
     found = load_file(halves.output / "adapter_model.safetensors")
-    for name, weight in load_file(whole.output / "adapter_model.safetensors").items():
+    for name, weight in load_file(uninterrupted.folder / "adapter_model.safetensors").items():
         torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5)
 
 
