@@ -7,13 +7,14 @@ told from what is measured by hatching or dashes, and in the words of the legend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import floor, isfinite, log10
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from qvla.ui.contenders import places_of
 from qvla.ui.theme import SANS
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ WIDE = 40  # values this many times apart need a logarithmic axis
 class Series:
     """The values `y` at the places `x`, with `low` and `high` as the ends of a range where known.
 
-    `kind` is one of KINDS; the legend and the box over the figure say it in words.
+    `kind` is one of KINDS; the legend and the box over the figure say it in words. Without a
+    `colour` it is that of the variant, or else the next of the further ones.
     """
 
     name: str
@@ -45,6 +47,13 @@ class Series:
     kind: str = "measured"
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
+    colour: str = ""
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """The colour of each contender: the same in all figures that are of the same contenders."""
+    others = {name: FURTHER_COLOURS[place] for name, place in places_of(names).items()}
+    return {**VARIANT_COLOURS, **others}
 
 
 def bars(
@@ -126,7 +135,7 @@ def lines(
             line=_stroke(kind, colour),
             hoverinfo="skip",
         )
-    _lay_out(figure, y_title=y_title, series=series, logarithmic=logarithmic)
+    _lay_out(figure, y_title=y_title, series=series, logarithmic=logarithmic, x_title=x_title)
     words = any(isinstance(place, str) for one in series for place in one.x)
     figure.update_xaxes(
         title={"text": x_title, "font": {"size": 13}},
@@ -144,12 +153,13 @@ def far_apart(series: Sequence[Series]) -> bool:
 
 
 def _coloured(series: Sequence[Series]) -> list[tuple[Series, str]]:
-    others = [one.name for one in series if one.variant not in VARIANT_COLOURS]
+    others = [one.name for one in series if not (one.colour or one.variant in VARIANT_COLOURS)]
     places = {name: place for place, name in enumerate(dict.fromkeys(others))}
     return [
         (
             one,
-            VARIANT_COLOURS.get(one.variant)
+            one.colour
+            or VARIANT_COLOURS.get(one.variant)
             or FURTHER_COLOURS[places[one.name] % len(FURTHER_COLOURS)],
         )
         for one in series
@@ -223,11 +233,45 @@ def _hover(unit: str) -> str:
     return f"%{{y:.4~g}}{' ' + unit if unit else ''}"
 
 
+def in_words(series: Sequence[Series], *, y_title: str, x_title: str = "") -> str:
+    """A figure's name and numbers as text, for who cannot see it (`page.js` puts it there).
+
+    Of a curve of many points it has the ends, the lowest and the highest.
+    """
+    told = " ".join(f"{_name(one)}: {_points(one)}." for one in series)
+    by = f" by {x_title.lower()}" if x_title else ""
+    return f"{y_title}{by}. {told}".strip()
+
+
+def _points(series: Series) -> str:
+    points = [(x, y) for x, y in zip(series.x, series.y, strict=False) if y is not None]
+    if not points:
+        return "nothing"
+    if len(points) > FEW_POINTS:
+        values = [y for _, y in points]
+        (first, begin), (last, end) = points[0], points[-1]
+        return (
+            f"from {begin:.4g} at {_at(first)} to {end:.4g} at {_at(last)}, "
+            f"lowest {min(values):.4g}, highest {max(values):.4g}"
+        )
+    return ", ".join(f"{_at(x)} {y:.4g}" for x, y in points)
+
+
+def _at(place: Any) -> str:
+    return place if isinstance(place, str) else f"{place:.4g}"
+
+
 def _lay_out(
-    figure: go.Figure, *, y_title: str, series: Sequence[Series], logarithmic: bool
+    figure: go.Figure,
+    *,
+    y_title: str,
+    series: Sequence[Series],
+    logarithmic: bool,
+    x_title: str = "",
 ) -> None:
     figure.update_layout(
         template=None,
+        meta={"words": in_words(series, y_title=y_title, x_title=x_title)},
         height=HEIGHT,
         font={"family": ", ".join(SANS), "size": 13, "color": NEUTRAL},
         paper_bgcolor="rgba(0,0,0,0)",

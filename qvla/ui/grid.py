@@ -15,6 +15,7 @@ from qvla.data import imagery
 from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.settings import ASSETS
+from qvla.ui.photo_folder import TRAINING
 from qvla.ui.pictures import THUMBNAIL_PIXELS, data_uri
 
 SCRIPT = (ASSETS / "ui" / "grid.js").read_text(encoding="utf-8")
@@ -22,11 +23,15 @@ SCRIPT = (ASSETS / "ui" / "grid.js").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture: `key` is what is picked, `source` a data URI or None where it cannot be read."""
+    """One picture: `key` is what is picked, `source` a data URI or None where it cannot be read.
+
+    `mark` is a word on it, as for a training photo.
+    """
 
     key: str
     description: str
     source: str | None
+    mark: str = ""
 
 
 def photo_grid(tiles: str, **options: Any) -> gr.HTML:
@@ -50,6 +55,7 @@ def tiles_of(examples: Sequence[Example]) -> list[Tile]:
             example.name,
             example.references[0] if example.references else example.name,
             _thumbnail(example.image),
+            TRAINING if example.split == TRAINING else "",
         )
         for example in examples
     ]
@@ -61,9 +67,8 @@ def render_tiles(tiles: Sequence[Tile], label: str) -> str:
         return ""
     items = "".join(
         f'<li><button type="button" class="tile" aria-pressed="false" '
-        f'data-key="{escape(tile.key)}" aria-label="{escape(tile.description)}" '
-        f'title="{escape(tile.description)}">'
-        f"{_face(tile)}</button></li>"
+        f'data-key="{escape(tile.key)}" aria-label="{escape(_name(tile))}" '
+        f'title="{escape(_name(tile))}">{_face(tile)}</button></li>'
         for tile in tiles
     )
     return f'<ul class="tiles" aria-label="{escape(label)}">{items}</ul>'
@@ -72,7 +77,12 @@ def render_tiles(tiles: Sequence[Tile], label: str) -> str:
 def _face(tile: Tile) -> str:
     if tile.source is None:
         return f'<span class="tile-missing">{escape(tile.key)} cannot be read</span>'
-    return f'<img src="{tile.source}" alt="" loading="lazy">'
+    mark = f'<span class="tile-mark">{escape(tile.mark)}</span>' if tile.mark else ""
+    return f'<img src="{tile.source}" alt="" loading="lazy">{mark}'
+
+
+def _name(tile: Tile) -> str:
+    return f"{tile.description} ({tile.mark} photo)" if tile.mark else tile.description
 
 
 @lru_cache(maxsize=1024)

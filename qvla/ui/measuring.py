@@ -36,8 +36,10 @@ def model_arguments(settings: Settings) -> list[str]:
         "--nf4-adapter": settings.nf4_adapter,
         "--device": settings.device,
         "--precision": settings.precision,
+        "--lineup": settings.lineup,
     }
-    return [word for name, value in given.items() if value is not None for word in (name, value)]
+    chosen = {name: str(value) for name, value in given.items() if value is not None}
+    return [word for option in chosen.items() for word in option]
 
 
 class MeasureNow:
@@ -45,8 +47,8 @@ class MeasureNow:
 
     `label` is on the button, `subject` says what is measured ("An evaluation of 24 photos") and
     must differ between buttons; `name` is for ids and events. `command` gives the arguments of
-    `qvla`. When a measurement of this button is done, `on_done` gives updates for `outputs` to
-    every page that watched; a page that opens later must read the records by itself.
+    `qvla`. When a measurement of this button is done, `on_done` gives updates for `outputs` to the
+    page that started it; other pages must read the records by themselves when they are opened.
     """
 
     def __init__(
@@ -126,7 +128,8 @@ class MeasureNow:
         updates = {**self._show(request), self.seen: seen}
         if task is not None and task.status.over and task.number != seen:
             updates[self.seen] = task.number
-            if task.label == self.subject and task.status.state is State.DONE:
+            own = task.label == self.subject and _owns(request, task)
+            if own and task.status.state is State.DONE:
                 updates |= self.on_done()
         return updates
 

@@ -14,6 +14,8 @@ from qvla.errors import QvlaError
 
 PAGE_SIZE = 24
 ALL = "all"
+HELD_OUT = ("val", "test")
+TRAINING = "train"
 
 
 class PhotoNotInFolderError(QvlaError):
@@ -62,6 +64,11 @@ class PhotoFolder:
 
     def splits(self) -> list[str]:
         return _distinct(example.split for example in self.examples().values())
+
+    def first_split(self) -> str:
+        """The split to show first: photos that no model was trained on, where there are any."""
+        splits = self.splits()
+        return next((name for name in HELD_OUT if name in splits), ALL)
 
     def page(self, source: str = ALL, split: str = ALL, number: int = 1) -> Page:
         matching = [

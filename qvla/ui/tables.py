@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -26,6 +26,7 @@ from qvla.ui.units import UNKNOWN
 
 Kind = Literal["", "reported", "corrected", "planned", "measured"]
 STACKING = (2, 3)  # columns of figures that fit a telephone below their row's name
+FORMULA = tuple("=+-@\t\r\n")  # a cell that begins with one of them is a formula to a spreadsheet
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,24 @@ def render_records(kept: Sequence[Kept]) -> str:
     return f'<div class="records">{"".join(map(_record, newest_first))}</div>'
 
 
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table as CSV for spreadsheets: every CSV that the page gives away is written here.
+
+    Texts that a spreadsheet would compute (`=HYPERLINK(…)`) have an apostrophe before them, which
+    marks them as text. Numbers are left as they are.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerows([_as_text(cell) for cell in row] for row in (columns, *rows))
+    return text.getvalue()
+
+
 def write_csv(name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Writes a table as NAME.csv into Gradio's cache, for a `gr.DownloadButton`; its path.
 
     The same content gives the same path, so that visits share files.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows(rows)
-    content = text.getvalue()
+    content = csv_text(columns, rows)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", name.removesuffix(".csv"))
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     path = Path(get_upload_folder()) / "tables" / digest / f"{name}.csv"
@@ -103,6 +112,10 @@ def hardware_name(record: records.Record) -> str:
     if str(record.protocol.get("device", "")).startswith("cpu"):
         return record.hardware.processor
     return ", ".join(record.hardware.accelerators) or record.hardware.processor
+
+
+def _as_text(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def _cell(cell: Cell) -> str:

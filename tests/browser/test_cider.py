@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from qvla.settings import Settings
 from qvla.ui import background
 from qvla.ui.measured.cider import LIMIT
 from qvla.ui.measured.evaluations import Evaluation, find_evaluations
+from qvla.ui.origins import visit_records
 from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
 from tests.support.gates import Gate
 from tests.support.serving import add_adapters, served, write_risc_folder
@@ -81,7 +83,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> P
 
 @pytest.fixture(scope="module")
 def whole(home: Path) -> Evaluation:
-    found = find_evaluations([home / "records"], pytest.fail)
+    found = find_evaluations(Settings(records=home / "records"), pytest.fail)
     return next(one for one in found if one.record.model == "whole")
 
 
@@ -286,6 +288,7 @@ def test_measuring_now_can_be_watched_cancelled_and_seen(
     page: Page,
     browser: Browser,
     address: str,
+    settings: Settings,
     home: Path,
     examples: list[Example],
     tmp_path: Path,
@@ -325,13 +328,20 @@ def test_measuring_now_can_be_watched_cancelled_and_seen(
     for one in (page, other):
         done = one.locator('#cider-measuring .measuring[data-state="done"]')
         expect(done).to_contain_text("1 photos could not be opened", timeout=3 * PATIENCE)
-    newest = records.find("evaluation", [home / "records"], pytest.fail)[-1]
+    measured = visit_records(settings.model_copy(update={"records": home / "records"}))
+    newest = records.find("evaluation", [measured], pytest.fail)[-1]
     assert newest.record.model == "model" and newest.record.data.items == LIMIT - 1
+    expect(page.locator("#cider-photos-count")).to_contain_text(f"{LIMIT - 1} photos")
+    # who did not measure sees what was there, and may choose the other by its name
+    expect(other.locator("#cider-photos-count")).to_contain_text("30 photos")
+    expect(other.locator("#cider-evaluation input")).to_have_value(re.compile("^whole on fields"))
+    open_tab(other, address)
+    expect(other.locator("#cider-evaluation input")).to_have_value(re.compile("^whole on fields"))
+    choose_option(other, "#cider-evaluation", "Measured from this page: model on risc, 23 photos")
     for one in (page, other):
-        expect(one.locator("#cider-photos-count")).to_contain_text(f"{LIMIT - 1} photos")
-        assert row(one, "#cider-sources", f"All photos ({LIMIT - 1}), standard") == values(
-            newest.record, "standard/{}/all/CIDEr"
-        )
+        name = f"All photos ({LIMIT - 1}), standard"
+        expect(one.locator("#cider-sources")).to_contain_text(name)
+        assert row(one, "#cider-sources", name) == values(newest.record, "standard/{}/all/CIDEr")
     other.close()
     tile = page.locator("#cider-grid .tile").nth(3)
     name = tile.get_attribute("data-key")

@@ -19,6 +19,7 @@ from qvla.errors import QvlaError
 from qvla.planning.planner import plan
 from qvla.records import store as records
 from qvla.settings import Settings
+from qvla.ui.origins import visit_records
 from tests.support.contrasts import CONTRASTS
 from tests.support.measured import (
     BATCHES,
@@ -350,7 +351,7 @@ def test_measuring_now_shows_the_new_record(
     expect(visit.locator("#latency-measuring [data-state=done]")).to_be_visible(
         timeout=3 * PATIENCE
     )
-    [kept] = records.find("bench/latency", [tmp_path])
+    [kept] = records.find("bench/latency", [visit_records(settings)])
     expect(content.locator(f"#record-{kept.path.stem}")).to_be_attached()
     numbers = kept.record.numbers
     assert cells(visit, "latency-tokens", "First token", "measured") == [

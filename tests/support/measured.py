@@ -25,8 +25,12 @@ def write_record(
     model: str = "mini",
     accelerator: str = "",
     hour: int = 0,
+    titles: Mapping[str, str] | None = None,
 ) -> records.Kept:
-    """Writes a record that was measured so many hours after the new year."""
+    """Writes a record that was measured so many hours after the new year.
+
+    It is of the default three, or else of the contenders of these titles.
+    """
     hardware = records.Hardware(
         system="Linux x86_64",
         processor="Test CPU",
@@ -37,11 +41,14 @@ def write_record(
     record = records.Record(
         what=what,
         model=model,
-        variants=VARIANTS,
+        variants=VARIANTS if titles is None else tuple(titles),
         data=None,
         numbers=dict(numbers),
         series={name: tuple(values) for name, values in (series or {}).items()},
-        protocol={"device": "cuda:0" if accelerator else "cpu"},
+        protocol={
+            "device": "cuda:0" if accelerator else "cpu",
+            "contenders": {name: {"title": title} for name, title in (titles or {}).items()},
+        },
         hardware=hardware,
         versions={"python": "3.11"},
         commit=None,

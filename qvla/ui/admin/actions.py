@@ -15,7 +15,7 @@ from qvla.jobs import publishing
 from qvla.jobs.publishing import TITLES, PublishingError, pane_of, shown_name
 from qvla.settings import Settings
 from qvla.ui.background import Tasks
-from qvla.ui.tables import record_folders
+from qvla.ui.origins import job_records
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs
@@ -100,7 +100,7 @@ class JobActions:
         limit = photos or 0
         if not isinstance(limit, (int, float)) or limit < 0 or limit != int(limit):
             raise QvlaError("The number of photos must be 0, for all, or more.")
-        records = Path(record_folders(self.settings)[-1])
+        records = job_records(self.settings, job_id)
         pane = pane_of(recipe["method"])
         option = {"adapter": "--adapter", "qvla": "--nf4-adapter"}
         weights = [option[pane], str(folder)] if pane else []

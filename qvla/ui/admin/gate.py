@@ -217,7 +217,9 @@ class Gate:
 
     async def _open_link(self, secret: str, request: gr.Request) -> Updates:
         """What a page opened by the terminal's link does first; any other page does nothing."""
-        return await self._sign_in(secret, request) if secret else {}
+        if not secret:
+            return {self.password: gr.skip()}
+        return await self._sign_in(secret, request)
 
 
 def _told(sentence: str) -> str:

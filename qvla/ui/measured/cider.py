@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,8 +17,9 @@ from qvla.ui.measured.photo_browser import EvaluatedPanel
 from qvla.ui.measured.scored_photos import PhotoShelf
 from qvla.ui.measured.tab import notes_html
 from qvla.ui.measuring import MeasureNow, model_arguments
+from qvla.ui.origins import visit_records
 from qvla.ui.photo_folder import PhotoFolder
-from qvla.ui.tables import record_folders, render_records
+from qvla.ui.tables import render_records
 
 Update = dict[Any, Any]
 
@@ -69,9 +69,7 @@ class CiderTab:
             self.table_3 = Exhibit("cider-table-3", "Table III, reported and measured")
             self.sources = Exhibit("cider-sources", "By source")
         with gr.Row(elem_classes="exhibits"):
-            self.differences = Exhibit(
-                "cider-differences", "Is QVLA really different from the adapter?"
-            )
+            self.differences = Exhibit("cider-differences", "Do they really differ?")
             self.metrics = Exhibit("cider-metrics", "Other metrics")
         self.exhibits = (self.table_3, self.sources, self.differences, self.metrics)
         self.photos = EvaluatedPanel(self.shelf, self._find)
@@ -131,10 +129,10 @@ class CiderTab:
         )
 
     def _measured(self) -> Update:
-        """The newest evaluation, with its photos."""
-        updates = self._refresh(None, "standard")
-        evaluations, _ = self._read()
-        stem = evaluations[0].stem if evaluations else ""
+        """What was measured just now, with its photos, for the visit that measured it."""
+        newest = max(self._find(), key=lambda one: one.record.date, default=None)
+        stem = newest.stem if newest else ""
+        updates = self._refresh(stem, "standard")
         return {**updates, self.protocol: "standard", **self.photos.fill(stem)}
 
     def _refresh(self, stem: str | None, protocol: str) -> Update:
@@ -173,7 +171,7 @@ class CiderTab:
 
     def _read(self) -> tuple[list[Evaluation], list[str]]:
         problems: list[str] = []
-        return find_evaluations(record_folders(self.settings), problems.append), problems
+        return find_evaluations(self.settings, problems.append), problems
 
     def _find(self) -> list[Evaluation]:
         return self._read()[0]
@@ -184,7 +182,7 @@ class CiderTab:
         """The command line of a small evaluation of the data, or else of the examples."""
         splits = self.measured_on.splits()
         split = PREFERRED_SPLIT if PREFERRED_SPLIT in splits else splits[0]
-        folder = Path(record_folders(self.settings)[-1])
+        folder = visit_records(self.settings)
         return [
             "evaluate",
             *("--data", str(self.measured_on.folder)),

@@ -7,11 +7,11 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from qvla.records.reported import reported
-from qvla.ui.measured.evaluations import ALL, PAIRS, Evaluation, Score
+from qvla.ui.contenders import titles_of
+from qvla.ui.measured.evaluations import ALL, Evaluation, Score
 from qvla.ui.measured.exhibits import Entry, entries_bars, entries_csv, entries_table
 from qvla.ui.measured.subjects import is_reports_model
 from qvla.ui.measured.tab import notes_html
-from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import Cell, render_table, write_csv
 from qvla.ui.units import UNKNOWN
 
@@ -48,9 +48,10 @@ def table_3(evaluation: Evaluation | None) -> Shown:
             f"The report measured {reported()['model']}. {evaluation.record.model} is another "
             "model: compare its variants with each other, not with the report's."
         )
-    table = entries_table(entries, _in_words, first="Protocol", caption="CIDEr by variant")
+    titles = evaluation.titles if evaluation else titles_of()
+    table = entries_table(entries, _in_words, titles, first="Protocol", caption="CIDEr by variant")
     return Shown(
-        entries_bars(entries, y_title="CIDEr", unit=""),
+        entries_bars(entries, titles, y_title="CIDEr", unit=""),
         table + notes_html(*notes),
         entries_csv("qvla-cider", entries),
     )
@@ -67,12 +68,13 @@ def by_source(evaluation: Evaluation, protocol: str) -> Shown:
                 drawn += _entries(evaluation, one, "CIDEr", group, name)
     if not rows:
         return Shown(None, _empty("This record holds no CIDEr."), None)
-    table = entries_table(rows, _in_words, first="Photos", caption="CIDEr by source")
+    titles = evaluation.titles
+    table = entries_table(rows, _in_words, titles, first="Photos", caption="CIDEr by source")
     note = (
         "CIDEr weighs words by how few of the scored photos' captions use them, so a source's "
         "value belongs to its photos alone: compare variants within a row, not rows."
     )
-    figure = entries_bars(drawn, y_title=f"CIDEr, {protocol}", unit="") if drawn else None
+    figure = entries_bars(drawn, titles, y_title=f"CIDEr, {protocol}", unit="") if drawn else None
     return Shown(figure, table + notes_html(note), entries_csv("qvla-cider-by-source", rows))
 
 
@@ -92,7 +94,11 @@ def other_metrics(evaluation: Evaluation, protocol: str) -> Shown:
     if not entries:
         return Shown(None, _empty("This record holds no other metric by this protocol."), None)
     table = entries_table(
-        entries, _in_words, first="Metric", caption=f"Other metrics, {protocol} protocol"
+        entries,
+        _in_words,
+        evaluation.titles,
+        first="Metric",
+        caption=f"Other metrics, {protocol} protocol",
     )
     return Shown(None, table + notes_html(*notes), entries_csv(f"qvla-metrics-{protocol}", entries))
 
@@ -100,8 +106,8 @@ def other_metrics(evaluation: Evaluation, protocol: str) -> Shown:
 def differences(evaluation: Evaluation, protocol: str) -> Shown:
     """Whether variants really differ: the main pair in words, all pairs in a table."""
     rows, cells = [], []
-    for first, second in PAIRS:
-        name = f"{VARIANT_TITLES[first]} minus {VARIANT_TITLES[second]}"
+    for first, second in evaluation.pairs:
+        name = f"{evaluation.titles[first]} minus {evaluation.titles[second]}"
         line = []
         for group in evaluation.groups:
             score = evaluation.difference(protocol, first, second, group=group)
@@ -124,12 +130,19 @@ def differences(evaluation: Evaluation, protocol: str) -> Shown:
 
 
 def verdict(evaluation: Evaluation, protocol: str) -> str:
-    """The answer to whether QVLA differs from the adapter, in a sentence."""
-    score = evaluation.difference(protocol, *MAIN_PAIR)
+    """The answer to whether QVLA differs from the adapter, in a sentence.
+
+    Where the record does not compare these two, it is about the last pair that it compares.
+    """
+    pairs = evaluation.pairs
+    if not pairs:
+        return ""
+    pair = MAIN_PAIR if MAIN_PAIR in pairs else pairs[-1]
+    score = evaluation.difference(protocol, *pair)
     if score is None:
         return ""
     answer, sentence = in_words(
-        score, *(VARIANT_TITLES[name] for name in MAIN_PAIR), evaluation.images(protocol)
+        score, *(evaluation.titles[name] for name in pair), evaluation.images(protocol)
     )
     state = "differs" if score.shown_to_differ else "open"
     return f'<p class="verdict" data-state="{state}"><b>{answer}</b> {escape(sentence)}</p>'
@@ -172,7 +185,7 @@ def _entries(
     evaluation: Evaluation, protocol: str, metric: str, group: str, quantity: str
 ) -> list[Entry]:
     entries = []
-    for variant in VARIANT_TITLES:
+    for variant in evaluation.variants:
         score = evaluation.score(protocol, variant, metric, group)
         if score is not None:
             ends = (score.low, score.high, evaluation.stem)

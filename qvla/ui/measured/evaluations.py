@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
-from qvla.records import store as records
 from qvla.records.store import Kept, Record
-from qvla.ui.panes import VARIANT_TITLES
+from qvla.settings import Settings
+from qvla.ui.contenders import titles_of
+from qvla.ui.origins import find_records
 from qvla.ui.tables import hardware_name
 
 ALL = "all"
-PAIRS = (("adapter", "base"), ("qvla", "base"), ("qvla", "adapter"))  # first minus second
 PREDICTIONS = "predictions"
 
 
@@ -37,6 +38,8 @@ class Evaluation:
     """One evaluation record. What the record does not hold is None here."""
 
     kept: Kept
+    whose: str = ""  # in words; nothing for what ships and for the owner's
+    shipped: bool = False
 
     @property
     def record(self) -> Record:
@@ -54,14 +57,30 @@ class Evaluation:
     def title(self) -> str:
         """In a line, for the chooser; the time tells evaluations of one day apart."""
         name = self.record.data.name if self.record.data else "unnamed photos"
+        whose = f"{self.whose}: " if self.whose else ""
         return (
-            f"{self.record.model} on {name}, {self.photos:,} photos · "
+            f"{whose}{self.record.model} on {name}, {self.photos:,} photos · "
             f"{self.record.date:%d %b %Y, %H:%M} · {hardware_name(self.record)}"
         )
 
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Of the default three, and of all others that the record is of."""
+        return titles_of([self.record])
+
     @property
     def variants(self) -> tuple[str, ...]:
-        return tuple(name for name in VARIANT_TITLES if name in self.record.variants)
+        return tuple(name for name in self.titles if name in self.record.variants)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """All pairs that the record compares, the first minus the second."""
+        return tuple(
+            pair
+            for one, other in combinations(self.variants, 2)
+            for pair in ((other, one), (one, other))
+            if any(name.split("/")[1:2] == ["-minus-".join(pair)] for name in self.record.numbers)
+        )
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
@@ -69,7 +88,7 @@ class Evaluation:
         found = {
             name.split("/", 2)[2].removesuffix("/CIDEr")
             for name in self.record.numbers
-            if name.endswith("/CIDEr") and name.split("/")[1] in VARIANT_TITLES
+            if name.endswith("/CIDEr") and name.split("/")[1] in self.titles
         }
         sources = sorted(found - {ALL})
         return (ALL, *(sources if len(sources) > 1 else ()))
@@ -101,16 +120,21 @@ class Evaluation:
 
 
 def find_evaluations(
-    folders: Sequence[Path], on_problem: Callable[[str], None]
+    settings: Settings, on_problem: Callable[[str], None] = lambda problem: None
 ) -> list[Evaluation]:
     """All evaluations, first the one to show first.
 
-    That is the newest measured here, which is what the last folder holds; without one, the shipped
-    one of the most photos.
+    That is one of the model that runs here, before those of others; and what ships, the one of the
+    most photos first, before the newest of the owner's. What a visitor measured or a job's adapter
+    was evaluated to comes after all these, under its name.
     """
-    found = [Evaluation(kept) for kept in records.find("evaluation", folders, on_problem)]
-    found.reverse()
-    own = Path(folders[-1]).resolve()
-    here = [one for one in found if one.kept.path.parent.resolve() == own]
-    shipped = [one for one in found if one not in here]
-    return here + sorted(shipped, key=lambda one: -one.photos)
+    found = [
+        Evaluation(one.kept, one.whose, one.shipped)
+        for one in find_records(settings, on_problem, "evaluation")
+    ]
+
+    def rank(one: Evaluation) -> tuple[bool, bool, bool, int]:
+        size = -one.photos if one.shipped else 0
+        return bool(one.whose), one.record.model != settings.model_name, not one.shipped, size
+
+    return sorted(found, key=rank)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from qvla.ui.figures import KINDS, Series, bars, far_apart
+from qvla.ui.figures import KINDS, Series, bars, colours, far_apart
 from qvla.ui.measured.subjects import Value
-from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import Cell, Kind, render_table, write_csv
 from qvla.ui.units import UNKNOWN
 
@@ -41,19 +40,25 @@ class Entry:
 
 
 def entries_table(
-    entries: Sequence[Entry], shown: Callable[[Entry], str], *, first: str, caption: str
+    entries: Sequence[Entry],
+    shown: Callable[[Entry], str],
+    titles: Mapping[str, str],
+    *,
+    first: str,
+    caption: str,
 ) -> str:
-    """A row a quantity and kind, a column a variant."""
+    """A row a quantity and kind, a column a variant: those of `titles`, by name."""
     by_place = {(one.quantity, one.kind, one.variant): one for one in entries}
     rows = []
     for quantity, kind in dict.fromkeys((one.quantity, one.kind) for one in entries):
-        found = [by_place.get((quantity, kind, variant)) for variant in VARIANT_TITLES]
+        found = [by_place.get((quantity, kind, variant)) for variant in titles]
         rows.append((quantity, [_cell(one, shown) for one in found]))
-    return render_table((first, *VARIANT_TITLES.values()), rows, caption=caption)
+    return render_table((first, *titles.values()), rows, caption=caption)
 
 
 def entries_bars(
     entries: Sequence[Entry],
+    titles: Mapping[str, str],
     *,
     y_title: str,
     unit: str,
@@ -66,19 +71,21 @@ def entries_bars(
     """
     places = list(dict.fromkeys(one.quantity for one in entries))
     series = []
-    for variant in VARIANT_TITLES:
+    colour_of = colours(titles)
+    for variant, title in titles.items():
         kinds = dict.fromkeys(one.kind for one in entries if one.variant == variant)
         for kind in sorted(kinds, key=KINDS.index):
             of = {e.quantity: e for e in entries if (e.variant, e.kind) == (variant, kind)}
             series.append(
                 Series(
-                    VARIANT_TITLES[variant],
+                    title,
                     places,
                     _scaled((of[p].value if p in of else None for p in places), scale),
                     variant,
                     kind,
                     _scaled((of[p].low if p in of else None for p in places), scale),
                     _scaled((of[p].high if p in of else None for p in places), scale),
+                    colour_of[variant],
                 )
             )
     logarithmic = may_be_logarithmic and far_apart(series)

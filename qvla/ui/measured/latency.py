@@ -11,11 +11,10 @@ import gradio as gr
 
 from qvla.records.reported import reported
 from qvla.ui import units
-from qvla.ui.figures import Series, lines
+from qvla.ui.figures import Series, colours, lines
 from qvla.ui.measured.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
-from qvla.ui.measured.subjects import Subject, is_reports_model
+from qvla.ui.measured.subjects import Subject, is_reports_model, titles
 from qvla.ui.measured.tab import UNMEASURED, MeasuredTab, Update, notes_html
-from qvla.ui.panes import VARIANT_TITLES
 
 WHATS = ("bench/latency", "bench/report", "bench/training")
 LATENCY = "bench/latency"
@@ -24,7 +23,7 @@ FIRST, FURTHER = "First token", "Each further token"
 TOKENS = "Tokens a caption"
 FLOOR = "Floor of a token"
 RATE = "Images a second"
-PLACE = re.compile(r"(?P<variant>\w+)/(?P<stop>\w+)/batch_(?P<batch>\d+)/(?P<name>\w+)")
+PLACE = re.compile(r"(?P<variant>[\w-]+)/(?P<stop>\w+)/batch_(?P<batch>\d+)/(?P<name>\w+)")
 CAPTIONING, TRAINING = "Captioning", "Training"
 
 
@@ -38,7 +37,7 @@ def figures_of(subject: Subject, stop: str, batch: int, names: dict[str, str]) -
     """Measured figures of every variant at one batch size. `names` is quantity to name."""
     entries = []
     for quantity, name in names.items():
-        for variant in VARIANT_TITLES:
+        for variant in subject.titles:
             value = subject.value((LATENCY, f"{variant}/{stop}/batch_{batch}/{name}"))
             if value is not None:
                 unit = "s" if name.endswith("_seconds") else "tokens"
@@ -54,7 +53,7 @@ def first_and_further(subject: Subject, stop: str) -> list[Entry]:
         return []
     timed = {FIRST: "first_token_seconds", FURTHER: "token_seconds"}
     entries = figures_of(subject, stop, sizes[0], timed)
-    for variant in VARIANT_TITLES:
+    for variant in subject.titles:
         floor = subject.value((LATENCY, f"{variant}/floor_token_seconds"))
         if floor is not None:
             entries.append(Entry.measured(FLOOR, variant, "s", floor))
@@ -80,11 +79,11 @@ def hours(subject: Subject | None) -> list[Entry]:
         (TRAINING, "training", images["train"]),
     ):
         printed, corrected, rates, measured, projected = [], [], [], [], []
-        for variant in VARIANT_TITLES:
-            value = report["table_2"][variant].get(f"{name}_hours")
+        for variant in titles(subject):
+            value = report["table_2"].get(variant, {}).get(f"{name}_hours")
             if value is not None:
                 printed.append(Entry(f"{task}, hours as printed", variant, "reported", value, "h"))
-            seconds = report["table_2_corrected"][variant].get(f"{name}_seconds")
+            seconds = report["table_2_corrected"].get(variant, {}).get(f"{name}_seconds")
             if seconds is not None:
                 whole = f"{task} {count:,} photos"
                 corrected.append(Entry(whole, variant, "corrected", seconds, "s"))
@@ -177,7 +176,9 @@ class LatencyTab(MeasuredTab):
             return self.tokens.show(None, UNMEASURED, None)
         timed = [entry for entry in entries if entry.unit == "s"]
         batch = f"Batch {batches(subject, stop)[0]}"
-        table = entries_table(entries, _shown, first=batch, caption=f"Seconds to a token, {batch}")
+        table = entries_table(
+            entries, _shown, subject.titles, first=batch, caption=f"Seconds to a token, {batch}"
+        )
         notes = [_spread(timed)]
         if any(entry.quantity == FLOOR for entry in entries):
             notes.append(
@@ -185,7 +186,14 @@ class LatencyTab(MeasuredTab):
                 "decoding step once: no way of computing can be faster."
             )
         return self.tokens.show(
-            entries_bars(timed, y_title="Time, ms", unit="ms", scale=1e-3, may_be_logarithmic=True),
+            entries_bars(
+                timed,
+                subject.titles,
+                y_title="Time, ms",
+                unit="ms",
+                scale=1e-3,
+                may_be_logarithmic=True,
+            ),
             table + notes_html(*notes),
             entries_csv(f"qvla-latency-{stop}", entries),
         )
@@ -195,21 +203,25 @@ class LatencyTab(MeasuredTab):
         if not entries:
             return self.rates.show(None, UNMEASURED, None)
         series = []
-        for variant in VARIANT_TITLES:
+        colour_of = colours(subject.titles)
+        for variant, title in subject.titles.items():
             own = [entry for entry in entries if entry.variant == variant]
             if own:
                 series.append(
                     Series(
-                        VARIANT_TITLES[variant],
+                        title,
                         [entry.quantity.removeprefix("Batch ") for entry in own],
                         [entry.value for entry in own],
                         variant,
                         "measured",
                         [entry.low for entry in own],
                         [entry.high for entry in own],
+                        colour_of[variant],
                     )
                 )
-        table = entries_table(entries, _shown, first=RATE, caption="Images a second, by batch size")
+        table = entries_table(
+            entries, _shown, subject.titles, first=RATE, caption="Images a second, by batch size"
+        )
         return self.rates.show(
             lines(series, x_title="Photos in a batch", y_title=RATE, unit="images/s"),
             table + notes_html(_spread(entries)),
@@ -233,9 +245,15 @@ class LatencyTab(MeasuredTab):
                 "its variants with each other, not its times with the report's.",
             )
         return self.hours.show(
-            entries_bars(rates, y_title=RATE, unit="images/s", may_be_logarithmic=True),
+            entries_bars(
+                rates, titles(subject), y_title=RATE, unit="images/s", may_be_logarithmic=True
+            ),
             entries_table(
-                entries, _shown, first="Time", caption="The report's times and those here"
+                entries,
+                _shown,
+                titles(subject),
+                first="Time",
+                caption="The report's times and those here",
             )
             + notes_html(*notes),
             entries_csv("qvla-hours", entries),

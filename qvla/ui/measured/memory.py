@@ -7,14 +7,14 @@ from typing import Any
 
 import gradio as gr
 
+from qvla.captioning.contenders import TITLES
 from qvla.records.reported import reported
 from qvla.ui import units
-from qvla.ui.figures import Series, bars, far_apart, lines
+from qvla.ui.figures import Series, bars, colours, far_apart, lines
 from qvla.ui.measured.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
 from qvla.ui.measured.planner import PlannerForm
-from qvla.ui.measured.subjects import Subject, Value, is_reports_model
+from qvla.ui.measured.subjects import Subject, Value, is_reports_model, titles
 from qvla.ui.measured.tab import UNMEASURED, MeasuredTab, Update, notes_html
-from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import Kind, write_csv
 
 WHATS = ("bench/memory", "bench/training", "bench/report")
@@ -64,7 +64,7 @@ def training(subject: Subject | None) -> list[Entry]:
     entries = _reported(MEAN, "training_gb")
     if subject is None:
         return entries
-    for variant in VARIANT_TITLES:
+    for variant in subject.titles:
         curve = subject.curve(variant, CURVES_AT)
         if curve is not None:
             mean = sum(curve[1]) / len(curve[1])
@@ -74,7 +74,7 @@ def training(subject: Subject | None) -> list[Entry]:
 
 
 def _reported(quantity: str, name: str) -> list[Entry]:
-    figures = {variant: reported()["table_2"][variant][name] for variant in VARIANT_TITLES}
+    figures = {variant: reported()["table_2"][variant][name] for variant in TITLES}
     return [
         Entry(quantity, variant, "reported", figure * GB, "bytes")
         for variant, figure in figures.items()
@@ -86,7 +86,7 @@ def _measured(
     subject: Subject, quantity: str, places: Sequence[tuple[str, str]], kind: Kind = "measured"
 ) -> list[Entry]:
     entries = []
-    for variant in VARIANT_TITLES:
+    for variant in subject.titles:
         value = subject.value(*((what, name.format(variant)) for what, name in places))
         if value is not None:
             entries.append(Entry.measured(quantity, variant, "bytes", value, kind))
@@ -96,16 +96,18 @@ def _measured(
 def curves(subject: Subject | None) -> list[Series]:
     """Figure 3 in GB. The report's own curves are known by their means, drawn as level lines."""
     series = []
-    for variant in VARIANT_TITLES if subject else ():
+    colour_of = colours(titles(subject))
+    for variant, title in subject.titles.items() if subject else ():
         curve = subject.curve(variant, CURVES_AT)
         if curve is not None:
             times, sizes, _ = curve
             heights = [size / GB for size in sizes]
-            series.append(Series(VARIANT_TITLES[variant], times, heights, variant))
+            colour = colour_of[variant]
+            series.append(Series(title, times, heights, variant, colour=colour))
     end = max((one.x[-1] for one in series), default=1.0)
     for entry in _reported(MEAN, "training_gb"):
         height = entry.value / GB
-        name = VARIANT_TITLES[entry.variant]
+        name = TITLES[entry.variant]
         series.append(Series(name, (0.0, end), (height, height), entry.variant, "reported"))
     return series
 
@@ -116,7 +118,7 @@ def curve_rows(subject: Subject | None) -> list[tuple[object, ...]]:
         (entry.quantity, entry.variant, entry.kind, "", entry.value, entry.record)
         for entry in training(subject)
     ]
-    for variant in VARIANT_TITLES if subject else ():
+    for variant in subject.titles if subject else ():
         curve = subject.curve(variant, CURVES_AT)
         if curve is not None:
             times, sizes, record = curve
@@ -143,7 +145,7 @@ def foreseen(subject: Subject | None) -> list[Entry]:
 def shares(subject: Subject | None, group: str) -> list[Entry]:
     """Bytes of the weights by `parts` of the model or by `dtypes`, from the newest record."""
     entries = []
-    for variant in VARIANT_TITLES if subject else ():
+    for variant in subject.titles if subject else ():
         prefix = f"{variant}/{group}/"
         for one in subject.of("bench/memory"):
             numbers = one.record.numbers
@@ -210,7 +212,8 @@ class MemoryTab(MeasuredTab):
     def _holding(self, subject: Subject | None) -> Update:
         entries = holding(subject)
         scale, unit = _unit([entry.value for entry in entries])
-        table = entries_table(entries, _shown, first="Memory", caption="Memory by variant")
+        named = titles(subject)
+        table = entries_table(entries, _shown, named, first="Memory", caption="Memory by variant")
         notes = [reported()["notes"]["load_precision"]]
         if subject is not None and not is_reports_model(subject.model):
             notes.insert(
@@ -221,6 +224,7 @@ class MemoryTab(MeasuredTab):
         return self.holding.show(
             entries_bars(
                 entries,
+                named,
                 y_title=f"Memory, {unit}",
                 unit=unit,
                 scale=scale,
@@ -241,7 +245,11 @@ class MemoryTab(MeasuredTab):
             logarithmic=logarithmic,
         )
         table = entries_table(
-            training(subject), _shown, first="Training", caption="Memory while training"
+            training(subject),
+            _shown,
+            titles(subject),
+            first="Training",
+            caption="Memory while training",
         )
         measured = any(one.kind == "measured" for one in series)
         if measured:
@@ -262,23 +270,30 @@ class MemoryTab(MeasuredTab):
         parts, dtypes = shares(subject, "parts"), shares(subject, "dtypes")
         if not parts:
             return self.parts.show(None, UNMEASURED, None)
-        sums = [sum(e.value for e in parts if e.variant == variant) for variant in VARIANT_TITLES]
+        named = titles(subject)
+        sums = [sum(e.value for e in parts if e.variant == variant) for variant in named]
         scale, unit = _unit(sums)
-        variants = [variant for variant, size in zip(VARIANT_TITLES, sums, strict=True) if size]
+        variants = [variant for variant, size in zip(named, sums, strict=True) if size]
         by_place = {(entry.quantity, entry.variant): entry.value for entry in parts}
         series = [
             Series(
                 part,
-                [VARIANT_TITLES[variant] for variant in variants],
+                [named[variant] for variant in variants],
                 [by_place.get((part, variant), 0.0) / scale for variant in variants],
             )
             for part in dict.fromkeys(entry.quantity for entry in parts)
         ]
         figure = bars(series, y_title=f"Weights, {unit}", unit=unit, stacked=True)
-        table = entries_table(parts, _shown, first="Part", caption="Bytes of the weights by part")
+        table = entries_table(
+            parts, _shown, named, first="Part", caption="Bytes of the weights by part"
+        )
         if dtypes:
             table += entries_table(
-                dtypes, _shown, first="Data type", caption="Bytes of the weights by data type"
+                dtypes,
+                _shown,
+                named,
+                first="Data type",
+                caption="Bytes of the weights by data type",
             )
         return self.parts.show(figure, table, entries_csv("qvla-memory-parts", [*parts, *dtypes]))
 
@@ -287,7 +302,11 @@ class MemoryTab(MeasuredTab):
         if not entries:
             return self.foreseen.show(None, UNMEASURED, None)
         table = entries_table(
-            entries, _shown, first="Memory", caption="Memory as planned and as measured"
+            entries,
+            _shown,
+            titles(subject),
+            first="Memory",
+            caption="Memory as planned and as measured",
         )
         return self.foreseen.show(None, table, entries_csv("qvla-memory-planned", entries))
 
@@ -298,12 +317,3 @@ def _shown(entry: Entry) -> str:
 
 def _unit(values: Sequence[float]) -> tuple[float, str]:
     return (GB, "GB") if max(values, default=0) >= GB else (1e6, "MB")
-
-
-def _another_model(subject: Subject | None) -> str:
-    if subject is None or is_reports_model(subject.model):
-        return ""
-    return notes_html(
-        f"The report measured {reported()['model']}. {subject.model} is another model: compare its "
-        "variants with each other, not its bytes with the report's."
-    )

@@ -24,10 +24,9 @@ from gradio.utils import get_upload_folder
 from qvla.errors import QvlaError
 from qvla.ui.measured.cider_figures import PROTOCOLS, in_words, score_text
 from qvla.ui.measured.evaluations import Evaluation, Score
-from qvla.ui.measured.own_captions import NAMED, Beside, as_json, score_beside
+from qvla.ui.measured.own_captions import NAMED, OWN, Beside, as_json, score_beside
 from qvla.ui.measured.scored_photos import PhotoShelf
 from qvla.ui.measured.tab import notes_html
-from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import Cell, render_table
 
 log = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ def render_beside(beside: Beside) -> str:
     difference = beside.differences["standard"].get(main)
     if difference is not None:
         score = Score(difference.value, difference.low, difference.high, difference.p_value)
-        title = VARIANT_TITLES[main]
+        title = beside.evaluation.titles[main]
         answer, sentence = in_words(score, "your system", title, beside.images)
         state = "differs" if score.shown_to_differ else "open"
         parts.append(
@@ -126,7 +125,8 @@ def render_beside(beside: Beside) -> str:
         )
     for protocol, title in PROTOCOLS.items():
         systems = beside.scores[protocol]
-        names = [VARIANT_TITLES.get(name, "Yours") for name in systems]
+        titles = {**beside.evaluation.titles, OWN: "Yours"}
+        names = [titles[name] for name in systems]
         rows = [
             (
                 metric,

@@ -12,6 +12,7 @@ from qvla.errors import QvlaError
 from qvla.ui.grid import photo_grid
 from qvla.ui.measured.evaluations import Evaluation
 from qvla.ui.measured.scored_photos import EvaluatedPhotos, PhotoShelf, render_photo, render_photos
+from qvla.ui.pager import Pager
 from qvla.ui.photo_folder import ALL
 
 Update = dict[Any, Any]
@@ -19,6 +20,12 @@ Find = Callable[[], Sequence[Evaluation]]
 
 HIGHEST, LOWEST = "highest first", "lowest first"
 FIRST_ORDER = "qvla"
+LEAD = (
+    "Sorted by their share in the CIDEr of the standard protocol, or by how much two variants "
+    "differ in it. A share weighs words by how few of these photos' captions use them, and the "
+    "shares' mean is the CIDEr above. CIDEr-D, 0 to 10, is what the Compare tab shows: it weighs "
+    "words by 10,414 train photos, so it does not depend on which photos are scored together."
+)
 # On narrow screens the opened photo lies below all small ones.
 SHOW_PHOTO = """() => {
   const photo = document.getElementById("cider-photo");
@@ -33,8 +40,7 @@ class EvaluatedPanel:
         self.shelf, self.find = shelf, find
         self.shown = gr.State("")  # the stem of the evaluation whose photos are shown
         gr.HTML(
-            '<h3>Photos</h3><p class="lead">Sorted by their share in the CIDEr of the standard '
-            "protocol, or by how much two variants differ in it.</p>",
+            f'<h3>Photos</h3><p class="lead">{LEAD}</p>',
             elem_classes="section-title",
         )
         self.notice = gr.HTML(elem_id="cider-photos-notice", label="About the photos")
@@ -51,11 +57,7 @@ class EvaluatedPanel:
             self.source = gr.Dropdown(
                 [ALL], value=ALL, label="Source", min_width=120, elem_id="cider-source"
             )
-            self.number = gr.Number(
-                1, label="Page", precision=0, minimum=1, min_width=90, elem_id="cider-page"
-            )
-            self.previous = gr.Button("Previous", size="sm", min_width=90)
-            self.next = gr.Button("Next", size="sm", min_width=90)
+            self.pager = Pager("cider")
         with gr.Row(elem_classes="evaluated-row"):
             self.grid = photo_grid("", elem_id="cider-grid", label="Photo")
             self.photo = gr.HTML(elem_id="cider-photo", label="Opened photo")
@@ -63,7 +65,7 @@ class EvaluatedPanel:
 
     @property
     def outputs(self) -> list[Any]:
-        controls = [self.filters, self.order, self.source, self.number]
+        controls = [self.filters, self.order, self.source, *self.pager.outputs]
         return [self.shown, self.notice, self.count, *controls, self.grid, self.photo]
 
     def fill(self, stem: str, shown: str = "") -> Update:
@@ -98,21 +100,18 @@ class EvaluatedPanel:
     # ---- events -------------------------------------------------------------------------------
 
     def _wire(self) -> None:
-        options = [self.shown, self.order, self.direction, self.source, self.number]
-        page = [self.count, self.number, self.grid]
+        options = [self.shown, self.order, self.direction, self.source]
+        page = [self.count, self.grid]
         quiet = {"show_progress": "hidden", "api_visibility": "undocumented"}
-        for trigger, step, name in (
-            (self.previous.click, -1, "previous"),
-            (self.next.click, 1, "next"),
-            (self.number.submit, 0, "page"),
-        ):
-            trigger(
-                self._turn(step), inputs=options, outputs=page, api_name=f"cider_{name}", **quiet
-            )
+        self.pager.wire(self._turn, options, page)
         for control in (self.order, self.direction, self.source):
             name = str(control.label).lower().replace(" ", "_")
             control.input(
-                self._sort, inputs=options[:-1], outputs=page, api_name=f"cider_{name}", **quiet
+                self._sort,
+                inputs=options,
+                outputs=[*page, *self.pager.outputs],
+                api_name=f"cider_{name}",
+                **quiet,
             )
         self.grid.pick(
             self._open,
@@ -138,12 +137,8 @@ class EvaluatedPanel:
             **self._page(photos, order.key, HIGHEST, ALL, 1),
         }
 
-    def _turn(self, step: int) -> Callable[..., Update]:
-        def turn(stem: str, order: str, direction: str, source: str, number: float) -> Update:
-            photos = self._photos(stem)
-            return self._page(photos, order, direction, source, int(number or 1) + step)
-
-        return turn
+    def _turn(self, stem: str, order: str, direction: str, source: str, number: int) -> Update:
+        return self._page(self._photos(stem), order, direction, source, number)
 
     def _sort(self, stem: str, order: str, direction: str, source: str) -> Update:
         return self._page(self._photos(stem), order, direction, source, 1)
@@ -176,7 +171,7 @@ class EvaluatedPanel:
         return {
             self.count: f'<p class="count" role="status">{matching}, page {page.number} of '
             f"{page.pages}</p>",
-            self.number: page.number,
+            **self.pager.show(page.number, page.pages),
             self.grid: gr.HTML(value=None, tiles=render_photos(photos, page, order)),
         }
 

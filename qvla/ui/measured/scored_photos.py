@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 from qvla.data import imagery
 from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
+from qvla.ui import units
+from qvla.ui.contenders import colour_style, titles_of
 from qvla.ui.grid import tiles_of
 from qvla.ui.measured.cider_figures import signed
 from qvla.ui.measured.evaluations import Evaluation
-from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.photo_folder import ALL, PhotoFolder, examples_or_none
 from qvla.ui.pictures import data_uri
 
@@ -38,6 +39,7 @@ class Order:
 
     first: str
     second: str = ""
+    titles: Mapping[str, str] = field(default_factory=titles_of, compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -45,10 +47,10 @@ class Order:
 
     @property
     def title(self) -> str:
-        first = VARIANT_TITLES.get(self.first, self.first)
+        first = self.titles.get(self.first, self.first)
         if not self.second:
             return f"CIDEr of {first}"
-        return f"{first} minus {VARIANT_TITLES.get(self.second, self.second)}"
+        return f"{first} minus {self.titles.get(self.second, self.second)}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class EvaluatedPhotos:
         """All ways to sort: the differences of the more trained variant from the lesser."""
         names = list(self.captions)
         pairs = [(b, a) for place, a in enumerate(names) for b in names[place + 1 :]]
-        return [*map(Order, names), *(Order(*pair) for pair in reversed(pairs))]
+        titles = self.evaluation.titles
+        singles = [(name, "") for name in names]
+        return [Order(*pair, titles) for pair in (*singles, *reversed(pairs))]
 
     @property
     def sources(self) -> list[str]:
@@ -132,7 +136,7 @@ class PhotoShelf:
 
         captions = {variant: read_predictions(path) for variant, path in files.items()}
         names = set.intersection(*(set(said) for said in captions.values()))
-        examples = self._examples(names)
+        examples = self._examples(evaluation, names)
         if not examples:
             data = evaluation.record.data
             raise PhotosMissingError(
@@ -155,17 +159,21 @@ class PhotoShelf:
             absent=len(names) - len(examples),
         )
 
-    def _examples(self, names: set[str]) -> dict[str, Example]:
-        """Those photos that lie on this machine, from the folder that has the most of them."""
-        found: dict[str, Example] = {}
+    def _examples(self, evaluation: Evaluation, names: set[str]) -> dict[str, Example]:
+        """Those photos that lie on this machine: from the folder whose photos and references have
+        the record's fingerprint, or else from the one that has the most of these names.
+        """
+        most: dict[str, Example] = {}
         for folder in self.folders:
             here = {
                 example.name: example
                 for example in examples_or_none(folder)
                 if example.name in names and example.references and example.image.is_file()
             }
-            found = here if len(here) > len(found) else found
-        return found
+            if len(here) == evaluation.photos and _is_of(evaluation, list(here.values())):
+                return here
+            most = here if len(here) > len(most) else most
+        return most
 
 
 def captions_files(evaluation: Evaluation) -> dict[str, Path]:
@@ -240,8 +248,20 @@ def _said(photos: EvaluatedPhotos, variant: str, example: Example, best: float) 
     )
     share = max(score, 0.0) / best if best > 0 else 0.0
     return (
-        f'<div data-variant="{variant}"><dt>{VARIANT_TITLES[variant]}</dt>'
+        f'<div data-variant="{escape(variant)}"{colour_style(variant, photos.evaluation.titles)}>'
+        f"<dt>{escape(photos.evaluation.titles[variant])}</dt>"
         f"<dd>{marked or '<span class=placeholder>It said nothing.</span>'}</dd>"
-        f'<dd class="score">CIDEr <b>{score:.3f}</b>'
-        f'<i class="bar" style="--share:{share:.3f}"></i></dd></div>'
+        f'<dd class="score">Share in CIDEr <b>{score:.3f}</b>'
+        f'<i class="bar" style="--share:{share:.3f}"></i></dd>'
+        f'<dd class="score">CIDEr-D <span>{_cider_d(caption, example.references)}</span></dd></div>'
     )
+
+
+def _cider_d(caption: str, references: Sequence[str]) -> str:
+    """The caption's own score, as the Compare tab gives it."""
+    from qvla.scoring import sentence_scores
+
+    try:
+        return units.score(sentence_scores(caption, references).cider_d)
+    except QvlaError:  # references without a word
+        return units.UNKNOWN

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from qvla.records import store as records
 from qvla.records.reported import reported
 from qvla.records.store import Kept
 from qvla.settings import Settings
-from qvla.ui.tables import hardware_name, record_folders
+from qvla.ui.contenders import titles_of
+from qvla.ui.origins import find_records
+from qvla.ui.tables import hardware_name
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,23 @@ class Value:
 
 @dataclass(frozen=True)
 class Subject:
-    """One model on one machine. `kept` holds its records, the newest first."""
+    """One model on one machine, as the owner or else somebody (`whose`) measured it.
+
+    `kept` holds its records, the newest first.
+    """
 
     name: str
     kept: tuple[Kept, ...]
+    whose: str = ""
 
     @cached_property
     def model(self) -> str:
         return self.kept[0].record.model
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Of all contenders that its records name, the default three first."""
+        return titles_of(one.record for one in self.kept)
 
     def of(self, what: str) -> tuple[Kept, ...]:
         return tuple(one for one in self.kept if one.record.what == what)
@@ -66,25 +76,33 @@ class Subject:
         return None
 
 
-def find_subjects(settings: Settings, whats: Iterable[str]) -> tuple[list[Subject], list[str]]:
+def find_subjects(settings: Settings, whats: Sequence[str]) -> tuple[list[Subject], list[str]]:
     """All that has records of these kinds, first what to show first; and what could not be read.
 
-    First comes what was measured here last, else the model of the report, else the newest.
+    First comes what has records of the first kind, then what visitors did not measure, then the
+    model that runs here, then the model of the report, then the newest.
     """
     problems: list[str] = []
-    folders = record_folders(settings)
-    wanted = frozenset(whats)
-    found = [
-        one
-        for one in reversed(records.find(None, folders, problems.append))
-        if one.record.what in wanted
+    groups: dict[tuple[str, str], list[Kept]] = {}
+    for one in find_records(settings, problems.append):
+        if one.record.what in whats:
+            name = f"{one.record.model} · {hardware_name(one.record)}"
+            groups.setdefault((name, one.whose), []).append(one.kept)
+    subjects = [
+        Subject(f"{whose}: {name}" if whose else name, tuple(kept), whose)
+        for (name, whose), kept in groups.items()
     ]
-    groups: dict[str, list[Kept]] = {}
-    for one in found:
-        groups.setdefault(f"{one.record.model} · {hardware_name(one.record)}", []).append(one)
-    subjects = [Subject(name, tuple(kept)) for name, kept in groups.items()]
-    here = Path(folders[-1])
-    return sorted(subjects, key=lambda subject: _rank(subject, here)), problems
+
+    def rank(one: Subject) -> tuple[bool, bool, bool, bool]:
+        told = is_reports_model(one.model)
+        return not one.of(whats[0]), bool(one.whose), one.model != settings.model_name, not told
+
+    return sorted(subjects, key=rank), problems
+
+
+def titles(subject: Subject | None) -> dict[str, str]:
+    """Of the subject's contenders; without one, of the default three."""
+    return subject.titles if subject else titles_of()
 
 
 def chosen(subjects: Sequence[Subject], name: str | None) -> Subject | None:
@@ -95,9 +113,3 @@ def chosen(subjects: Sequence[Subject], name: str | None) -> Subject | None:
 
 def is_reports_model(model: str) -> bool:
     return Path(reported()["model"]).name in model
-
-
-def _rank(subject: Subject, here: Path) -> int:
-    if subject.kept[0].path.parent == here:
-        return 0
-    return 1 if is_reports_model(subject.model) else 2

@@ -14,7 +14,8 @@ from qvla.ui.background import TASKS
 from qvla.ui.measured.exhibits import Exhibit
 from qvla.ui.measured.subjects import Subject, chosen, find_subjects
 from qvla.ui.measuring import MeasureNow, model_arguments
-from qvla.ui.tables import record_folders, render_records
+from qvla.ui.origins import visit_records
+from qvla.ui.tables import render_records
 
 Update = dict[Any, Any]
 
@@ -86,7 +87,7 @@ class MeasuredTab:
 
     def command(self) -> list[str]:
         """Arguments of `qvla` for a measurement of a minute or so; its record is shown here."""
-        folder = str(record_folders(self.settings)[-1])
+        folder = str(visit_records(self.settings))
         options = [*self.small, "--records", folder, *model_arguments(self.settings)]
         return ["bench", "--suite", self.suite, *options]
 
@@ -119,8 +120,11 @@ class MeasuredTab:
         )
 
     def _show_newest(self, *options: Any) -> Update:
-        """What was measured just now comes first, whatever was chosen before."""
-        return {**self._refresh(None, *options), self.bell: gr.Timer(active=False)}
+        """What was measured just now, whatever was chosen before, to who measured it."""
+        subjects, _ = find_subjects(self.settings, self.whats)
+        newest = max(subjects, key=lambda one: one.kept[0].record.date, default=None)
+        name = newest.name if newest else None
+        return {**self._refresh(name, *options), self.bell: gr.Timer(active=False)}
 
     def _refresh(self, name: str | None, *options: Any) -> Update:
         subjects, problems = find_subjects(self.settings, self.whats)
@@ -138,6 +142,11 @@ class MeasuredTab:
         }
 
     def _message(self, subject: Subject | None) -> str:
+        if subject is not None and subject.model != self.settings.model_name:
+            return (
+                f'<p class="notice">These figures are of {escape(subject.model)}; '
+                f"{escape(self.settings.model_name)} is what runs here.</p>"
+            )
         if subject is not None:
             return ""
         return (

@@ -557,7 +557,8 @@ def test_an_evaluation_runs_beside_the_app_and_shows_in_the_cider_tab(
     shown = post(address, "admin_look", [token, done])
     assert f"{EVALUATION}: done" in shown
     assert "CIDEr on 2 photos: " in shown and "#tab-cider" in shown
-    [evaluation] = find_evaluations([settings.records], lambda problem: None)
+    [evaluation] = find_evaluations(settings, pytest.fail)
+    assert evaluation.title.startswith(f"Job {done[-8:]}: ")
     assert (evaluation.photos, evaluation.variants) == (2, ("base", "adapter"))
     assert evaluation.stem in post(address, "cider_open", [None, "standard"])
 

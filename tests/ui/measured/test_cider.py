@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from html import unescape
@@ -19,9 +20,10 @@ from qvla import scoring
 from qvla.captioning.loader import LineupLoader
 from qvla.data.examples import read_examples
 from qvla.data.risc import Example
+from qvla.records import store as records
 from qvla.records.reported import reported
 from qvla.settings import Settings
-from qvla.ui import background, measuring
+from qvla.ui import background, measuring, origins
 from qvla.ui.measured import cider_figures
 from qvla.ui.measured.cider import CiderTab
 from qvla.ui.measured.evaluations import Evaluation, find_evaluations
@@ -33,6 +35,7 @@ from qvla.ui.measured.scored_photos import (
     render_photo,
     render_photos,
 )
+from qvla.ui.origins import job_records, visit_records
 from qvla.ui.photo_folder import PhotoFolder
 from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
 from tests.support.serving import served, write_risc_folder
@@ -84,7 +87,7 @@ def evaluation(tmp_path: Path, examples: list[Example]) -> Evaluation:
 
 
 def only(folder: Path) -> Evaluation:
-    [found] = find_evaluations([folder / "records"], pytest.fail)
+    [found] = find_evaluations(Settings(records=folder / "records"), pytest.fail)
     return found
 
 
@@ -201,8 +204,8 @@ def test_what_a_record_lacks_is_left_out(tmp_path: Path, examples: list[Example]
     assert "compares no two variants" in cider_figures.differences(made, "standard").table
 
 
-def test_the_newest_own_evaluation_comes_first_then_the_largest(
-    tmp_path: Path, examples: list[Example]
+def test_what_runs_here_comes_first_then_what_ships_then_the_newest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, examples: list[Example]
 ) -> None:
     for folder, sizes in (("shipped", (12, 30, 5)), ("own", (7, 3))):
         for number, size in enumerate(sizes):
@@ -212,10 +215,72 @@ def test_the_newest_own_evaluation_comes_first_then_the_largest(
             path.write_text(json.dumps(content))
     problems: list[str] = []
     (tmp_path / "own" / "records" / "broken.json").write_text("{")
-    folders = [tmp_path / name / "records" for name in ("shipped", "own")]
-    found = [one.record.model for one in find_evaluations(folders, problems.append)]
-    assert found == ["own3", "own7", "shipped30", "shipped12", "shipped5"]
+    folders = tuple(tmp_path / name / "records" for name in ("shipped", "own"))
+    monkeypatch.setattr(records, "SHIPPED", folders[0])
+    monkeypatch.setattr(origins, "record_folders", lambda settings: folders)
+    settings = Settings(records=folders[1], jobs=tmp_path / "jobs")
+
+    def found(model: str) -> list[str]:
+        settings.model = model
+        return [one.record.model for one in find_evaluations(settings, problems.append)]
+
+    assert found("elsewhere") == ["shipped30", "shipped12", "shipped5", "own3", "own7"]
     assert len(problems) == 1 and "broken.json" in problems[0]
+    assert found("own7")[:2] == ["own7", "shipped30"]  # what runs here comes first
+    assert found("shipped5")[:2] == ["shipped5", "shipped30"]
+
+
+def test_what_others_measured_carries_its_name_and_is_not_imposed(
+    tmp_path: Path, examples: list[Example]
+) -> None:
+    """However new it is and whatever model it is of; a job's goes with the job."""
+    settings = Settings(records=tmp_path / "records", jobs=tmp_path / "jobs", model="mine")
+    job = settings.jobs / "20261125-205412-0a1b2c3d"
+    write_evaluation(tmp_path, examples, {}, model="other")
+    write_evaluation(visit_records(settings).parent, examples[:3], {}, model="mine")
+    write_evaluation(job, examples[:2], captions(examples[:2]), model="mine")
+    first, *rest = find_evaluations(settings, pytest.fail)
+    assert (first.record.model, first.whose, first.photos) == ("other", "", 30)
+    titles = {one.photos: one.title for one in rest}
+    assert titles[3].startswith("Measured from this page: mine on fields, 3 photos")
+    assert titles[2].startswith("Job 0a1b2c3d: mine on fields, 2 photos")
+    assert job_records(settings, job.name) == job / "records"
+    assert all(one.predictions("qvla") for one in rest if one.photos == 2)
+    shutil.rmtree(job)
+    assert [one.photos for one in find_evaluations(settings, pytest.fail)] == [30, 3]
+
+
+def test_any_contender_stands_beside_the_three(tmp_path: Path, examples: list[Example]) -> None:
+    """With the record's own titles, every pair that it holds, and a colour of its own."""
+    titles = {"base": "Base", "lora-16": "LoRA, rank 16", "qlora": "The same in <NF4>"}
+    path = write_evaluation(
+        tmp_path, examples, {name: captions(examples)["qvla"] for name in titles}, variants=titles
+    )
+    content = json.loads(path.read_text())
+    content["protocol"]["contenders"] = {name: {"title": text} for name, text in titles.items()}
+    del content["protocol"]["contenders"]["qlora"]  # as in records from before there were titles
+    path.write_text(json.dumps(content))
+    made = only(tmp_path)
+    columns = [*TITLES.values(), "LoRA, rank 16", "qlora"]
+    for shown in (
+        cider_figures.table_3(made),
+        cider_figures.by_source(made, "standard"),
+        cider_figures.other_metrics(made, "standard"),
+    ):
+        head, *rows = rows_of(shown.table)
+        assert head[1:] == columns
+    assert rows[0][-2:] == [cell(made, f"standard/{name}/all/BLEU-1") for name in made.variants[1:]]
+    shown = cider_figures.differences(made, "standard")
+    assert [row[0] for row in rows_of(shown.table)[1:]] == [
+        "LoRA, rank 16 minus Base",
+        "qlora minus Base",
+        "qlora minus LoRA, rank 16",
+    ]
+    assert "qlora scores" in shown.table  # the verdict is about the last pair
+    drawn = cider_figures.by_source(made, "standard").figure.data
+    filled = {bar.name: bar.marker.color for bar in drawn if bar.name.endswith(", measured")}
+    assert list(filled) == [f"{title}, measured" for title in ("Base", *columns[-2:])]
+    assert len(set(filled.values())) == 3
 
 
 # ---- its photos ----------------------------------------------------------------------------------
@@ -272,10 +337,12 @@ def test_an_opened_photo_shows_references_and_captions(
         assert f"<li>{reference}</li>" in html
     for variant, said in captions(examples).items():
         part = re.search(rf'data-variant="{variant}">(.*?)</div>', html).group(1)
-        title, caption, score = re.findall(r"<d[dt][^>]*>(.*?)</d[dt]>", part)
+        title, caption, score, own = re.findall(r"<d[dt][^>]*>(.*?)</d[dt]>", part)
         assert title == TITLES[variant]
         assert re.sub(r"<[^>]+>", "", caption) == said[example.name]
         assert f"<b>{photos.scores[variant][example.name]:.3f}</b>" in score
+        alone = scoring.sentence_scores(said[example.name], example.references)
+        assert "CIDEr-D" in own and f"{alone.cider_d:.2f}" in own  # as the Compare tab has it
         marked = re.findall(r"<mark>(.*?)</mark>", caption)
         pieces = scoring.shared_words(said[example.name], example.references)
         assert marked == [word for word, shared in pieces if shared]
@@ -494,8 +561,9 @@ def test_only_the_visit_that_started_it_can_cancel(
             # the same for everybody, also on another app of this process
             assert "is being measured right now" in call(address, "cider_measure", [], "theirs")
             assert "running" in call(address, "cider_measuring_on_load", [], "theirs")
-            assert "cancelled" in call(own, "cider_cancel", [], "mine")
+            call(own, "cider_cancel", [], "mine")
             assert task.wait(PATIENCE).state is background.State.CANCELLED
+            assert "cancelled" in call(own, "cider_measuring_on_load", [], "mine")
         finally:
             background.TASKS.close()
 

@@ -15,9 +15,11 @@ import pytest
 
 from qvla.settings import ASSETS, Settings, child_environment
 from qvla.ui import figures, tables
+from qvla.ui.contenders import titles_of
 from qvla.ui.figures import Series, bars, far_apart, lines
 from qvla.ui.measured.exhibits import Entry, entries_bars, entries_csv, entries_table
 from qvla.ui.measured.subjects import chosen, find_subjects
+from qvla.ui.origins import visit_records
 from qvla.ui.tables import Cell, render_records, render_table, write_csv
 from tests.support.measured import memory_numbers, write_record
 
@@ -152,7 +154,9 @@ def test_a_logarithmic_axis_holds_every_value() -> None:
     values = {"Loaded": 1e7, "Peak": 9e9}
     entries = [Entry(name, "base", "measured", value, "B") for name, value in values.items()]
     for may_be, title in ((True, "Bytes, logarithmic"), (False, "Bytes")):
-        figure = entries_bars(entries, y_title="Bytes", unit="B", may_be_logarithmic=may_be)
+        figure = entries_bars(
+            entries, titles_of(), y_title="Bytes", unit="B", may_be_logarithmic=may_be
+        )
         axis = drawn(figure)[2]["yaxis"]
         assert (axis.get("type") == "log", axis["title"]["text"]) == (may_be, title)
 
@@ -206,14 +210,16 @@ def test_entries_give_the_same_numbers_to_table_plot_and_csv() -> None:
         Entry("Loaded", "base", "measured", 5_973_000_001, "bytes", 5.9e9, 6.1e9, "stem-1"),
         Entry("Peak", "qvla", "measured", 2_750_000_000, "bytes", record="stem-2"),
     ]
-    page = entries_table(entries, lambda one: f"{one.value:.0f}", first="Memory", caption="c")
+    page = entries_table(
+        entries, lambda one: f"{one.value:.0f}", titles_of(), first="Memory", caption="c"
+    )
     _, *rows = TableReader(page).rows
     assert [[text for text, *_ in row] for row in rows] == [
         ["Loaded", "11500000000 reported", "–", "–"],
         ["Loaded", "5973000001 measured", "–", "–"],
         ["Peak", "–", "–", "2750000000 measured"],
     ]
-    data, _, _ = drawn(entries_bars(entries, y_title="GB", unit="GB", scale=1e9))
+    data, _, _ = drawn(entries_bars(entries, titles_of(), y_title="GB", unit="GB", scale=1e9))
     by_name = {trace["name"]: trace["y"] for trace in data}
     assert by_name == {
         "Base, reported": [11.5, None],
@@ -278,20 +284,30 @@ def test_subjects_are_models_on_machines_and_the_newest_figure_counts(
     assert chosen(subjects, "gone") is subjects[0] and chosen([], None) is None
 
 
-def test_own_measurements_come_before_the_reports_model_and_that_before_others(
+def test_a_tab_opens_on_what_runs_here_and_on_what_has_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folders = (tmp_path / "shipped", tmp_path / "here")
-    monkeypatch.setattr("qvla.ui.measured.subjects.record_folders", lambda settings: folders)
+    monkeypatch.setattr("qvla.ui.origins.record_folders", lambda settings: folders)
+    settings = Settings(model="mini", records=folders[1], jobs=tmp_path / "jobs")
+
+    def models(model: str) -> list[str]:
+        settings.model = model
+        whats = ("bench/memory", "bench/report")
+        return [one.model for one in find_subjects(settings, whats)[0]]
+
     number = {"base/loaded_bytes": 1}
-    write_record(folders[0], "bench/memory", number, model="mini", hour=9)
     full = "paligemma-3b-pt-224 (random weights)"
+    write_record(folders[0], "bench/memory", number, model="mini", hour=9)
     write_record(folders[0], "bench/memory", number, model=full, hour=2)
-    models = [one.model for one in find_subjects(Settings(), ["bench/memory"])[0]]
-    assert models == [full, "mini"]
-    write_record(folders[1], "bench/memory", number, model="own", hour=1)
-    models = [one.model for one in find_subjects(Settings(), ["bench/memory"])[0]]
-    assert models == ["own", full, "mini"]
+    write_record(folders[1], "bench/report", number, model="told", hour=1)
+    write_record(visit_records(settings), "bench/memory", number, model="visited", hour=20)
+    assert models("mini") == ["mini", full, "visited", "told"]
+    assert models("elsewhere") == [full, "mini", "visited", "told"]
+    assert models("told") == [full, "mini", "visited", "told"]  # it has no figure of the first kind
+    assert models("visited")[-2:] == ["visited", "told"]
+    [visited] = [one for one in find_subjects(settings, ["bench/memory"])[0] if one.whose]
+    assert visited.name == "Measured from this page: visited · Test CPU"
 
 
 def test_the_page_is_built_without_what_takes_long_to_import() -> None:

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from qvla.settings import Settings
-from qvla.ui.measured import latency
+from qvla.ui.measured import latency, memory
+from qvla.ui.measured.exhibits import entries_table
 from qvla.ui.measured.subjects import Subject, find_subjects
-from tests.support.measured import BATCHES, VARIANTS, latency_numbers, training_record, write_record
+from tests.support.measured import (
+    BATCHES,
+    VARIANTS,
+    latency_numbers,
+    memory_numbers,
+    training_record,
+    write_record,
+)
 
 
 def measured_subject(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Subject:
@@ -108,3 +116,28 @@ def test_only_what_was_measured_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("Tokens a caption", "qvla"),
     ]
     assert latency.throughput(subject, "fixed") == []
+
+
+def test_any_contender_has_its_times_and_its_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def of(numbers: dict[str, float]) -> dict[str, float]:
+        return {name.replace("adapter/", "lora-16/"): value for name, value in numbers.items()}
+
+    titles = {"base": "Base", "lora-16": "LoRA, rank 16"}
+    times, sizes = of(latency_numbers()), of(memory_numbers())
+    write_record(tmp_path, "bench/latency", times, titles=titles)
+    write_record(tmp_path, "bench/memory", sizes, titles=titles)
+    monkeypatch.setenv("QVLA_RECORDS", str(tmp_path))
+    [subject] = find_subjects(Settings(), (*latency.WHATS, *memory.WHATS))[0]
+    assert list(subject.titles) == ["base", "adapter", "qvla", "lora-16"]
+    entries = latency.throughput(subject, "natural")
+    assert {e.value for e in entries if e.variant == "lora-16"} == {
+        times[f"lora-16/natural/batch_{batch}/images_per_second"] for batch in BATCHES
+    }
+    loaded = {e.variant: e.value for e in memory.holding(subject) if e.kind == "measured"}
+    assert loaded["lora-16"] == sizes["lora-16/captioning_peak_bytes"]
+    told = [e.variant for e in memory.holding(subject) if e.kind == "reported"]
+    assert told == list(VARIANTS)  # the report's own stay those of its three
+    table = entries_table(entries, str, subject.titles, first="x", caption="x")
+    assert "LoRA, rank 16" in table
