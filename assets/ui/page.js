@@ -12,6 +12,9 @@ document.addEventListener("click", (event) => {
   record.scrollIntoView({ block: "start" });
   record.querySelector("summary").focus({ preventScroll: true });
 });
+
+// The tab stands in the address, so that a reload or a link opens it again.
+const TAB = /^(.+)-tab-button$/;
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.('a[href^="#tab-"]');
   if (!link) return;
@@ -19,6 +22,74 @@ document.addEventListener("click", (event) => {
   document.getElementById(`${link.hash.slice(5)}-tab-button`)?.click();
 });
 document.addEventListener("click", (event) => {
-  if (!event.target.closest?.('[role="tab"]')) return;
+  const tab = event.target.closest?.('[role="tab"]');
+  if (!tab) return;
   setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
+  const name = TAB.exec(tab.id)?.[1];
+  if (name) history.replaceState(history.state, "", `#${name}`);
 });
+let wantedTab = location.hash.slice(1);
+function openTab() {
+  if (!wantedTab) return;
+  const tab = document.getElementById(`${wantedTab}-tab-button`);
+  if (!tab) return;
+  wantedTab = "";
+  tab.click();
+}
+window.addEventListener("hashchange", () => {
+  wantedTab = location.hash.slice(1);
+  openTab();
+});
+
+// What Gradio leaves unsaid to who cannot see the page: whether an accordion is open, and what a
+// figure shows (`figures.in_words`); and to who keeps passwords, that a field is for one.
+function describe() {
+  for (const button of document.querySelectorAll("button.label-wrap")) {
+    button.setAttribute("aria-expanded", String(button.classList.contains("open")));
+    for (const icon of button.querySelectorAll(".icon")) icon.setAttribute("aria-hidden", "true");
+  }
+  for (const field of document.querySelectorAll('input[type="password"][autocomplete=""]')) {
+    field.autocomplete = "current-password";
+  }
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    const words = plot.layout?.meta?.words;
+    if (!words) continue;
+    const title = plot.closest(".exhibit")?.querySelector("h3")?.textContent;
+    plot.setAttribute("role", "img");
+    plot.setAttribute("aria-label", title ? `${title}: ${words}` : words);
+  }
+}
+let due = false;
+new MutationObserver(() => {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    openTab();
+    describe();
+  });
+}).observe(document, {
+  subtree: true, childList: true, attributes: true, attributeFilter: ["class"],
+});
+
+// Whether the app still answers. The page says so by an attribute and the style sheet, so that no
+// text is changed here that Gradio keeps.
+const ASK_EVERY = 5000;
+let app = null;
+async function ask() {
+  if (document.hidden || !window.gradio_config) return;
+  const { root, api_prefix: prefix } = window.gradio_config;
+  let server = "";
+  try {
+    const answer = await fetch(`${root}${prefix}/app_id`, { cache: "no-store" });
+    if (!answer.ok) throw new Error(answer.statusText);
+    const { app_id: id } = await answer.json();
+    app ??= id;
+    if (id !== app) server = "new";
+  } catch {
+    server = "gone";
+  }
+  document.documentElement.dataset.server = server;
+}
+setInterval(ask, ASK_EVERY);
+document.addEventListener("visibilitychange", ask);

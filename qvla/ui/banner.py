@@ -15,6 +15,14 @@ export QVLA_MODEL={REAL_MODEL}
 export QVLA_ADAPTER=path/to/adapter QVLA_NF4_ADAPTER=path/to/qvla
 python app.py      # its weights take 5.9 GB in bf16 and 2.3 GB in NF4"""
 
+# What `page.js` shows in place of the status, by an attribute of the page, once nobody answers.
+GONE = (
+    '<p class="gone" role="alert"><span class="lamp" aria-hidden="true"></span>'
+    '<b>The app does not answer.</b> <span class="gone-off">It was closed, or the connection is '
+    'lost: this page goes on as soon as it answers again.</span><span class="gone-new">It has been '
+    "started again: reload the page to go on. Photo, captions and history stay.</span></p>"
+)
+
 
 def render_banner(settings: Settings, loader: LineupLoader) -> str:
     """The banner for what the loader is doing now."""
@@ -31,7 +39,7 @@ def render_banner(settings: Settings, loader: LineupLoader) -> str:
     return (
         f'<section class="banner" data-phase="{state.phase.value}" aria-label="Which model runs">'
         f'<p role="status"><span class="lamp" aria-hidden="true"></span><b>{status}.</b> '
-        f"<span>{detail}</span></p>{_how_to_run_the_real_one(settings)}</section>"
+        f"<span>{detail}</span></p>{GONE}{_how_to_run_the_real_one(settings)}</section>"
     )
 
 
@@ -50,8 +58,10 @@ def device_name(device: str) -> str:
 
 def _what_runs(settings: Settings, loader: LineupLoader) -> str:
     variants = [variant for variant in loader.lineup.variants() if variant.available]
+    if not variants:
+        return "None of the contenders can answer; their panes say why."
     precisions = dict.fromkeys(variant.precision.replace("nf4", "NF4") for variant in variants)
-    device = device_name(loader.lineup.variant("base").device)
+    device = device_name(variants[0].device)
     where = f"runs in {escape(' and '.join(precisions))} on {escape(device)}."
     if is_embedded(settings):
         return (

@@ -13,6 +13,7 @@ from html import escape
 
 from qvla.captioning.contenders import TITLES, Contender
 from qvla.ui import units
+from qvla.ui.contenders import colour_style
 
 VARIANT_TITLES = TITLES  # of the default three
 IDLE = "The caption will appear here."
@@ -56,7 +57,7 @@ class Pane:
     seconds_to_first_token: float | None = None
     seconds: float | None = None
     cider_d: float | None = None
-    bleu_4: float | None = None
+    rouge_l: float | None = None
     words: tuple[tuple[str, bool], ...] = ()
     scoring_fault: str = ""
     called: str = ""  # the contender's own title, where it is none of the default three
@@ -79,7 +80,10 @@ def render_panes(panes: Sequence[Pane]) -> str:
     """All panes side by side, and one sentence for screen readers at the start and at the end."""
     largest = max((pane.weight_bytes for pane in panes), default=0)
     longest = max((pane.seconds or 0.0 for pane in panes), default=0.0)
-    articles = "".join(_article(pane, largest, longest) for pane in panes)
+    names = [pane.name for pane in panes]
+    articles = "".join(
+        _article(pane, colour_style(pane.name, names), largest, longest) for pane in panes
+    )
     busy = any(pane.state.busy for pane in panes)
     return (
         f'<p class="sr-only" role="status" aria-live="polite">{escape(announcement(panes))}</p>'
@@ -100,11 +104,11 @@ def announcement(panes: Sequence[Pane]) -> str:
     return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in spoken)
 
 
-def _article(pane: Pane, largest: int, longest: float) -> str:
+def _article(pane: Pane, colour: str, largest: int, longest: float) -> str:
     heading = f"pane-{escape(pane.name)}"
     return (
         f'<article class="pane" data-variant="{escape(pane.name)}" data-state="{pane.state.value}" '
-        f'aria-labelledby="{heading}">'
+        f'aria-labelledby="{heading}"{colour}>'
         f'<header><h3 id="{heading}">{escape(pane.title)}</h3>'
         f'<span class="precision">{escape(pane.precision.upper() or units.UNKNOWN)}</span>'
         f'<p class="identity">{_identity(pane)}</p></header>'
@@ -117,7 +121,7 @@ def _article(pane: Pane, largest: int, longest: float) -> str:
         + _figure("Weights", units.size(pane.weight_bytes), _share(pane.weight_bytes, largest))
         + '</dl><dl class="figures scores">'
         + _figure("CIDEr-D", units.score(pane.cider_d))
-        + _figure("BLEU-4", units.score(pane.bleu_4))
+        + _figure("ROUGE-L", units.score(pane.rouge_l))
         + "</dl></article>"
     )
 

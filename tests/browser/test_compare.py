@@ -78,6 +78,13 @@ def preview(page: Page) -> list[int]:
     )
 
 
+def downloaded(page: Page, button: str) -> list[dict[str, str]]:
+    with page.expect_download() as download:
+        page.click(button)
+    with download.value.path().open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def pane_boxes(page: Page) -> list[dict[str, float]]:
     """All at one moment: the page may still be scrolling."""
     return page.locator(".pane").evaluate_all("panes => panes.map(p => p.getBoundingClientRect())")
@@ -109,19 +116,26 @@ def test_an_uploaded_photo_gets_three_captions(page: Page, tmp_path: Path) -> No
     assert [variant["caption"] for variant in last["variants"].values()] == captions
 
 
-def test_each_bad_file_gets_its_sentence_and_the_next_upload_works(
+def test_each_bad_file_gets_its_sentence_and_what_was_there_stays(
     page: Page, tmp_path: Path
 ) -> None:
     good = write_photo(tmp_path / "good.png", seed=6)
     problem = page.locator(".photo-problem")
+    page.locator("#references textarea").fill("a field .")
+    expect(page.locator(".pane .scores dd").first).not_to_have_text("–")
+    captions = page.locator(".pane .caption").all_inner_texts()
     for fault, (file, word) in write_bad_files(tmp_path).items():
         choose(page, file)
         expect(problem).to_contain_text(word)
         sentence = problem.inner_text()
         assert sentence.endswith(".") and "Traceback" not in sentence, fault
-        expect(page.locator(".photo-view img")).to_have_count(0)
-    page.click("#compare")
-    expect(problem).to_have_text("Choose a photo first.")
+        expect(page.locator(".photo-view figcaption")).to_contain_text("field <b>.png")
+        assert preview(page) == [90, 60]
+        assert page.locator(".pane .caption").all_inner_texts() == captions
+        expect(page.locator("#references textarea")).to_have_value("a field .")
+    assert compare(page) == captions  # of the photo that is shown, not of the refused file
+    expect(problem).to_be_empty()
+    page.locator("#references textarea").fill("")
     choose(page, good)
     assert preview(page) == [96, 64]
     expect(problem).to_be_empty()
@@ -169,6 +183,12 @@ def test_an_example_brings_its_references_and_scores(page: Page, tmp_path: Path)
     references.fill(captions[0])
     expect(page.locator(".pane").first.locator(".scores dd").nth(1)).to_have_text("1.00")
     expect(page.locator(".pane").first.locator("mark").first).to_be_visible()
+    # what was typed after the comparison is in the history and in its files
+    newest = page.locator("table.history tbody tr").first
+    expect(newest.locator("td").first).to_contain_text("CIDEr-D 10.00")
+    rows = downloaded(page, "#history-csv")
+    assert [row["references"] for row in rows[-3:]] == [captions[0]] * 3
+    assert float(rows[-3]["rouge_l"]) == pytest.approx(1.0)
     references.fill("")
     expect(scores.first).to_have_text("–")
     expect(page.locator(".pane mark")).to_have_count(0)

@@ -27,6 +27,8 @@ Panes = tuple[Pane, ...]
 FRAME_SECONDS = 0.05  # a page that changes more often than 20 times a second only costs time
 POLL_SECONDS = 0.3
 STOPPED = "Stopped before the end."
+WAITING = "Waiting for a turn…"
+LEFT = "You stopped it before its turn came."
 
 
 def compare(
@@ -50,7 +52,7 @@ def compare(
         while lineup is None:
             lineup = loader.wait(timeout=0)
             if stopped.is_set():
-                yield tuple(_stop(pane) for pane in panes)
+                yield ended(panes, PaneState.STOPPED, STOPPED)
                 return
             if lineup is None:
                 message = loader.state().message
@@ -90,6 +92,23 @@ def lineup_panes(lineup: Lineup, state: PaneState, message: str) -> Panes:
     return tuple(panes)
 
 
+def waiting(panes: Panes) -> Panes:
+    """Panes of contenders whose turn is still to come."""
+    return tuple(
+        pane
+        if pane.state is PaneState.UNAVAILABLE
+        else replace(pane, state=PaneState.WAITING, message=WAITING)
+        for pane in panes
+    )
+
+
+def ended(panes: Panes, state: PaneState, message: str) -> Panes:
+    """Panes with an end for those that are still busy."""
+    return tuple(
+        replace(pane, state=state, message=message) if pane.state.busy else pane for pane in panes
+    )
+
+
 def score(panes: Sequence[Pane], references: Sequence[str]) -> Panes:
     """Panes with their scores against the references and the shared words marked."""
     return tuple(_score(pane, references) for pane in panes)
@@ -118,7 +137,7 @@ def _stream(
                 for pane in panes
             )
             if stopped.is_set():
-                panes = tuple(_stop(pane) for pane in panes)
+                panes = ended(panes, PaneState.STOPPED, STOPPED)
                 break
             if time.monotonic() - last >= FRAME_SECONDS:
                 yield panes
@@ -148,14 +167,8 @@ def _update(pane: Pane, partial: Partial, references: Sequence[str]) -> Pane:
     )
 
 
-def _stop(pane: Pane) -> Pane:
-    if not pane.state.busy:
-        return pane
-    return replace(pane, state=PaneState.STOPPED, message=STOPPED)
-
-
 def _score(pane: Pane, references: Sequence[str]) -> Pane:
-    bare = replace(pane, cider_d=None, bleu_4=None, words=(), scoring_fault="")
+    bare = replace(pane, cider_d=None, rouge_l=None, words=(), scoring_fault="")
     if not references or not pane.text or pane.state is not PaneState.DONE:
         return replace(bare, words=_shared(pane.text, references))
     from qvla.scoring import sentence_scores
@@ -165,7 +178,7 @@ def _score(pane: Pane, references: Sequence[str]) -> Pane:
     except QvlaError as error:
         return replace(bare, scoring_fault=str(error))
     words = _shared(pane.text, references)
-    return replace(bare, cider_d=scores.cider_d, bleu_4=scores.bleu_4, words=words)
+    return replace(bare, cider_d=scores.cider_d, rouge_l=scores.rouge_l, words=words)
 
 
 def _shared(text: str, references: Sequence[str]) -> tuple[tuple[str, bool], ...]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 LONGEST = 128  # tokens; the data set's captions end well before
+SEED_DIGITS = 30  # more than any seed has
 
 
 class DecodingControls(NamedTuple):
@@ -72,7 +73,8 @@ def decoding_arguments(
 
 
 def _seed(text: str) -> int | str | None:
-    return int(text) if text.isdecimal() else text or None
+    """As a number where it is one; `Decoding` refuses the rest, and numbers that are too large."""
+    return int(text) if text.isdecimal() and len(text) <= SEED_DIGITS else text or None
 
 
 def read_references(text: str | None) -> tuple[str, ...]:

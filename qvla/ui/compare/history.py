@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from qvla.ui import units
 from qvla.ui.panes import Pane
+from qvla.ui.tables import csv_text
 
 COLUMNS = (
     "time",
     "photo",
     "variant",
+    "title",
     "model",
     "adapter",
     "precision",
@@ -32,7 +34,7 @@ COLUMNS = (
     "tokens_per_second",
     "weight_bytes",
     "cider_d",
-    "bleu_4",
+    "rouge_l",
     "max_new_tokens",
     "num_beams",
     "temperature",
@@ -48,7 +50,7 @@ class Comparison:
 
     time: str
     photo: str
-    thumbnail: str
+    thumbnail: Annotated[str, StringConstraints(pattern=r"^data:image/webp;base64,[\w+/=]*$")]
     decoding: dict[str, Any]
     references: tuple[str, ...]
     panes: tuple[Pane, ...]
@@ -69,7 +71,7 @@ def pane_record(pane: Pane) -> dict[str, Any]:
     record["caption"] = pane.text
     for name in ("tokens", "seconds_to_first_token", "seconds", "tokens_per_second"):
         record[name] = getattr(pane, name)
-    for name in ("weight_bytes", "cider_d", "bleu_4"):
+    for name in ("weight_bytes", "cider_d", "rouge_l"):
         record[name] = fields[name]
     return record
 
@@ -94,22 +96,20 @@ def as_json(history: Sequence[Comparison]) -> str:
 
 def as_csv(history: Sequence[Comparison]) -> str:
     """One row a caption; references are separated by line breaks within their field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    for entry in history:
-        for pane in entry.panes:
-            writer.writerow(
-                {
-                    "time": entry.time,
-                    "photo": entry.photo,
-                    "variant": pane.name,
-                    "references": "\n".join(entry.references),
-                    **pane_record(pane),
-                    **entry.decoding,
-                }
-            )
-    return text.getvalue()
+    rows = (
+        {
+            "time": entry.time,
+            "photo": entry.photo,
+            "variant": pane.name,
+            "title": pane.title,
+            "references": "\n".join(entry.references),
+            **pane_record(pane),
+            **entry.decoding,
+        }
+        for entry in history
+        for pane in entry.panes
+    )
+    return csv_text(COLUMNS, ([row.get(name) for name in COLUMNS] for row in rows))
 
 
 def write_downloads(history: Sequence[Comparison], folder: Path) -> tuple[str, str]:
@@ -128,38 +128,62 @@ def write_downloads(history: Sequence[Comparison], folder: Path) -> tuple[str, s
     return paths[0], paths[1]
 
 
+def with_references(
+    history: tuple[Comparison, ...], references: tuple[str, ...], panes: tuple[Pane, ...]
+) -> tuple[Comparison, ...]:
+    """The history once the captions that are on the screen were scored against these references.
+
+    They are those of the last comparison, unless that is of a photo no longer shown.
+    """
+    if not history or _said(history[-1].panes) != _said(panes):
+        return history
+    return (*history[:-1], replace(history[-1], references=references, panes=panes))
+
+
+def _said(panes: Sequence[Pane]) -> list[tuple[str, str]]:
+    return [(pane.name, pane.text) for pane in panes]
+
+
 def render_history(history: Sequence[Comparison]) -> str:
     """A table, newest first; on narrow screens the style sheet turns rows into cards."""
     if not history:
         return (
-            '<p class="empty">Nothing compared yet. Each comparison of this visit is kept here '
-            "until the page is closed.</p>"
+            '<p class="empty">Nothing compared yet. Each comparison is kept here and in this '
+            "browser alone, until you clear it.</p>"
         )
-    titles = [pane.title for pane in history[-1].panes]
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
-    rows = "".join(_row(entry) for entry in reversed(history))
+    newest_first = history[::-1]
+    titles: dict[str, str] = {}
+    for entry in newest_first:  # the line-up may have changed since
+        titles |= {pane.name: titles.get(pane.name, pane.title) for pane in entry.panes}
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles.values())
+    rows = "".join(_row(entry, titles) for entry in newest_first)
     return (
         '<table class="history"><caption class="sr-only">Comparisons of this visit</caption>'
         f'<thead><tr><th scope="col">Photo</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
     )
 
 
-def _row(entry: Comparison) -> str:
-    cells = "".join(_cell(pane) for pane in entry.panes)
-    clock = entry.time.partition("T")[2][:5]
+def _row(entry: Comparison, titles: Mapping[str, str]) -> str:
+    panes = {pane.name: pane for pane in entry.panes}
+    cells = "".join(_cell(panes.get(name), title) for name, title in titles.items())
+    when = escape(entry.time)
+    clock = escape(entry.time.partition("T")[2][:5])
     return (
-        f'<tr><th scope="row"><div><img src="{entry.thumbnail}" alt="" width="48" height="48">'
-        f'<span><b>{escape(entry.photo)}</b><time datetime="{entry.time}">{clock} UTC</time></span>'
+        f'<tr><th scope="row"><div><img src="{escape(entry.thumbnail)}" alt="" '
+        'width="48" height="48">'
+        f'<span><b>{escape(entry.photo)}</b><time datetime="{when}">{clock} UTC</time></span>'
         f"</div></th>{cells}</tr>"
     )
 
 
-def _cell(pane: Pane) -> str:
+def _cell(pane: Pane | None, title: str) -> str:
+    if pane is None:
+        return f'<td data-title="{escape(title)}"><span>{units.UNKNOWN}</span></td>'
     figures = [units.seconds(pane.seconds), f"{units.rate(pane.tokens_per_second)} tok/s"]
     if pane.cider_d is not None:
         figures.append(f"CIDEr-D {units.score(pane.cider_d)}")
     small = f"<small>{' · '.join(figures)}</small>" if pane.text else ""
     return (
-        f'<td data-title="{escape(pane.title)}"><span>{escape(pane.text or pane.message)}</span>'
+        f'<td data-title="{escape(title)}"><span>{escape(pane.text or pane.message)}</span>'
         f"{small}</td>"
     )

@@ -158,13 +158,13 @@ def shown(photo: FileData, opened: imagery.Photo) -> PhotoInput:
     )
 
 
-def refused(sentence: str) -> PhotoInput:
-    """The update that says why there is no photo.
+def refused(sentence: str, photo: FileData | None) -> PhotoInput:
+    """The update that says what is wrong with a file; `photo` is the one that stays.
 
     The number makes the same sentence news when it comes twice, to the page and to screen readers.
     """
     problem = f'<span data-number="{next(_refusals)}">{escape(sentence)}</span>'
-    return PhotoInput(value=None, view="", problem=problem, note="")
+    return PhotoInput(value=photo, problem=problem)
 
 
 def too_large(settings: Settings) -> str:

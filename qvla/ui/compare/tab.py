@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
-from gradio.utils import get_upload_folder
+from PIL import Image
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
-from qvla.ui.compare import comparison, history
+from qvla.ui.compare import comparison, history, photo
 from qvla.ui.compare.controls import decoding_arguments, decoding_controls, read_references
 from qvla.ui.compare.endpoint import compare_endpoint
 from qvla.ui.compare.gallery import GalleryPanel
-from qvla.ui.compare.photo import (
-    in_cache,
-    open_photo,
-    photo_input,
-    photo_name,
-    refused,
-    shown,
-    too_large,
-)
-from qvla.ui.compare.visits import Runs
+from qvla.ui.compare.history_panel import HistoryPanel
+from qvla.ui.compare.kept import kept, read_kept
+from qvla.ui.compare.taking import PhotoTaking
+from qvla.ui.compare.visits import Run, Runs, Wanted
 from qvla.ui.compare.weights import WeightsPanel
 from qvla.ui.grid import photo_grid, render_tiles, tiles_of
-from qvla.ui.panes import Pane, idle_panes, render_panes
+from qvla.ui.panes import Pane, PaneState, idle_panes, render_panes
 from qvla.ui.photo_folder import PhotoFolder, examples_or_none
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
 
-# Requests may have to wait for others; and on narrow screens the panes lie out of sight.
-ON_START = """() => {
-  if (!document.querySelector(".photo-view img")) return;
-  for (const text of document.querySelectorAll(".pane .placeholder")) {
-    text.textContent = "Waiting for a turn…";
-  }
-  if (innerWidth < 860) document.getElementById("panes").scrollIntoView({behavior: "smooth"});
+# On narrow screens the panes lie out of sight.
+SHOW_PANES = """() => {
+  if (!document.querySelector(".photo-view img") || innerWidth >= 860) return;
+  document.getElementById("panes").scrollIntoView({behavior: "smooth"});
 }"""
+STORAGE_KEY = "qvla-visit"  # in the browser; as secret too, since it keeps nothing from its owner
+NOT_TAKEN = "As many comparisons wait as may: try again in a moment."
+UNFORESEEN = "The comparison ended with an unforeseen fault; the app's log has the details."
+PHOTO_GONE = "The photo is no longer on the server: choose it again to compare it."
 Update = dict[Any, Any]
 
 
@@ -59,17 +53,19 @@ class CompareTab:
 
     def _lay_out(self) -> None:
         self.shown = gr.State(idle_panes(self.loader.contenders))  # the panes as last rendered
-        self.visited = gr.State(())  # history.Comparison, oldest first
+        self.chosen = gr.State(None)  # the photo's FileData; a refused file does not get here
         self.filled = gr.State("")  # the references that came with an example
+        self.kept = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
         self.weights = WeightsPanel(self.settings, self.loader)
         with gr.Row(elem_classes="workbench"):
             with gr.Column(elem_classes="photo-column", min_width=280):
-                self.photo = photo_input(self.settings)
+                self.photo = photo.photo_input(self.settings)
                 with gr.Row(elem_classes="actions"):
                     self.start = gr.Button("Compare", variant="primary", elem_id="compare")
                     self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
                 self.grid = self._example_grid()
             with gr.Column(elem_classes="answer-column", min_width=280):
+                gr.HTML('<h2 class="sr-only">Captions</h2>')
                 self.panes = gr.HTML(
                     render_panes(idle_panes(self.loader.contenders)), elem_id="panes", label="Panes"
                 )
@@ -77,7 +73,7 @@ class CompareTab:
                     "",  # not None, so that clients may leave it out
                     label="Ground truth",
                     info="One reference caption a line. Captions are scored against them "
-                    "(CIDEr-D 0 to 10, BLEU-4 0 to 1), and shared words are marked.",
+                    "(CIDEr-D 0 to 10, ROUGE-L 0 to 1), and shared words are marked.",
                     lines=5,
                     max_lines=8,
                     max_length=20_000,
@@ -86,16 +82,7 @@ class CompareTab:
                 )
                 self.decoding = decoding_controls()
         self.gallery = GalleryPanel(self.settings.data)
-        with gr.Column(elem_classes="history-section"):
-            with gr.Row(elem_classes="section-head"):
-                gr.HTML("<h2>This visit</h2>", elem_classes="section-title")
-                self.csv = gr.DownloadButton(
-                    "CSV", interactive=False, size="sm", elem_id="history-csv"
-                )
-                self.json = gr.DownloadButton(
-                    "JSON", interactive=False, size="sm", elem_id="history-json"
-                )
-            self.table = gr.HTML(history.render_history(()), elem_id="history", label="History")
+        self.history = HistoryPanel()
         self.result = gr.JSON(visible=False, label="Captions")
 
     def _example_grid(self) -> gr.HTML:
@@ -106,198 +93,238 @@ class CompareTab:
     # ---- events -------------------------------------------------------------------------------
 
     def _wire(self, page: gr.Blocks) -> None:
-        quiet = {"show_progress": "hidden"}
-        self.weights.wire(page, self.panes, self.shown)
-        chosen = [self.photo, self.references, self.filled, self.panes, self.shown]
-        self.photo.upload(
-            self._take_upload,
-            inputs=[self.photo, self.references, self.filled],
-            outputs=chosen,
-            api_name="take_photo",
+        quiet = {"show_progress": "hidden", "api_visibility": "undocumented"}
+        captions = {"concurrency_limit": self.settings.concurrency, "concurrency_id": "captions"}
+        own = [self.photo, self.chosen, self.references, self.filled, self.panes, self.shown]
+        restored = page.load(
+            self._restore,
+            inputs=[self.kept],
+            outputs=[*own, *self.history.outputs],
+            queue=False,
+            api_name="restore_visit",
             **quiet,
         )
-        self.photo.oversize(
-            self._refuse_large,
-            inputs=[self.references, self.filled],
-            outputs=chosen,
-            api_name="refuse_large_photo",
-            api_visibility="undocumented",
-            **quiet,
+        self.weights.wire(restored, self.panes, self.shown)
+
+        take = PhotoTaking(
+            self.settings, self.photo, self.chosen, self.references, self.filled, self._dropped
         )
-        self.grid.pick(
-            self._take_example,
-            inputs=[self.grid],
-            outputs=chosen,
-            api_name="take_example",
-            **quiet,
-        )
-        self.gallery.wire(self._take_gallery, chosen)
-        options = [self.photo, self.references, *self.decoding]
-        captions = {
-            "concurrency_limit": self.settings.concurrency,
-            "concurrency_id": "captions",
-        }
-        self.start.click(
-            self._run,
-            inputs=[*options, self.visited],
-            outputs=[
-                self.photo,
-                self.panes,
-                self.shown,
-                self.stop,
-                self.visited,
-                self.table,
-                self.csv,
-                self.json,
-            ],
-            api_name="compare_and_keep",
-            api_visibility="undocumented",
-            **captions,
+        grid, gallery = self.grid, self.gallery.grid
+        before = [self.chosen, self.references, self.filled]
+        for trigger, handler, inputs, name in (
+            (self.photo.upload, take.upload, [self.photo, *before], "take_photo"),
+            (self.photo.oversize, take.too_large, [self.chosen], "refuse_large_photo"),
+            (grid.pick, take.pick(self.examples), [grid, self.chosen], "take_example"),
+            (gallery.pick, take.pick(self.gallery.folder), [gallery, self.chosen], "take_gallery"),
+        ):
+            taken = trigger(handler, inputs=inputs, outputs=own, api_name=name, **quiet)
+            self._keep_after(taken, name)
+        self.gallery.wire()
+
+        run = self.start.click(
+            self._ask,
+            inputs=[self.chosen, self.references, *self.decoding],
+            outputs=[self.photo, self.panes, self.shown, self.stop],
+            queue=False,
+            api_name="ask",
             **quiet,
         ).then(
-            self._rescore,
-            inputs=[self.references, self.shown],
-            outputs=[self.panes, self.shown],
-            api_name="score_after_comparison",
-            api_visibility="undocumented",
+            self._run,
+            inputs=[self.chosen, self.history.visited],
+            outputs=[self.photo, self.panes, self.shown, self.stop, *self.history.outputs],
+            trigger_mode="multiple",  # for who left and came back; what has no use does nothing
+            api_name="compare_and_keep",
+            **captions,
             **quiet,
         )
-        self.start.click(None, js=ON_START)
-        self.references.change(  # not `input`, which does not fire for pasted text
-            self._rescore,
-            inputs=[self.references, self.shown],
-            outputs=[self.panes, self.shown],
-            trigger_mode="always_last",
-            api_name="score",
-            api_visibility="undocumented",
+        run.failure(
+            self._not_run,
+            inputs=[self.shown],
+            outputs=[self.panes, self.shown, self.stop],
+            queue=False,
+            api_name="not_run",
             **quiet,
         )
-        self.stop.click(self._stop, api_name="stop", api_visibility="undocumented", queue=False)
+        self.start.click(None, js=SHOW_PANES)
+        rescore = {
+            "inputs": [self.references, self.shown, self.history.visited],
+            "outputs": [self.panes, self.shown, *self.history.outputs],
+        }
+        scored = run.then(self._rescore, **rescore, api_name="score_after_comparison", **quiet)
+        self._keep_after(scored, "score_after_comparison")
+        scored = self.references.change(  # not `input`, which does not fire for pasted text
+            self._rescore, **rescore, trigger_mode="always_last", api_name="score", **quiet
+        )
+        self._keep_after(scored, "score")
+        self.stop.click(
+            self._stop,
+            inputs=[self.shown],
+            outputs=[self.panes, self.shown, self.stop],
+            queue=False,
+            api_name="stop",
+            **quiet,
+        )
+        cleared = self.history.clear.click(
+            lambda: self.history.show(()),
+            outputs=self.history.outputs,
+            api_name="clear_history",
+            **quiet,
+        )
+        self._keep_after(cleared, "clear_history")
         gr.Button(visible=False).click(
             compare_endpoint(self.settings, self.loader),
-            inputs=options,
+            inputs=[self.photo, self.references, *self.decoding],
             outputs=[self.result],
             api_name="compare",
             **captions,
         )
 
-    # ---- the photo ----------------------------------------------------------------------------
+    def _keep_after(self, event: Any, name: str) -> None:
+        """Has the browser keep the visit as it is after this event."""
+        event.then(
+            kept,
+            inputs=[self.chosen, self.references, self.filled, self.shown, self.history.visited],
+            outputs=[self.kept],
+            queue=False,
+            show_progress="hidden",
+            api_name=f"keep_after_{name}",
+            api_visibility="undocumented",
+        )
 
-    def _take_upload(
-        self, photo: FileData | None, references: str, filled: str, request: gr.Request
-    ) -> Update:
-        try:
-            opened = open_photo(photo, self.settings)
-        except QvlaError as error:
-            return self._refuse(str(error), references, filled, request)
-        return {self.photo: shown(photo, opened), **self._own(references, filled, request)}
-
-    def _refuse_large(self, references: str, filled: str, request: gr.Request) -> Update:
-        return self._refuse(too_large(self.settings), references, filled, request)
-
-    def _take_example(self, name: str | None, request: gr.Request) -> Update:
-        return self._take_from(self.examples, name, request)
-
-    def _take_gallery(self, name: str | None, request: gr.Request) -> Update:
-        return self._take_from(self.gallery.folder, name, request)
-
-    def _take_from(self, folder: PhotoFolder, name: str | None, request: gr.Request) -> Update:
-        try:
-            example = folder.find(name)
-            photo = in_cache(example.image)
-            opened = open_photo(photo, self.settings)
-        except QvlaError as error:
-            return self._refuse(str(error), "", "", request)
-        except OSError:
-            return self._refuse(f"The photo {name} is missing from its folder.", "", "", request)
-        references = "\n".join(example.references)
-        return {
-            self.photo: shown(photo, opened),
-            **self._own(references, "", request),
-            self.filled: references,
+    def _restore(self, value: Any) -> Update:
+        visit = read_kept(value)
+        if visit is None:
+            return {self.filled: gr.skip()}
+        updates = {
+            self.references: visit.references,
+            self.filled: visit.filled,
+            **self.history.show(visit.visited),
         }
+        if visit.panes:
+            updates |= self._told(visit.panes)
+        file = visit.photo and visit.photo.file()
+        if visit.photo is None:
+            return updates
+        try:
+            if file is None:
+                raise QvlaError(PHOTO_GONE)
+            opened = photo.open_photo(file, self.settings)
+        except QvlaError as error:
+            return {**updates, self.photo: photo.refused(str(error), None)}
+        return {**updates, self.photo: photo.shown(file, opened), self.chosen: file}
 
-    def _refuse(self, sentence: str, references: str, filled: str, request: gr.Request) -> Update:
-        return {self.photo: refused(sentence), **self._own(references, filled, request)}
-
-    def _own(self, references: str, filled: str, request: gr.Request) -> Update:
-        """What goes with the old photo goes: captions, and references it came with."""
-        return {
-            self.references: "" if references == filled else references,
-            self.filled: "",
-            **self._drop_captions(request),
-        }
-
-    def _drop_captions(self, request: gr.Request) -> Update:
-        """Stops those that are still coming, and empties the panes."""
+    def _dropped(self, request: gr.Request) -> Update:
+        """Of the photo before: captions to come are stopped, and the panes emptied."""
         self.runs.stop(_visit(request), discard=True)
-        panes = self.weights.idle_panes()
-        return {self.panes: render_panes(panes), self.shown: panes}
+        return self._told(self.weights.idle_panes())
 
     # ---- the comparison -----------------------------------------------------------------------
 
-    def _run(
+    def _ask(
         self,
-        photo: FileData | None,
+        chosen: FileData | None,
         references: str,
         max_new_tokens: float,
         num_beams: float,
         temperature: float,
         top_p: float,
         seed: str,
-        visited: tuple[history.Comparison, ...],
         request: gr.Request,
-    ) -> Iterator[Update]:
+    ) -> Update:
+        """At the press of the button, whoever else waits: from here on there is a turn to wait for,
+        which `_run` takes.
+        """
+        if chosen is None:
+            return {self.photo: photo.refused("Choose a photo first.", None)}
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
-        lines = read_references(references)
-        try:
-            image = open_photo(photo, self.settings).image
-        except QvlaError as error:
-            yield {self.photo: refused(str(error))}
-            return
-        visit = _visit(request)
-        run = self.runs.begin(visit)
-        panes: tuple[Pane, ...] = ()
-        try:
-            first = {self.stop: gr.Button(interactive=True)}
-            for panes in comparison.compare(self.loader, image, options, lines, run.stopped):
-                if run.discarded:
-                    break
-                yield {self.panes: render_panes(panes), self.shown: panes, **first}
-                first = {}
-        finally:
-            self.runs.end(visit, run)
-        if run.discarded or not any(pane.text for pane in panes):
-            yield {self.stop: gr.Button(interactive=False)}
-            return
-        entry = history.Comparison(
-            time=history.now(),
-            photo=photo_name(photo),
-            thumbnail=data_uri(image, HISTORY_PIXELS),
-            decoding=options,
-            references=lines,
-            panes=panes,
-        )
-        yield {self.stop: gr.Button(interactive=False), **self._keep((*visited, entry))}
-
-    def _keep(self, visited: tuple[history.Comparison, ...]) -> Update:
-        folder = Path(get_upload_folder()) / "history"
-        csv_file, json_file = history.write_downloads(visited, folder)
+        wanted = Wanted(chosen, read_references(references), options)
+        if not self.runs.ask(_visit(request), wanted):
+            return {self.shown: gr.skip()}
+        panes = comparison.waiting(self.weights.idle_panes())
         return {
-            self.visited: visited,
-            self.table: history.render_history(visited),
-            self.csv: gr.DownloadButton(value=csv_file, interactive=True),
-            self.json: gr.DownloadButton(value=json_file, interactive=True),
+            self.photo: photo.PhotoInput(problem=""),
+            self.stop: gr.Button(interactive=True),
+            **self._told(panes),
         }
 
-    def _rescore(self, references: str, panes: tuple[Pane, ...], request: gr.Request) -> Update:
-        if self.runs.is_running(_visit(request)) or not any(pane.text for pane in panes):
+    def _run(
+        self, chosen: FileData | None, visited: tuple[history.Comparison, ...], request: gr.Request
+    ) -> Iterator[Update]:
+        visit = _visit(request)
+        run = self.runs.begin(visit)
+        if run is None:
+            yield {self.shown: gr.skip()}
+            return
+        panes: tuple[Pane, ...] = ()
+        try:
+            image = photo.open_photo(run.wanted.photo, self.settings).image
+            wanted = run.wanted
+            for panes in comparison.compare(
+                self.loader, image, wanted.options, wanted.references, run.stopped
+            ):
+                if run.discarded:
+                    break
+                yield self._told(panes)
+        except QvlaError as error:  # of the photo, which may have been swept away meanwhile
+            yield {
+                self.photo: photo.refused(str(error), chosen),
+                **self._told(self.weights.idle_panes()),
+            }
+        finally:
+            self.runs.end(visit, run)
+        over = {self.stop: gr.Button(interactive=self.runs.is_busy(visit))}
+        if run.discarded or not any(pane.text for pane in panes):
+            yield over
+            return
+        entry = _entry(run, image, panes)
+        yield {**over, **self.history.show((*visited, entry))}
+
+    def _not_run(self, panes: tuple[Pane, ...], request: gr.Request) -> Update:
+        """The queue is full, or what took the turn failed in a way that no pane tells."""
+        waited = self.runs.stop(_visit(request), discard=True)
+        sentence = NOT_TAKEN if waited else UNFORESEEN
+        return {
+            self.stop: gr.Button(interactive=False),
+            **self._told(comparison.ended(panes, PaneState.FAILED, sentence)),
+        }
+
+    def _rescore(
+        self,
+        references: str,
+        panes: tuple[Pane, ...],
+        visited: tuple[history.Comparison, ...],
+        request: gr.Request,
+    ) -> Update:
+        if self.runs.is_busy(_visit(request)) or not any(pane.text for pane in panes):
             return {self.shown: gr.skip()}
-        panes = comparison.score(panes, read_references(references))
+        lines = read_references(references)
+        panes = comparison.score(panes, lines)
+        scored = history.with_references(visited, lines, panes)
+        changed = self.history.show(scored) if scored != visited else {}
+        return {**self._told(panes), **changed}
+
+    def _stop(self, panes: tuple[Pane, ...], request: gr.Request) -> Update:
+        """Ends what runs, which then tells the panes; who still waits leaves the queue."""
+        if not self.runs.stop(_visit(request)):
+            return {self.shown: gr.skip()}
+        return {
+            self.stop: gr.Button(interactive=False),
+            **self._told(comparison.ended(panes, PaneState.STOPPED, comparison.LEFT)),
+        }
+
+    def _told(self, panes: tuple[Pane, ...]) -> Update:
         return {self.panes: render_panes(panes), self.shown: panes}
 
-    def _stop(self, request: gr.Request) -> None:
-        self.runs.stop(_visit(request))
+
+def _entry(run: Run, image: Image.Image, panes: tuple[Pane, ...]) -> history.Comparison:
+    return history.Comparison(
+        time=history.now(),
+        photo=photo.photo_name(run.wanted.photo),
+        thumbnail=data_uri(image, HISTORY_PIXELS),
+        decoding=run.wanted.options,
+        references=run.wanted.references,
+        panes=panes,
+    )
 
 
 def _visit(request: gr.Request) -> str:

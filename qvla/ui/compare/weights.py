@@ -21,13 +21,16 @@ class WeightsPanel:
     def __init__(self, settings: Settings, loader: LineupLoader) -> None:
         self.settings = settings
         self.loader = loader
-        self.timer = gr.Timer(POLL_SECONDS, active=True)
+        self.timer = gr.Timer(POLL_SECONDS, active=False)
         with gr.Row(elem_classes="banner-row"):
             self.banner = gr.HTML(render_banner(settings, loader), elem_id="banner", label="Banner")
             self.retry = gr.Button("Try again", visible=False, size="sm", elem_id="retry")
 
-    def wire(self, page: gr.Blocks, panes: gr.HTML, shown: gr.State) -> None:
-        """Idle panes get the identity of who will answer in them as soon as it is known."""
+    def wire(self, restored: Any, panes: gr.HTML, shown: gr.State) -> None:
+        """Idle panes get the identity of who will answer in them as soon as it is known.
+
+        `restored` is the event after which the page shows what the browser had kept.
+        """
 
         def refresh(now: tuple[Pane, ...]) -> dict[Any, Any]:
             update = self._show()
@@ -37,16 +40,16 @@ class WeightsPanel:
                 update |= {panes: render_panes(idle), shown: idle}
             return update
 
-        gr.on(
-            [page.load, self.timer.tick],
-            refresh,
-            inputs=[shown],
-            outputs=[self.banner, self.retry, self.timer, panes, shown],
-            queue=False,
-            show_progress="hidden",
-            api_name="status",
-            api_visibility="undocumented",
-        )
+        for event, name in ((restored.then, "status_on_load"), (self.timer.tick, "status")):
+            event(
+                refresh,
+                inputs=[shown],
+                outputs=[self.banner, self.retry, self.timer, panes, shown],
+                queue=False,
+                show_progress="hidden",
+                api_name=name,
+                api_visibility="undocumented",
+            )
         self.retry.click(
             self._retry,
             outputs=[self.banner, self.retry, self.timer],

@@ -27,6 +27,7 @@ from qvla.ui.compare import history
 from qvla.ui.compare.comparison import compare, score
 from qvla.ui.panes import Pane, PaneState, announcement, idle_panes, render_panes
 from qvla.ui.photo_folder import PAGE_SIZE, PhotoFolder
+from qvla.ui.tables import write_csv
 from tests.support.held import held
 from tests.support.made_images import geotiff
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
@@ -49,7 +50,7 @@ DONE = Pane(
     seconds_to_first_token=0.25,
     seconds=1.5,
     cider_d=1.25,
-    bleu_4=0.5,
+    rouge_l=0.5,
     words=(("some", False), (" ", False), ("planes", True)),
 )
 
@@ -151,6 +152,24 @@ def test_downloads_hold_what_was_shown(tmp_path: Path) -> None:
     assert records[0]["decoding"] == decoding
     assert records[0]["references"] == ["one", "two"]
     assert "data:," not in Path(csv_file).read_text() + Path(json_file).read_text()
+
+
+def test_no_cell_of_a_download_is_a_formula(tmp_path: Path) -> None:
+    """What a visitor names a photo, or a model says, must not be computed by a spreadsheet."""
+    hostile = ['=HYPERLINK("http://x")', "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1"]
+    entries = [
+        history.Comparison("t", text, "data:,", {}, (text,), (replace(DONE, text=text),))
+        for text in hostile
+    ]
+    csv_file, json_file = history.write_downloads(entries, tmp_path)
+    with open(csv_file, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for column in ("photo", "caption", "references"):
+        assert [row[column] for row in rows] == [f"'{text}" for text in hostile]
+    assert [float(row["cider_d"]) for row in rows] == [1.25] * len(hostile)
+    assert [entry["photo"] for entry in json.loads(Path(json_file).read_text())] == hostile
+    path = write_csv("figures", ("=quantity", "value"), [("@a", -0.5)])
+    assert Path(path).read_text(encoding="utf-8").split() == ["'=quantity,value", "'@a,-0.5"]
 
 
 # ---- gallery -------------------------------------------------------------------------------------
@@ -300,7 +319,7 @@ def test_references_are_scored_and_options_obeyed(client: Client, tmp_path: Path
         assert 1 <= result[name]["tokens"] <= 5
         expected = sentence_scores(result[name]["caption"], REFERENCES)
         assert result[name]["cider_d"] == pytest.approx(expected.cider_d)
-        assert result[name]["bleu_4"] == pytest.approx(expected.bleu_4)
+        assert result[name]["rouge_l"] == pytest.approx(expected.rouge_l)
 
 
 def test_a_seed_repeats_a_sample(client: Client, tmp_path: Path) -> None:
@@ -391,6 +410,14 @@ def test_every_event_has_a_name_of_its_own(settings: Settings) -> None:
     names = [event.api_name for event in app.fns.values() if event.fn is not None]
     assert len(names) == len(set(names)) and all(isinstance(name, str) for name in names)
     assert "compare" in names
+
+
+def test_the_api_page_documents_what_programs_are_meant_to_call(settings: Settings) -> None:
+    app = build(settings, LineupLoader(lambda progress: None))
+    documented = app.get_api_info()["named_endpoints"]
+    assert set(documented) == {"/compare", "/plan", "/score_predictions"}
+    parameters = [one["parameter_name"] for one in documented["/compare"]["parameters"]]
+    assert parameters[:2] == ["photo", "references"]
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(address: str) -> None:

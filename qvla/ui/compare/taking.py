@@ -1,0 +1,90 @@
+"""What becomes of a photo that a visitor hands in, or picks from the examples or the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from qvla.data.imagery import Photo
+from qvla.errors import QvlaError
+from qvla.settings import Settings
+from qvla.ui.compare import photo
+from qvla.ui.photo_folder import PhotoFolder
+
+Update = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class PhotoTaking:
+    """Handlers that fill these components. A file that is refused leaves all else as it was.
+
+    `chosen` holds the photo that was taken last, and `filled` the references that came with it;
+    `dropped` gives the updates for what goes with the photo before.
+    """
+
+    settings: Settings
+    photo: photo.PhotoInput
+    chosen: gr.State
+    references: gr.Textbox
+    filled: gr.State
+    dropped: Callable[[gr.Request], Update]
+
+    def upload(
+        self,
+        file: FileData | None,
+        chosen: FileData | None,
+        references: str,
+        filled: str,
+        request: gr.Request,
+    ) -> Update:
+        """References that came with the photo before go with it; typed ones stay."""
+        try:
+            opened = photo.open_photo(file, self.settings)
+        except QvlaError as error:
+            return self._refuse(str(error), chosen)
+        return self._take(file, opened, "" if references == filled else references, "", request)
+
+    def too_large(self, chosen: FileData | None) -> Update:
+        return self._refuse(photo.too_large(self.settings), chosen)
+
+    def pick(self, folder: PhotoFolder | None) -> Callable[..., Update]:
+        """The handler of a pick from this folder, by the photo's name."""
+
+        def picked(name: str | None, chosen: FileData | None, request: gr.Request) -> Update:
+            try:
+                if folder is None:
+                    raise QvlaError("There are no photos to pick from here.")
+                example = folder.find(name)
+                file = photo.in_cache(example.image)
+                opened = photo.open_photo(file, self.settings)
+            except QvlaError as error:
+                return self._refuse(str(error), chosen)
+            except OSError:
+                return self._refuse(f"The photo {name} is missing from its folder.", chosen)
+            references = "\n".join(example.references)
+            return self._take(file, opened, references, references, request)
+
+        return picked
+
+    def _take(
+        self,
+        file: FileData,
+        opened: Photo,
+        references: str,
+        filled: str,
+        request: gr.Request,
+    ) -> Update:
+        return {
+            self.photo: photo.shown(file, opened),
+            self.chosen: file,
+            self.references: references,
+            self.filled: filled,
+            **self.dropped(request),
+        }
+
+    def _refuse(self, sentence: str, chosen: FileData | None) -> Update:
+        return {self.photo: photo.refused(sentence, chosen)}
