@@ -17,7 +17,8 @@ from qvla.jobs.places import places_of
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import JobState, Store
 from qvla.settings import Settings
-from tests.support.serving import free_port, served, write_risc_folder
+from tests.support.servers import free_port
+from tests.support.serving import served, write_risc_folder
 from tests.support.visitor import open_page
 
 pytestmark = pytest.mark.browser

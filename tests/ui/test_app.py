@@ -10,7 +10,8 @@ import pytest
 
 from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
-from tests.support.serving import free_port, served
+from tests.support.servers import free_port
+from tests.support.serving import served
 
 
 @pytest.fixture(scope="module")
