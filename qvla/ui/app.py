@@ -89,6 +89,9 @@ def launch(app: gr.Blocks, settings: Settings) -> str:
             pwa=False,
             run_history=False,
             enable_monitoring=False,
+            # Or Gradio gives up where its own page takes three seconds, as on a busy machine. The
+            # server listens by then.
+            _frontend=False,
             max_file_size=settings.max_upload_bytes,
             allowed_paths=[],
             footer_links=["api", "settings"],
