@@ -108,7 +108,8 @@ def test_an_uploaded_photo_gets_three_captions(page: Page, tmp_path: Path) -> No
     with page.expect_download() as download:
         page.click("#history-csv")
     assert download.value.suggested_filename == "qvla-history.csv"
-    rows = list(csv.DictReader(download.value.path().open(newline="", encoding="utf-8")))
+    with download.value.path().open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert [row["caption"] for row in rows[-3:]] == captions
     with page.expect_download() as download:
         page.click("#history-json")

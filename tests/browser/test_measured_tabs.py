@@ -134,7 +134,8 @@ def drawn(page: Page, exhibit: str) -> dict[str, list[float | None]]:
 def csv_rows(page: Page, exhibit: str) -> list[dict[str, str]]:
     with page.expect_download() as download:
         page.click(f"#{exhibit}-csv")
-    return list(csv.DictReader(download.value.path().open(newline="", encoding="utf-8")))
+    with download.value.path().open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def gigabytes(size: float) -> str:

@@ -33,7 +33,7 @@ class Killed:
 
     def __init__(self, words: list[str], variables: dict[str, str], output: Path) -> None:
         self._words, self._environment = words, ENVIRONMENT | variables
-        self._output = output.open("ab")
+        self._output = output
         self.process = self._start()
 
     def kill(self) -> None:
@@ -45,7 +45,8 @@ class Killed:
 
     def _start(self) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-m", *self._words]
-        return subprocess.Popen(words, cwd=ROOT, env=self._environment, stdout=self._output)
+        with self._output.open("ab") as output:
+            return subprocess.Popen(words, cwd=ROOT, env=self._environment, stdout=output)
 
 
 def training_of(jobs: Jobs) -> list[int]:

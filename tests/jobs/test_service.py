@@ -96,7 +96,7 @@ def bench(tmp_path: Path, database_url: str) -> Iterator[Bench]:
     yield bench
     for process in bench.processes:
         process.kill()
-        process.wait()
+        process.communicate()
     assert {line[0] for line in notes(bench.ledger)} <= {"start", "done"}
 
 
