@@ -100,7 +100,7 @@ def _photos(found: Sequence[Example], number: int, folder: Path) -> list[Example
     for index, example in enumerate(islice(cycle(found), number)):
         place = folder / f"{index:05d}-{example.name}"
         shutil.copy(example.image, place)
-        photos.append(replace(example, image=place))
+        photos.append(replace(example, image=place, name=place.name))
     return photos
 
 
