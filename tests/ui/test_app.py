@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -21,6 +24,49 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     loader = LineupLoader(lambda progress: pytest.fail("nothing asks for weights"))
     with served(Settings(jobs=jobs, admin_password="open sesame", port=free_port()), loader) as at:
         yield at
+
+
+class Listener(BaseHTTPRequestHandler):
+    """A server that somebody would have the app ask."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on standard error."""
+
+
+def test_no_endpoint_fetches_an_address(address: str) -> None:
+    config = httpx.get(f"{address}config").json()
+    takers = {one["id"] for one in config["components"] if one["type"] in ("uploadbutton", "html")}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/photo.jpg"
+    file = {"path": url, "url": url, "orig_name": "x.jpg", "meta": {"_type": "gradio.FileData"}}
+    names = [
+        one["api_name"] for one in config["dependencies"] if takers.intersection(one["inputs"])
+    ]
+    assert {"compare", "score_predictions", "show_predictions", "admin_upload"} <= set(names)
+    try:
+        with httpx.Client(timeout=60) as client:
+            for one in config["dependencies"]:
+                if one["api_name"] not in names:
+                    continue
+                data = [file if part in takers else None for part in one["inputs"]]
+                way = f"{address}gradio_api/call/{one['api_name']}"
+                asked = client.post(way, json={"data": data})
+                if asked.status_code == 200:
+                    said = client.get(f"{way}/{asked.json()['event_id']}").text
+                    assert "event: error" in said or "html" in one["api_name"], one["api_name"]
+    finally:
+        server.shutdown()
+    assert Listener.asked == []
 
 
 def test_no_call_passes_the_queue_by(address: str) -> None:

@@ -28,6 +28,7 @@ from qvla.ui import units
 from qvla.ui.admin.fields import FIELDS, FIRST, RARE, USUAL, Field, component, given_values
 from qvla.ui.admin.job_list import duration
 from qvla.ui.tables import record_folders
+from qvla.ui.uploads import UploadButton
 from qvla.words import counted
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class JobForm:
     def _place_upload(self) -> None:
         most = self.settings.max_upload_mb
         with gr.Row(elem_classes="job-upload"):
-            self.upload = gr.UploadButton(
+            self.upload = UploadButton(
                 f"Upload a zip (up to {most} MB)",
                 file_types=[".zip"],
                 size="sm",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+MOST_REFERENCES, LONGEST_REFERENCE = 50, 1000
 LONGEST = 128  # tokens; the data set's captions end well before
 SEED_DIGITS = 30  # more than any seed has
 
@@ -78,9 +79,19 @@ def _seed(text: str) -> int | str | None:
 
 
 def read_references(text: str | None) -> tuple[str, ...]:
-    """One reference a line; empty lines do not count."""
-    lines = (line.strip() for line in (text or "").splitlines())
-    return tuple(line for line in lines if line)
+    """One reference a line; empty lines do not count.
+
+    Raises Gradio's error for more than anybody has: scoring takes the longer the more there are.
+    """
+    stripped = (line.strip() for line in (text or "").splitlines())
+    lines = tuple(line for line in stripped if line)
+    if len(lines) > MOST_REFERENCES or any(len(line) > LONGEST_REFERENCE for line in lines):
+        raise gr.Error(
+            f"There may be {MOST_REFERENCES} references of {LONGEST_REFERENCE} letters each, one a "
+            "line: leave some out.",
+            print_exception=False,
+        )
+    return lines
 
 
 def _whole(value: float) -> float | int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio import component_meta, processing_utils
+from gradio import processing_utils
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 from pydantic import ValidationError
@@ -22,6 +22,7 @@ from qvla.data import imagery
 from qvla.errors import QvlaError
 from qvla.settings import ASSETS, Settings
 from qvla.ui.pictures import PREVIEW_PIXELS, data_uri
+from qvla.ui.uploads import FilesThemselves, WithoutStub
 
 SCRIPT = (ASSETS / "ui" / "photo.js").read_text(encoding="utf-8")
 
@@ -43,19 +44,7 @@ TEMPLATE = """
 """
 
 
-class _WithoutStub(type(gr.HTML)):
-    """Gradio writes a .pyi beside the module of each component class; not into our package."""
-
-    def __new__(cls, *definition: Any) -> type:
-        write = component_meta.create_or_modify_pyi
-        component_meta.create_or_modify_pyi = lambda *_: None
-        try:
-            return super().__new__(cls, *definition)
-        finally:
-            component_meta.create_or_modify_pyi = write
-
-
-class PhotoInput(gr.HTML, metaclass=_WithoutStub):
+class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
     """A drop zone whose value is the uploaded file. Events: `upload`, and `oversize` instead.
 
     `view` is the preview as HTML, `problem` the sentence to show below, `note` what was taken for
@@ -108,17 +97,6 @@ class PhotoInput(gr.HTML, metaclass=_WithoutStub):
 
     def example_value(self) -> Any:
         return None
-
-    def move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Refuses addresses: the app fetches nothing on a visitor's behalf."""
-        _refuse_address(url_or_file_path)
-        return super().move_resource_to_block_cache(url_or_file_path)
-
-    async def async_move_resource_to_block_cache(
-        self, url_or_file_path: str | Path | None
-    ) -> str | None:
-        _refuse_address(url_or_file_path)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
 def photo_input(settings: Settings) -> PhotoInput:
@@ -178,8 +156,3 @@ def in_cache(path: Path) -> FileData:
     """A photo of the server's own, copied to where uploads lie, so that it is handled like one."""
     copy = processing_utils.save_file_to_cache(path, get_upload_folder())
     return FileData(path=copy, orig_name=path.name)
-
-
-def _refuse_address(path: str | Path | None) -> None:
-    if path is not None and str(path).lower().startswith(("http://", "https://")):
-        raise gr.Error("Send the photo's file itself, not its address.", print_exception=False)

@@ -15,15 +15,16 @@ from qvla.settings import Settings
 from qvla.ui.compare import comparison, history, photo
 from qvla.ui.compare.controls import decoding_arguments, decoding_controls, read_references
 from qvla.ui.compare.endpoint import compare_endpoint
+from qvla.ui.compare.examples import example_grid
 from qvla.ui.compare.gallery import GalleryPanel
 from qvla.ui.compare.history_panel import HistoryPanel
 from qvla.ui.compare.kept import kept, read_kept
+from qvla.ui.compare.opening import opening
 from qvla.ui.compare.taking import PhotoTaking
 from qvla.ui.compare.visits import Run, Runs, Wanted
 from qvla.ui.compare.weights import WeightsPanel
-from qvla.ui.grid import photo_grid, render_tiles, tiles_of
 from qvla.ui.panes import Pane, PaneState, idle_panes, render_panes
-from qvla.ui.photo_folder import PhotoFolder, examples_or_none
+from qvla.ui.photo_folder import PhotoFolder
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
 
 # On narrow screens the panes lie out of sight.
@@ -63,7 +64,7 @@ class CompareTab:
                 with gr.Row(elem_classes="actions"):
                     self.start = gr.Button("Compare", variant="primary", elem_id="compare")
                     self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
-                self.grid = self._example_grid()
+                self.grid = example_grid(self.examples)
             with gr.Column(elem_classes="answer-column", min_width=280):
                 gr.HTML('<h2 class="sr-only">Captions</h2>')
                 self.panes = gr.HTML(
@@ -84,11 +85,6 @@ class CompareTab:
         self.gallery = GalleryPanel(self.settings.data)
         self.history = HistoryPanel()
         self.result = gr.JSON(visible=False, label="Captions")
-
-    def _example_grid(self) -> gr.HTML:
-        tiles = render_tiles(tiles_of(examples_or_none(self.examples)), "Example photos")
-        heading = '<h2 class="tiles-title">Examples</h2>' if tiles else ""
-        return photo_grid(heading + tiles, visible=bool(tiles), elem_id="examples", label="Photo")
 
     # ---- events -------------------------------------------------------------------------------
 
@@ -194,7 +190,7 @@ class CompareTab:
     def _restore(self, value: Any) -> Update:
         visit = read_kept(value)
         if visit is None:
-            return {self.filled: gr.skip()}
+            return self._open()
         updates = {
             self.references: visit.references,
             self.filled: visit.filled,
@@ -212,6 +208,26 @@ class CompareTab:
         except QvlaError as error:
             return {**updates, self.photo: photo.refused(str(error), None)}
         return {**updates, self.photo: photo.shown(file, opened), self.chosen: file}
+
+    def _open(self) -> Update:
+        """A first visit: the first example with the captions that are on record for it."""
+        found = opening(self.settings, self.loader.contenders, self.examples)
+        if found is None:
+            return {self.filled: gr.skip()}
+        example, panes = found
+        references = "\n".join(example.references)
+        try:
+            file = photo.in_cache(example.image)
+            opened = photo.open_photo(file, self.settings)
+        except QvlaError:
+            return {self.filled: gr.skip()}
+        return {
+            self.photo: photo.shown(file, opened),
+            self.chosen: file,
+            self.references: references,
+            self.filled: references,
+            **self._told(comparison.score(panes, example.references)),
+        }
 
     def _dropped(self, request: gr.Request) -> Update:
         """Of the photo before: captions to come are stopped, and the panes emptied."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from qvla.ui.measured.own_captions import NAMED, OWN, Beside, as_json, score_bes
 from qvla.ui.measured.scored_photos import PhotoShelf
 from qvla.ui.measured.tab import notes_html
 from qvla.ui.tables import Cell, render_table
+from qvla.ui.uploads import UploadButton
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class OwnPredictions:
         with gr.Column(elem_classes="own-predictions", elem_id="own-predictions"):
             with gr.Row(elem_classes="section-head"):
                 gr.HTML("<h3>Your own captions</h3>", elem_classes="section-title")
-                self.file = gr.UploadButton(
+                self.file = UploadButton(
                     "Choose a file", size="sm", elem_id="own-file", min_width=120
                 )
             gr.HTML(f'<p class="lead">{LEAD}</p>')
@@ -96,7 +96,7 @@ class OwnPredictions:
             raise gr.Error(str(error), print_exception=False) from error
 
     def _score(self, file: str | None, stem: str = "") -> Beside:
-        own = _read_and_forget(file)
+        own = _read(file)
         try:
             return score_beside(own, self.shelf, self.find(), stem)
         except QvlaError:
@@ -171,11 +171,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + rest
 
 
-def _read_and_forget(file: str | None) -> dict[str, str]:
-    """Captions by image name. Gradio keeps uploads for a day; this one is not needed any more.
+def _read(file: str | None) -> dict[str, str]:
+    """Captions by image name, from an upload.
 
-    Only an upload that is named like a predictions file is touched: whoever calls the endpoint
-    chooses the path, and other files that pages show lie among the uploads too.
+    It is left where it lies: equal files of several visitors are one file there, and whoever calls
+    the endpoint chooses the path. Gradio sweeps uploads after a day.
     """
     from qvla.scoring import read_predictions
 
@@ -190,6 +190,5 @@ def _read_and_forget(file: str | None) -> dict[str, str]:
         )
     try:
         return read_predictions(path)
-    finally:
-        with suppress(OSError):
-            path.unlink()
+    except QvlaError as error:  # where the server keeps it is nobody's business
+        raise QvlaError(str(error).replace(str(path), path.name)) from error
