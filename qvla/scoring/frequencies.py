@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,14 @@ SPLIT = "train"
 
 def count_documents(documents: Sequence[Sequence[str]]) -> Counter[tuple[str, ...]]:
     """In how many documents (lists of raw references) each n-gram of 1 to 4 tokens occurs."""
+    return count_lines(tokenize(references) for references in documents)
+
+
+def count_lines(documents: Iterable[Sequence[str]]) -> Counter[tuple[str, ...]]:
+    """The same of documents whose references are tokens in one line already."""
     counts: Counter[tuple[str, ...]] = Counter()
-    for references in documents:
-        counts.update({ngram for line in tokenize(references) for ngram in precook(line)})
+    for lines in documents:
+        counts.update({ngram for line in lines for ngram in precook(line)})
     return counts
 
 

@@ -15,7 +15,7 @@ ROUGE-L is what it is in a set, whose value is the mean of its sentences'.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -61,6 +61,12 @@ class DocumentFrequencies:
 
     def __getitem__(self, ngram: tuple[str, ...]) -> int:
         return self._counts.get(hash_ngram(ngram), 1)
+
+    @classmethod
+    def of(cls, counts: Mapping[tuple[str, ...], int], documents: int) -> DocumentFrequencies:
+        """From counts that are not hashed yet (`qvla.scoring.frequencies`)."""
+        kept = {hash_ngram(ngram): count for ngram, count in counts.items() if count >= 2}
+        return cls(kept, documents)
 
     @classmethod
     def read(cls, file: Path) -> DocumentFrequencies:
@@ -129,10 +135,21 @@ def sentence_scores(
     truth = [reference for reference in truth if reference]
     if not truth:
         raise ScoringError("None of the references holds a word; write at least one to score.")
-    cider = _FixedCiderScorer(frequencies or document_frequencies())
-    cider += (said, truth)
+    [cider] = cider_d([said], [truth], frequencies or document_frequencies())
     rouge = Rouge().calc_score([said], truth) if said else 0.0
-    return SentenceScores(float(cider.compute_cider()[0]), float(rouge))
+    return SentenceScores(cider, float(rouge))
+
+
+def cider_d(
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    frequencies: DocumentFrequencies,
+) -> list[float]:
+    """CIDEr-D of each caption against its own references, all of them as tokens in one line."""
+    scorer = _FixedCiderScorer(frequencies)
+    for caption, texts in zip(captions, references, strict=True):
+        scorer += (caption, list(texts))
+    return [float(score) for score in scorer.compute_cider()]
 
 
 def shared_words(caption: str, references: Sequence[str]) -> list[tuple[str, bool]]:
