@@ -33,6 +33,10 @@ class Recipe(BaseModel):
     data: Path = Field(description="folder in the RISC layout (captions.csv and images)")
     output: Path = Field(description="folder that the adapter is written to when the run is done")
 
+    start_from: Path | None = Field(
+        None, description="adapter to begin with, a folder (default: a new one)"
+    )
+
     splits: list[str] = Field(["train"], min_length=1, description="splits to train on")
     eval_splits: list[str] = Field(["val"], description="splits to take the loss on; none: no loss")
     sources: list[str] | None = Field(None, description="only these sources (default: all)")
@@ -114,6 +118,15 @@ class Recipe(BaseModel):
             self.learning_rate = self.kind.method.learning_rate
         return self
 
+    @model_validator(mode="after")
+    def _check_start(self) -> Recipe:
+        if self.start_from is not None and not self.kind.method.is_adapter:
+            raise TrainingError(
+                f"The method {self.method} makes no adapter that could start from one: name the "
+                "checkpoint to start from as --model."
+            )
+        return self
+
     @property
     def kind(self) -> Kind:
         """The method, and how its base is held: what `method` names in the registry."""
@@ -149,6 +162,8 @@ class Recipe(BaseModel):
         values = self.model_dump(mode="json")
         for name in ("data", "output"):
             values[name] = Path(values[name]).name
+        if self.start_from is not None:
+            values["start_from"] = self.start_from.name
         del values["device_lock"]
         values["model"] = self.model_name
         return values
@@ -161,8 +176,9 @@ class Recipe(BaseModel):
 
 # What may differ when a run is resumed: where things lie and how they are watched.
 MAY_CHANGE = {
-    *("model", "data", "output", "log_steps", "eval_steps", "save_steps", "report_to"),
-    *("num_workers", "cache_mb", "eval_splits", "eval_photos", "sample_photos", "device_lock"),
+    *("model", "data", "output", "start_from", "log_steps", "eval_steps", "save_steps"),
+    *("report_to", "num_workers", "cache_mb", "eval_splits", "eval_photos", "sample_photos"),
+    "device_lock",
 }
 
 

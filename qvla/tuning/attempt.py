@@ -28,7 +28,7 @@ from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer
 from qvla.tuning.checkpoints import step_of
-from qvla.tuning.methods import Trained, add_method, save
+from qvla.tuning.methods import Trained, add_method, save, take_weights
 from qvla.tuning.run_events import Ender, EventLog, Rotation, StepTurns, device_name
 from qvla.tuning.run_folder import publish
 from qvla.tuning.training_data import CaptionedPhotos, Collator
@@ -100,6 +100,8 @@ class Attempt:
         _set_attention(backbone, recipe)
         set_seed(recipe.seed)
         model = add_method(backbone, recipe)
+        if recipe.start_from is not None:
+            take_weights(model, recipe.start_from)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer = _trainer(recipe, backbone, model, self.training, self.evaluation, self.ender)
         with self.ender.listening():

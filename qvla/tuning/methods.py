@@ -8,11 +8,18 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from qvla.methods.recipe import Recipe
+from qvla.methods.recipe import Recipe, TrainingError
+from qvla.models.adapter_files import read_adapter
+from qvla.models.adapter_filling import fill
 from qvla.models.backbone import Backbone
 from qvla.models.families import family_of
 
 Trained = PeftModel | PreTrainedModel
+# Settings of an adapter that may differ between a run and the one that it starts from.
+FREE = {
+    *("inference_mode", "base_model_name_or_path", "revision", "peft_version", "auto_mapping"),
+    *("task_type", "dropout", "lora_dropout", "init_std"),
+}
 
 
 def adapter_config(config: PreTrainedConfig, recipe: Recipe) -> PeftConfig | None:
@@ -48,6 +55,32 @@ def add_method(backbone: Backbone, recipe: Recipe) -> Trained:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+def check_start(config: PreTrainedConfig, recipe: Recipe) -> None:
+    """Raises TrainingError when the adapter to start from is not of the recipe's shape, and
+    AdapterError when it is no whole adapter.
+    """
+    stored = read_adapter(recipe.start_from).config.to_dict()
+    asked = adapter_config(config, recipe).to_dict()
+    if stored["peft_type"] != asked["peft_type"]:
+        raise TrainingError(
+            f"{recipe.start_from} is no adapter of the method {recipe.method}, so a run of it "
+            "cannot start from there."
+        )
+    for name, value in asked.items():
+        if name not in FREE and stored.get(name) != value:
+            raise TrainingError(
+                f"{recipe.start_from} has {name} {stored.get(name)} and the recipe comes to "
+                f"{value}: a run that starts from it needs the same."
+            )
+
+
+def take_weights(model: PeftModel, folder: Path) -> None:
+    """Puts a stored adapter's weights into the one to be trained; AdapterError when they do not
+    fit this base.
+    """
+    fill(model, model.active_adapter, read_adapter(folder))
 
 
 def save(model: Trained, processor: ProcessorMixin, recipe: Recipe, folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from qvla.methods.recipe import Recipe, TrainingError
 from qvla.models.params import read_model_config
 from qvla.planning.planner import for_recipe
-from qvla.tuning.methods import stand_in
+from qvla.tuning.methods import check_start, stand_in
 
 KEPT_CHECKPOINTS = 3  # two, and the one being written before the oldest goes
 SPARE = 1.1  # optimiser files and cards are a little more than their tensors
@@ -23,7 +23,10 @@ def check(recipe: Recipe) -> None:
     Asks the configuration alone: targets, optimiser, memory by the planner, and disk.
     """
     _check_optimiser(recipe)
-    model = stand_in(read_model_config(recipe.model), recipe)
+    config = read_model_config(recipe.model)
+    model = stand_in(config, recipe)
+    if recipe.start_from is not None:
+        check_start(config, recipe)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(recipe)
     check_disk(recipe, trained)
