@@ -33,6 +33,12 @@ class Recipe(BaseModel):
     data: Path = Field(description="folder in the RISC layout (captions.csv and images)")
     output: Path = Field(description="folder that the adapter is written to when the run is done")
 
+    objective: Literal["captions", "cider"] = Field(
+        "captions",
+        description="captions: cross-entropy on people's captions; cider: a last stage that makes "
+        "sampled captions of a higher CIDEr-D likelier (self-critical training)",
+    )
+    samples: int = Field(5, ge=2, description="captions that cider samples of each photo")
     start_from: Path | None = Field(
         None, description="adapter to begin with, a folder (default: a new one)"
     )
@@ -119,11 +125,16 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _check_start(self) -> Recipe:
+    def _check_stage(self) -> Recipe:
         if self.start_from is not None and not self.kind.method.is_adapter:
             raise TrainingError(
                 f"The method {self.method} makes no adapter that could start from one: name the "
                 "checkpoint to start from as --model."
+            )
+        if self.objective == "cider" and self.gradient_checkpointing:
+            raise TrainingError(
+                "The objective cider goes on from keys and values that are kept, so it cannot be "
+                "had with --gradient-checkpointing; lower --batch-size or --samples instead."
             )
         return self
 
@@ -154,7 +165,7 @@ class Recipe(BaseModel):
     def recomputes(self) -> bool:
         """Whether activations are recomputed in the backward pass."""
         if self.gradient_checkpointing is None:
-            return self.kind.quantised
+            return self.kind.quantised and self.objective != "cider"
         return self.gradient_checkpointing
 
     def card(self) -> dict[str, Any]:

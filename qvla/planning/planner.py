@@ -231,6 +231,9 @@ def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> P
     adapter: dict[str, Any] = {}
     if method.is_adapter:
         adapter = {"method": method.name, **{name: getattr(recipe, name) for name in method.fields}}
+    if recipe.objective == "cider":  # a photo's samples share what precedes them
+        text = PROMPT_TOKENS + recipe.samples * (TEXT_TOKENS - PROMPT_TOKENS)
+        shapes.setdefault("text_tokens", text)
     return plan(
         recipe.model,
         _variant(recipe.kind),

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from qvla.tuning.checkpoints import step_of
 from qvla.tuning.methods import Trained, add_method, save, take_weights
 from qvla.tuning.run_events import Ender, EventLog, Rotation, StepTurns, device_name
 from qvla.tuning.run_folder import publish
+from qvla.tuning.self_critical import PromptCollator, SampledPhotos, SelfCriticalTrainer
 from qvla.tuning.training_data import CaptionedPhotos, Collator
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
@@ -149,11 +151,14 @@ def _trainer(
     evaluation: list[Example],
     ender: Ender,
 ) -> CaptionTrainer:
-    processor, seed, cache_bytes = backbone.processor, recipe.seed, recipe.cache_mb << 20
-    shown = CaptionedPhotos(
-        training, processor, seed=seed, augment=recipe.augment, cache_bytes=cache_bytes
-    )
-    held_out = CaptionedPhotos(evaluation, processor, seed=seed, cache_bytes=cache_bytes)
+    processor, settings = backbone.processor, {"seed": recipe.seed}
+    settings["cache_bytes"] = recipe.cache_mb << 20
+    photos, collate, kind = CaptionedPhotos, Collator, CaptionTrainer
+    if recipe.objective == "cider":
+        photos, collate = partial(SampledPhotos, samples=recipe.samples), PromptCollator
+        kind = partial(SelfCriticalTrainer, processor=processor)
+    shown = photos(training, processor, augment=recipe.augment, **settings)
+    held_out = photos(evaluation, processor, **settings)
     on_cuda = backbone.device.type == "cuda"
     arguments = TrainingArguments(
         output_dir=str(recipe.checkpoints),
@@ -184,7 +189,7 @@ def _trainer(
         save_steps=recipe.save_steps,
         report_to=recipe.report_to or "none",
         disable_tqdm=not sys.stderr.isatty(),
-        label_names=["labels"],
+        label_names=["photo_rows"],  # what a batch must hold to have a loss
         prediction_loss_only=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
@@ -193,10 +198,10 @@ def _trainer(
     # One process takes the turn for all on its machine: they wait for each other in every step, so
     # two that wanted the lock would wait for ever.
     lock = recipe.device_lock if _local_process() == 0 else None
-    trainer = CaptionTrainer(
+    trainer = kind(
         model=model,
         args=arguments,
-        data_collator=Collator(processor, recipe.prefix),
+        data_collator=collate(processor, recipe.prefix),
         train_dataset=shown,
         eval_dataset=held_out if evaluation else None,
         callbacks=[told, Rotation(), EndTogether(ender), StepTurns(lock)],

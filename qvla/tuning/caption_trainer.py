@@ -99,11 +99,15 @@ class CaptionTrainer(Trainer):
             loss = total / count
         else:  # the mean over all processes and accumulated batches; DDP averages, so scale up
             loss = total / num_items_in_batch * processes
+        self.refuse_if_not_finite(model, loss)
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def refuse_if_not_finite(self, model: torch.nn.Module, loss: torch.Tensor) -> None:
+        """Raises TrainingError for a loss in training that is no finite number."""
         # One process of several must not stop alone: FiniteGradients stops them all, since the
         # gradients are the same in each.
-        if model.training and processes == 1 and not torch.isfinite(loss):
+        if model.training and self.accelerator.num_processes == 1 and not torch.isfinite(loss):
             raise _not_finite("loss", self.state.global_step)
-        return (loss, {"loss": loss}) if return_outputs else loss
 
 
 class FiniteGradients(TrainerCallback):

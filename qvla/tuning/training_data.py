@@ -208,12 +208,18 @@ class Collator:
         unknown = self._processor.tokenizer.unk_token_id
         if unknown is not None:  # a word vocabulary would otherwise learn to say <unk>
             batch["labels"] = batch["labels"].masked_fill(batch["labels"] == unknown, IGNORED)
-        distinct = {item.photo: item.pixels for item in items}
-        rows = {photo: row for row, photo in enumerate(distinct)}
-        shown = [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in distinct.values()]
-        batch["photo_rows"] = torch.tensor([rows[item.photo] for item in items])
-        batch["pixel_values"] = encode_images(self._processor, shown)
-        return batch
+        return batch | shown(self._processor, items)
+
+
+def shown(processor: ProcessorMixin, items: Sequence[Captioned]) -> dict[str, torch.Tensor]:
+    """`pixel_values` and `photo_rows` of a batch, see `Collator`."""
+    distinct = {item.photo: item.pixels for item in items}
+    rows = {photo: row for row, photo in enumerate(distinct)}
+    images = [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in distinct.values()]
+    return {
+        "photo_rows": torch.tensor([rows[item.photo] for item in items]),
+        "pixel_values": encode_images(processor, images),
+    }
 
 
 def view(pixels: np.ndarray, augment: str, rng: random.Random) -> np.ndarray:

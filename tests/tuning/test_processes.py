@@ -224,6 +224,28 @@ def test_the_loss_of_an_evaluation_is_averaged_by_photos(
     assert found[-1] == pytest.approx((2 * losses[0] + losses[1]) / 3, rel=1e-4)
 
 
+def test_two_processes_take_the_self_critical_step_of_one(
+    tiny_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    taught = {"method": "full", "batch_size": 4, "max_steps": 40, "eval_splits": []}
+    train(recipe_for(tiny_checkpoint, data, tmp_path / "taught", **taught))
+    found = {}
+    for name, batch_size in (("one", 4), ("two", 2)):
+        (tmp_path / name).mkdir()
+        changes = {"objective": "cider", "batch_size": batch_size, "max_steps": 1}
+        run = recipe(tmp_path / "taught", data, tmp_path / name, **changes)
+        if name == "one":
+            train(run)
+        else:
+            done = launch("qvla.tuning.training", "--config", write_config(run))
+            assert done.returncode == 0, done.stderr
+        rows, _ = events.read(run.events)
+        assert next(row["loss"] for row in rows if row["event"] == "step") < -0.1  # else no step
+        found[name] = load_file(run.output / "adapter_model.safetensors")
+    for name, weight in found["one"].items():
+        torch.testing.assert_close(found["two"][name], weight, atol=2e-5, rtol=1e-3)
+
+
 def test_a_signal_to_one_process_ends_both_with_a_checkpoint(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
