@@ -58,26 +58,32 @@ def store_in_bfloat16(folder: Path) -> None:
 
 def _recipe(options: argparse.Namespace, photos: int) -> Recipe:
     steps = -(-photos // options.batch_size)
+    last = options.objective == "cider"
     return make_recipe(
         method="qvla" if options.nf4 else "adapter",
         model=str(options.base),
         data=options.data,
         output=options.out,
+        objective=options.objective,
+        samples=options.samples,
+        start_from=options.start_from,
         epochs=options.epochs,
+        max_steps=options.max_steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        lr_scheduler="cosine",
-        warmup_steps=min(100, steps),
+        lr_scheduler="constant" if last else "cosine",
+        warmup_steps=min(20 if last else 100, steps),
         reduction_factor=options.reduction_factor,
         dropout=options.dropout,
         train_norms=options.train_norms,
         augment=options.augment,
-        precision="bf16" if not options.nf4 else None,
+        bf16=options.bf16,
+        precision=None if options.nf4 else "bf16" if options.bf16 else "fp32",
         gradient_checkpointing=False,
         eval_photos=512,
-        eval_steps=2 * steps,
-        save_steps=steps,
-        log_steps=20,
+        eval_steps=100 if last else 2 * steps,
+        save_steps=10 if last else steps,
+        log_steps=10 if last else 20,
         seed=options.seed,
         num_workers=options.num_workers,
         device=options.device,
@@ -93,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--nf4", action="store_true", help="train on the NF4 base (the QVLA adapter)")
     add("--resume", action="store_true", help="go on from the last checkpoint")
     add("--overwrite", action="store_true", help="replace what is there")
+    add("--objective", choices=("captions", "cider"), default="captions", help="of the stage")
+    add("--samples", type=int, default=5, help="captions of a photo that cider samples")
+    add("--start-from", type=Path, help="the adapter of the stage before")
+    add("--bf16", action=argparse.BooleanOptionalAction, default=True)
     add("--epochs", type=float, default=EPOCHS)
+    add("--max-steps", type=int, help="stop after these steps, not the epochs")
     add("--batch-size", type=int, default=128)
     add("--learning-rate", type=float, default=LEARNING_RATE)
     add("--reduction-factor", type=int, default=REDUCTION_FACTOR)
