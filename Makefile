@@ -12,8 +12,8 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo    set up and open the app"
-	@echo "make test    set up, then check the style and run every test"
-	@echo "make lint    check the style only"
+	@echo "make test    set up, then check style and types, and run every test"
+	@echo "make lint    check style and types only"
 	@echo "make format  put the code into the style"
 	@echo "make clean   remove the environment, so that the next command sets it up anew"
 
@@ -27,6 +27,7 @@ test: $(VENV)/.dev programs lint
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .

@@ -191,7 +191,7 @@ class Settings(BaseSettings):
         return self.max_upload_mb * 2**20
 
 
-def load_settings(**overrides: object) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment; raises SettingsError with one sentence on a bad value."""
     try:
         return Settings(**overrides)

@@ -54,8 +54,8 @@ def fixed_length(shared: SharedBackbone, new_tokens: int) -> FixedLength:
 
 def end_tokens(shared: SharedBackbone) -> set[int]:
     """Every token that ends a caption of this checkpoint."""
-    model = shared.backbone.model
-    return family_of(model.config).end_tokens(model, shared.backbone.processor)
+    model = shared.loaded.model
+    return family_of(model.config).end_tokens(model, shared.loaded.processor)
 
 
 def load_lineup(settings: Settings, variants: Sequence[str] = VARIANTS) -> Lineup:
@@ -121,7 +121,7 @@ def caption_in_turn(
     separate: dict[str, SharedBackbone], images: Sequence[Image.Image], decoding: Decoding
 ) -> dict[str, list[Caption]]:
     """One model after another."""
-    answers = {}
+    answers: dict[str, list[Caption]] = {}
     for name, model in separate.items():
         answers |= Generation(model, [name], images, decoding, CAPTION_PREFIX).run()
     return answers
@@ -136,7 +136,7 @@ def caption_side_by_side(
         for name, model in separate.items()
     ]
     with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
-        answers = {}
+        answers: dict[str, list[Caption]] = {}
         for result in pool.map(Generation.run, jobs):
             answers |= result
     return answers
@@ -150,8 +150,8 @@ def caption_without_cache(
     One contender answers. Greedy only. Token types keep the prefix
     attended both ways and the caption causal, so that the captions are those of `generate`.
     """
-    model, processor = shared.model_of(name), shared.backbone.processor
-    device = shared.backbone.device
+    model, processor = shared.model_of(name), shared.loaded.processor
+    device = shared.loaded.device
     ends, processors = end_tokens(shared), decoding.processors()
     captions = []
     with shared.lock, torch.inference_mode():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from qvla.captioning.shared_backbone import SharedBackbone
@@ -42,8 +44,8 @@ def step_bytes(shared: SharedBackbone, variant: str) -> int:
     model, view = shared.model_of(variant), shared.view_of(variant)
     adapters = {} if view is None else view.adapters
     others = set(adapters.values()) - {adapters.get(variant)}
-    family = shared.backbone.family
-    head = model.get_output_embeddings()
+    family = shared.loaded.family
+    head: Any = model.get_output_embeddings()
     size = sum(tensor.nbytes for tensor in (*head.parameters(), *head.buffers()))
     for name, parameter in model.named_parameters():
         if part_of(name, family) == LANGUAGE_MODEL and not others & set(name.split(".")):
@@ -56,5 +58,5 @@ def step_bytes(shared: SharedBackbone, variant: str) -> int:
 
 def head_dtype(shared: SharedBackbone) -> str:
     """The type in which the output head, the largest of those weights, is held."""
-    weight = shared.backbone.model.get_output_embeddings().weight
+    weight = shared.loaded.model.get_output_embeddings().weight
     return str(weight.dtype).removeprefix("torch.")

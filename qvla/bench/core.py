@@ -256,7 +256,7 @@ def table(figures: Sequence[Figure], record: records.Record) -> str:
     lines = [
         f"{record.model} in {protocol['precision']} and nf4 on {protocol['device']} ({machine}), "
         f"{protocol['threads']} threads",
-        f"{record.data.items} photos, {length}, medians of {protocol['repeats']} turns "
+        f"{record.items} photos, {length}, medians of {protocol['repeats']} turns "
         f"({protocol['memory_repeats']} for memory)",
         "",
         f"{'':34}{'':>11}  {'against':27}{'':>11}{'ratio':>8}   of single turns",

@@ -230,40 +230,40 @@ def _record(
 
 def table(record: records.Record) -> str:
     """The figures with their aims, one a line."""
-    numbers, protocol = record.numbers, record.protocol
+    number, protocol = record.number, record.protocol
     ratio = "evaluation_to_loop_ratio"
     rows = [
         (
             f"evaluation in batches of {protocol['batch_size']}, against a one-photo loop",
-            f"{1 / numbers[ratio]:.1f} times as fast",
-            f"{1 / numbers[f'{ratio}/highest']:.1f} to {1 / numbers[f'{ratio}/lowest']:.1f}",
+            f"{1 / number(ratio):.1f} times as fast",
+            f"{1 / number(f'{ratio}/highest'):.1f} to {1 / number(f'{ratio}/lowest'):.1f}",
             f"aim: {TIMES_AS_FAST:g}",
         ),
         (
             "starting again in the middle",
-            f"{numbers['resume_overhead_ratio']:+.1%} of the whole",
-            f"{numbers['second_half_seconds']:.2f} s, whole {numbers['evaluation_seconds']:.2f} s",
+            f"{number('resume_overhead_ratio'):+.1%} of the whole",
+            f"{number('second_half_seconds'):.2f} s, whole {number('evaluation_seconds'):.2f} s",
             "",
         ),
         (
             "starting again when all is done",
-            f"{numbers['finished_to_evaluation_ratio']:.1%} of the whole",
-            f"{numbers['finished_seconds'] * 1000:.0f} ms",
+            f"{number('finished_to_evaluation_ratio'):.1%} of the whole",
+            f"{number('finished_seconds') * 1000:.0f} ms",
             "",
         ),
         (
             f"scoring {SCORED:,} captions, {REFERENCES} references each",
-            f"{numbers['scoring_seconds']:.2f} s",
-            f"{numbers['scoring_seconds/lowest']:.2f} to {numbers['scoring_seconds/highest']:.2f}",
+            f"{number('scoring_seconds'):.2f} s",
+            f"{number('scoring_seconds/lowest'):.2f} to {number('scoring_seconds/highest'):.2f}",
             f"aim: {SCORING_SECONDS:g} s",
         ),
-        ("loading the weights, at every start", f"{numbers['loading_seconds']:.2f} s", "", ""),
+        ("loading the weights, at every start", f"{number('loading_seconds'):.2f} s", "", ""),
     ]
     machine = ", ".join(record.hardware.accelerators) or record.hardware.processor
     lines = [
         f"{record.model} in {protocol['precision']} and nf4 on {protocol['device']} ({machine}), "
         f"{protocol['threads']} threads",
-        f"{record.data.items} photos with all variants, {protocol['new_tokens']} tokens a caption, "
+        f"{record.items} photos with all variants, {protocol['new_tokens']} tokens a caption, "
         f"medians of {protocol['repeats']} turns; PTB tokens by {protocol['tokenizer']}",
         "",
     ]

@@ -263,19 +263,19 @@ def table(record: records.Record) -> str:
         f"{'floor':>9}{'images a second':>26}{'at most':>10}{'tokens':>8}",
     ]
     for variant in record.variants:
-        floor = numbers[f"{variant}/floor_token_seconds"]
+        floor = record.number(f"{variant}/floor_token_seconds")
         for stop in STOPS:
             for batch in protocol["batch_sizes"]:
                 key = Case(variant, stop, batch).key
                 if f"{key}/tokens" not in numbers:
                     continue
-                tokens = numbers[f"{key}/tokens"]
+                tokens = record.number(f"{key}/tokens")
                 lines.append(
                     f"{title_of(variant):{width}}{stop:9}{batch:5}"
-                    f"{_with_range(numbers, f'{key}/first_token_seconds', 1000):>26}"
-                    f"{_with_range(numbers, f'{key}/token_seconds', 1000):>26}"
+                    f"{_with_range(record, f'{key}/first_token_seconds', 1000):>26}"
+                    f"{_with_range(record, f'{key}/token_seconds', 1000):>26}"
                     f"{1000 * floor:9.2f}"
-                    f"{_with_range(numbers, f'{key}/images_per_second', 1):>26}"
+                    f"{_with_range(record, f'{key}/images_per_second', 1):>26}"
                     f"{batch / (tokens * floor):10,.0f}{tokens:8.1f}"
                 )
     sizes = ", ".join(
@@ -293,9 +293,9 @@ def table(record: records.Record) -> str:
     return "\n".join(lines)
 
 
-def _with_range(numbers: Mapping[str, int | float | None], name: str, scale: float) -> str:
-    value = numbers.get(name)
+def _with_range(record: records.Record, name: str, scale: float) -> str:
+    value = record.numbers.get(name)
     if value is None:
         return "–"
-    low, high = (scale * numbers[f"{name}/{end}"] for end in ("lowest", "highest"))
+    low, high = (scale * record.number(f"{name}/{end}") for end in ("lowest", "highest"))
     return f"{scale * value:.4g} ({low:.4g} to {high:.4g})"

@@ -152,7 +152,8 @@ def _loaded(plan: Plan, settings: Settings, variant: str, photo: Path) -> Number
     numbers["loaded_bytes"] = median(turn.loaded for turn in turns)
     numbers["loading_peak_bytes"] = median(turn.loading_peak for turn in turns)
     if captions:
-        numbers["captioning_peak_bytes"] = median(turn.captioning_peak for turn in turns)
+        peaks = [turn.captioning_peak for turn in turns if turn.captioning_peak is not None]
+        numbers["captioning_peak_bytes"] = median(peaks)
         if planned is not None:
             numbers["planned_captioning_peak_bytes"] = planned.process
     return {f"{variant}/{name}": value for name, value in numbers.items()}

@@ -11,9 +11,12 @@ import gc
 import json
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qvla.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 INTERVAL = 0.002  # seconds between looks at the memory while loading
 
@@ -85,7 +88,7 @@ def _adapter(model: object) -> dict[str, Any]:
     return {}
 
 
-def _census(model: object) -> tuple[dict[str, int], dict[str, int]]:
+def _census(model: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes by part, and by dtype, the state of quantised layers being its own."""
     import torch
 

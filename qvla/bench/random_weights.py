@@ -13,6 +13,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model, get_peft_model_state_dict
@@ -122,7 +123,7 @@ def _write_weights(
 ) -> None:
     neutral = dict(_neutral_values(skeleton))
     shards = list(_shards(skeleton))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = WEIGHTS
         if len(shards) > 1:
@@ -185,7 +186,7 @@ def _standard_deviation(parameter: nn.Parameter) -> float:
 
 
 def _write_adapter(
-    folder: Path, adapted: nn.Module, shapes: Mapping[str, torch.Size], generator: torch.Generator
+    folder: Path, adapted: Any, shapes: Mapping[str, torch.Size], generator: torch.Generator
 ) -> None:
     [config] = adapted.peft_config.values()
     tensors = {key: torch.empty(shape) for key, shape in shapes.items()}

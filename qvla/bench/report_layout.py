@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from pydantic import JsonValue
+from typing import Any
 
 from qvla.captioning.lineup import TITLES, VARIANTS
 from qvla.records.reported import reported
@@ -47,7 +46,7 @@ def layout(record: Record) -> str:
 Row = tuple[str, str, str, str]  # label, reported, corrected, measured
 
 
-def _table_1(said: Mapping[str, dict], numbers: Mapping[str, float | None]) -> list[Row]:
+def _table_1(said: Mapping[str, Any], numbers: Mapping[str, float | None]) -> list[Row]:
     return [
         (label, f"{said['table_1'][key]:,}", ABSENT, f"{numbers[f'table_1/{key}']:,}")
         for label, key in (
@@ -58,7 +57,7 @@ def _table_1(said: Mapping[str, dict], numbers: Mapping[str, float | None]) -> l
     ]
 
 
-def _table_2(said: Mapping[str, dict], numbers: Mapping[str, float | None]) -> list[Row]:
+def _table_2(said: Mapping[str, Any], numbers: Mapping[str, float | None]) -> list[Row]:
     rows = []
     photos = {
         "inference": said["images"]["test"],
@@ -90,7 +89,7 @@ def _table_2(said: Mapping[str, dict], numbers: Mapping[str, float | None]) -> l
     return rows
 
 
-def _table_3(said: Mapping[str, dict], numbers: Mapping[str, float | None]) -> list[Row]:
+def _table_3(said: Mapping[str, Any], numbers: Mapping[str, float | None]) -> list[Row]:
     rows = []
     for protocol, words in PROTOCOLS.items():
         for variant in VARIANTS:
@@ -117,7 +116,7 @@ def _figure_3(record: Record) -> list[str]:
     return lines
 
 
-def _notes(said: Mapping[str, dict], protocol: Mapping[str, JsonValue]) -> list[str]:
+def _notes(said: Mapping[str, Any], protocol: Mapping[str, Any]) -> list[str]:
     notes = list(said["notes"].values())
     if sizes := protocol.get("captioning_batch_sizes"):
         batches = ", ".join(f"{TITLES[name]} {size}" for name, size in sizes.items())

@@ -104,7 +104,7 @@ def measure(plan: Plan, settings: Settings, methods: Sequence[str]) -> records.R
         first = runs["product"][0].outcome
         numbers |= {f"{method}/{name}": value for name, value in _numbers(runs).items()}
         series[f"{method}/training_seconds"] = first.curve_seconds
-        series[f"{method}/training_bytes"] = first.curve_bytes
+        series[f"{method}/training_bytes"] = [float(held) for held in first.curve_bytes]
         recipes[method] = first.recipe
     return records.new_record(
         "bench/training",
@@ -207,7 +207,7 @@ def table(record: records.Record) -> str:
     protocol = record.protocol
     lines = [
         f"{record.model} on {protocol['device']} ({machine}), {protocol['threads']} threads",
-        f"{record.data.items} photos, {protocol['batch_size']} a step, {protocol['steps']} steps, "
+        f"{record.items} photos, {protocol['batch_size']} a step, {protocol['steps']} steps, "
         f"medians of {protocol['repeats']} turns",
         "",
         f"{'':36}{'here':>14}{'plain loop':>14}{'ratio':>8}   of single turns",
@@ -216,7 +216,7 @@ def table(record: records.Record) -> str:
         own = {
             name.removeprefix(f"{method}/"): value
             for name, value in record.numbers.items()
-            if name.startswith(f"{method}/")
+            if name.startswith(f"{method}/") and value is not None
         }
         spread = f"{own['speed_ratio/lowest']:.2f} to {own['speed_ratio/highest']:.2f}"
         title = TITLES[method]

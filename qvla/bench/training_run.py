@@ -130,8 +130,8 @@ class Watch:
             self._end_curve()
         if self._done > timed_until:
             self._counting.close()
-            most = max(self.outcome.activations, self._usage.peak_bytes)
-            self.outcome.activations = most
+            most = self._usage.peak_bytes or 0  # which this device tells
+            self.outcome.activations = max(self.outcome.activations, most)
         if self._done == WARM_UP:
             self.meter.reset()
         self._mark = clock(self.device)
@@ -207,8 +207,8 @@ def train_as_product(recipe: Recipe, examples: list[Example], watch: Watch) -> N
     from qvla.tuning.caption_trainer import CaptionTrainer
 
     class Watching(TrainerCallback):
-        def on_train_begin(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
-            watch.begins(model)
+        def on_train_begin(self, *_: Any, **given: Any) -> None:
+            watch.begins(given["model"])
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             watch.step_begins()
@@ -221,9 +221,11 @@ def train_as_product(recipe: Recipe, examples: list[Example], watch: Watch) -> N
     def make_watched(trainer: CaptionTrainer, *args: Any, **kwargs: Any) -> None:
         make(trainer, *args, **kwargs)
         trainer.add_callback(Watching())
-        trainer.data_collator = watch.watching(trainer.data_collator)
+        collate: Any = trainer.data_collator
+        trainer.data_collator = watch.watching(collate)
 
-    CaptionTrainer.__init__ = make_watched  # for the rest of this process, which is all ours
+    # For the rest of this process, which is all ours.
+    CaptionTrainer.__init__ = make_watched  # type: ignore[method-assign, assignment]
     training.train(recipe, examples, [])
 
 
@@ -249,6 +251,7 @@ def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None
     if recipe.recomputes:
         model.activation_checkpointing_enable({"use_reentrant": False})
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert recipe.learning_rate is not None  # the recipe has filled it in
     optimiser = torch.optim.AdamW(
         trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -258,7 +261,7 @@ def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None
     loader = DataLoader(photos, recipe.batch_size, sampler=sampler, collate_fn=collate)
     device, done = backbone.device, 0
     watch.begins(model)
-    while done < recipe.max_steps:
+    while done < (recipe.max_steps or 0):
         for batch in loader:
             watch.step_begins()
             batch = {name: tensor.to(device) for name, tensor in batch.items()}

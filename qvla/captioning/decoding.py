@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import (
@@ -94,7 +95,7 @@ class GumbelNoise(LogitsProcessor):
         return scores + noise.to(scores.device)
 
 
-def _check_integer(name: str, value: object, lowest: int, highest: int) -> None:
+def _check_integer(name: str, value: Any, lowest: int, highest: float) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not lowest <= value <= highest:
         limit = f"from {lowest} to {highest}" if highest < math.inf else f"of at least {lowest}"

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -101,7 +102,7 @@ class Generation:
                 if not is_out_of_memory(error):
                     raise
             # Out here the error is gone, and with its traceback the tensors of the batch.
-            backbone = self.shared.backbone
+            backbone = self.shared.loaded
             if backbone.device.type == "cuda":
                 torch.cuda.empty_cache()
             raise OutOfMemoryError(
@@ -124,7 +125,7 @@ class Generation:
     def _generate(
         self, tell: Callable[[dict[str, Partial]], None] | None
     ) -> dict[str, list[Caption]]:
-        backbone = self.shared.backbone
+        backbone = self.shared.loaded
         batches = self.shared.batches(self.variants)
         start = clock(backbone.device)
         pixels = encode_images(backbone.processor, self.images).to(backbone.device)
@@ -135,7 +136,7 @@ class Generation:
         answers: dict[str, list[Caption]] = {}
         for batch in batches:
             begin = clock(backbone.device)
-            if batch.changes_sight:
+            if batch.changes_sight or seen is None:
                 own = self._look(batch.model, pixels)
             else:
                 own, begin = seen, begin - looked  # as if this batch alone had been asked for
@@ -147,7 +148,7 @@ class Generation:
 
     def _look(self, model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         """What a model's vision tower and projector see in each image: (B, N, D)."""
-        return family_of(self.shared.backbone.model.config).image_features(model, pixels)
+        return family_of(self.shared.loaded.model.config).image_features(model, pixels)
 
     def _answer(
         self,
@@ -157,7 +158,7 @@ class Generation:
         tell: Callable[[dict[str, Partial]], None] | None,
     ) -> dict[str, list[Caption]]:
         """The captions of one batch's contenders; times count from `start`."""
-        backbone, count = self.shared.backbone, len(self.images)
+        backbone, count = self.shared.loaded, len(self.images)
         family = family_of(backbone.model.config)
         rows = len(batch.contenders) * count
         prompt = encode_text(backbone.processor, [self.prefix] * rows).to(backbone.device)
@@ -170,7 +171,8 @@ class Generation:
         mixed = {}
         if batch.row_adapters is not None:
             mixed["adapter_names"] = [name for name in batch.row_adapters for _ in range(count)]
-        sequences = batch.model.generate(
+        model: Any = batch.model
+        sequences = model.generate(
             **prompt,
             **mixed,
             **family.given_features(seen),
@@ -205,7 +207,7 @@ class Generation:
         }
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
-        processor = self.shared.backbone.processor
+        processor = self.shared.loaded.processor
         return [decode(processor, torch.tensor([tokens]))[0] for tokens in rows]
 
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from qvla.methods.bottleneck import BASE
 from qvla.models.adapters import Adapter, AdapterError, join, load_adapter
 from qvla.models.backbone import Backbone, Precision, load_backbone
+from qvla.models.errors import BackboneError
 from qvla.models.footprint import weight_bytes
 
 
@@ -23,7 +25,7 @@ from qvla.models.footprint import weight_bytes
 class View:
     """A module tree over the weights, and the contenders whose adapters it carries."""
 
-    model: nn.Module
+    model: PeftModel
     adapters: dict[str, str]  # contender -> adapter's name within PEFT
     mixes: bool
     changes_sight: bool = False
@@ -37,7 +39,7 @@ class Batch:
     batch is of one kind. With `changes_sight` the model must look at the photos itself.
     """
 
-    model: nn.Module
+    model: PreTrainedModel | PeftModel
     contenders: tuple[str, ...]
     row_adapters: tuple[str, ...] | None
     changes_sight: bool
@@ -70,6 +72,13 @@ class SharedBackbone:
             )
             self.backbone.model.eval()
 
+    @property
+    def loaded(self) -> Backbone:
+        """The backbone that `load` has brought; raises BackboneError before."""
+        if self.backbone is None:
+            raise BackboneError(f"{self.model} is not loaded: load it first.")
+        return self.backbone
+
     def attach(self, contender: str, folder: str | Path) -> None:
         """Makes this folder's adapter answer as the contender; on AdapterError the old one does."""
         # PEFT finds an adapter's weights by its name, which must be no name within the model.
@@ -77,7 +86,7 @@ class SharedBackbone:
         old = self.view_of(contender)
         old_name = None if old is None else old.adapters[contender]
         name = name if name != old_name else f"{name}_swapped"
-        adapter = load_adapter(self.backbone, folder, name)
+        adapter = load_adapter(self.loaded, folder, name)
         view = self._mixing_view(adapter)
         if view is None:
             view = View(adapter.model, {}, adapter.mixes, adapter.changes_sight)
@@ -126,22 +135,22 @@ class SharedBackbone:
                 mixing[:0] = plain
         return [self._batch(view, names) for view, names in rows]
 
-    def model_of(self, contender: str) -> nn.Module:
+    def model_of(self, contender: str) -> PreTrainedModel | PeftModel:
         """The module tree that answers for the contender alone, its adapter being active."""
         view = self.view_of(contender)
         if view is None:
-            return self.backbone.model
+            return self.loaded.model
         if view.mixes:
             view.model.set_adapter(view.adapters[contender], inference_mode=True)
         return view.model
 
     def weight_bytes(self, contender: str) -> int:
         """Bytes of all the weights that answer for the contender."""
-        return weight_bytes(self.backbone.model) + self.adapter_bytes.get(contender, 0)
+        return weight_bytes(self.loaded.model) + self.adapter_bytes.get(contender, 0)
 
     def _batch(self, view: View | None, names: list[str]) -> Batch:
         if view is None:
-            return Batch(self.backbone.model, tuple(names), None, False)
+            return Batch(self.loaded.model, tuple(names), None, False)
         own = tuple(view.adapters.get(name, BASE) for name in names)
         return Batch(view.model, tuple(names), own if view.mixes else None, view.changes_sight)
 

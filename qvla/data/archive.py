@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from qvla.data.check import TWO_SPLITS, Report, check
 from qvla.data.layouts import PHOTOS, READ_AS_TABLES
@@ -160,7 +160,7 @@ def _is_data(path: PurePosixPath) -> bool:
     return not hidden and path.suffix.lower() in PHOTOS | READ_AS_TABLES
 
 
-def _copy(source: BinaryIO, target: BinaryIO, most: int) -> int:
+def _copy(source: IO[bytes], target: BinaryIO, most: int) -> int:
     """Bytes written; what an entry says of its own size is not believed."""
     written = 0
     while block := source.read(BLOCK):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qvla.data.risc import CAPTION_COLUMNS
 from qvla.data.tables import DatasetError
@@ -74,14 +74,15 @@ def find_columns(wanted: Columns, features: Features, data: str) -> Columns:
     for name in filter(None, named):
         _check_there(name, features, data)
     captions = wanted.captions or _usual_captions(features)
+    image = wanted.image or "image"
     found = replace(
         wanted,
-        image=wanted.image or "image",
+        image=image,
         captions=captions,
         source=wanted.source or ("source" if "source" in features else None),
         split=wanted.split or ("split" if "split" in features else None),
     )
-    _check_there(found.image, features, data, "--image-column")
+    _check_there(image, features, data, "--image-column")
     if not captions:
         raise DatasetError(
             f"{data} has no column of captions under a usual name ({_listed(features)}): name it "
@@ -96,7 +97,7 @@ def find_columns(wanted: Columns, features: Features, data: str) -> Columns:
     return found
 
 
-def texts(row: Mapping[str, object], columns: Sequence[str]) -> list[str]:
+def texts(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """The captions of a row, without empty ones, each on one line."""
     found: list[str] = []
     for name in columns:

@@ -144,7 +144,9 @@ def _locate(
         columns = columns.over(known.columns)
     if not columns.source_name:
         columns = replace(columns, source_name=_stem(name))
-    return Origin(name, path, revision, _licence(path), known and known.terms, columns, files)
+    return Origin(
+        name, path, revision, _licence(path), known.terms if known else None, columns, files
+    )
 
 
 def _parquet(path: Path) -> dict[str, list[Path]]:
@@ -207,6 +209,7 @@ def _write(origin: Origin, folder: Path) -> None:
         roots = [origin.path if origin.path.is_dir() else origin.path.parent]
         features = next(iter(splits.values())).features
         columns = find_columns(origin.columns, features, origin.name)
+        assert columns.image is not None  # `find_columns` looks for one
         rows = write_risc(
             _undecoded(splits, columns.image, origin.name), columns, temporary, [*roots, cache]
         )

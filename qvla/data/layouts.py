@@ -81,17 +81,17 @@ def local_rows(path: Path) -> list[Row]:
         return _tell(path, "an image folder (metadata beside the photos)", rows)
     documents = _json_files(path)
     if documents:
-        tables = [_read_json(file) for file in documents]
-        rows = [row for table in tables for row in _rows(table, table.path.parent, path)]
-        return _tell(path, tables[0].kind, rows)
-    tables = [file for file in files if file.parent == path and _has_columns(file)]
-    if len(tables) > 1:
+        read = [_read_json(file) for file in documents]
+        rows = [row for table in read for row in _rows(table, table.path.parent, path)]
+        return _tell(path, read[0].kind, rows)
+    beside = [file for file in files if file.parent == path and _has_columns(file)]
+    if len(beside) > 1:
         raise DatasetError(
-            f"{path} holds several tables of captions ({', '.join(f.name for f in tables)}): name "
+            f"{path} holds several tables of captions ({', '.join(f.name for f in beside)}): name "
             "one of them."
         )
-    if tables:
-        return _of_file(tables[0])
+    if beside:
+        return _of_file(beside[0])
     photos = [file for file in files if file.suffix.lower() in PHOTOS]
     if not photos:
         raise DatasetError(

@@ -78,7 +78,7 @@ def write_risc(
 @dataclass(frozen=True)
 class _Photo:
     data: bytes
-    name: str  # as the data has it: may be empty, a path, or anything else
+    name: str | None  # as the data has it: may be empty, a path, or anything else
     number: int  # of the row in its split
     source: str
     split: str
@@ -99,7 +99,7 @@ def _photos(
                 number=number,
                 source=label(row, columns.source, features)
                 if columns.source
-                else columns.source_name,
+                else columns.source_name or "",
                 split=split_name(own),
                 captions=texts(row, columns.captions),
             )

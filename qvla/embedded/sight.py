@@ -127,7 +127,7 @@ def turn(
     """One of the eight flips and quarter turns a row, the same for photo (H, W, C) and grid."""
     turned = [np.empty_like(pixels), np.empty_like(grids)]
     for row in range(len(pixels)):
-        quarters, mirrored = rng.integers(4), rng.integers(2)
+        quarters, mirrored = int(rng.integers(4)), rng.integers(2)
         for source, result in zip((pixels, grids), turned, strict=True):
             image = source[row, :, ::-1] if mirrored else source[row]
             result[row] = np.rot90(image, quarters)

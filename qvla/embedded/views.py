@@ -14,6 +14,7 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def prepare(examples: list[Example], folder: Path, *, per_photo: int = 6, seed: 
     names = [example.name for example in examples]
     progress_file = folder / "progress.json"
     shape = (len(names), per_photo)
-    progress = {"names": names, "per_photo": per_photo, "done": 0}
+    progress: dict[str, Any] = {"names": names, "per_photo": per_photo, "done": 0}
     if progress_file.is_file():
         stored = json.loads(progress_file.read_text())
         if stored["names"] == names and stored["per_photo"] == per_photo:

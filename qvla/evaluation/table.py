@@ -20,9 +20,10 @@ def table(record: Record) -> str:
     """All groups under each protocol, then speeds and the verdict on each pair of variants."""
     protocol = record.protocol
     machine = ", ".join(record.hardware.accelerators) or record.hardware.processor
+    data = record.data.name if record.data else "no data"
     lines = [
         f"{record.model} on {protocol['device']} ({machine}), {record.variants[0]} in "
-        f"{protocol['precision']}: {record.data.items:,} photos of {record.data.name}, "
+        f"{protocol['precision']}: {record.items:,} photos of {data}, "
         f"{protocol['split']}",
     ]
     for name in protocol["protocols"]:
@@ -40,7 +41,7 @@ def verdict(record: Record, first: str, second: str) -> str:
     name = "standard" if "standard" in record.protocol["protocols"] else "reported"
     key = f"{name}/{second}-minus-{first}/{ALL}/CIDEr"
     value, low, high, chance = (
-        record.numbers[f"{key}{end}"] for end in ("", "/low", "/high", "/p_value")
+        record.number(f"{key}{end}") for end in ("", "/low", "/high", "/p_value")
     )
     amount = (
         f"({name} CIDEr {value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {chance:.2g})"
@@ -77,7 +78,7 @@ def _protocol(record: Record, name: str) -> list[str]:
 
 
 def _cell(record: Record, key: str) -> str:
-    value, low, high = (record.numbers[f"{key}{end}"] for end in ("", "/low", "/high"))
+    value, low, high = (record.number(f"{key}{end}") for end in ("", "/low", "/high"))
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 

@@ -59,7 +59,7 @@ class AppWorker:
         with self._lock:
             self._closed.set()
             process = self._process
-        process.stdin.close()
+        _close_input(process)
         try:
             process.wait(Limits().grace + 10 if wait is None else wait)
         except subprocess.TimeoutExpired:
@@ -87,5 +87,10 @@ class AppWorker:
                 if self._closed.is_set():
                     return
                 log.warning("The worker of fine-tune jobs ended (%d) and is started again.", code)
-                self._process.stdin.close()
+                _close_input(self._process)
                 self._process = self._start()
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()

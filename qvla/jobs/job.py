@@ -66,7 +66,7 @@ class Job:
         return str(self.recipe.get("data", ""))
 
 
-def job_of(row: Mapping[str, Any]) -> Job:
+def job_of(row: Mapping[Any, Any]) -> Job:
     """The job of a row of the store, UNREADABLE with a reason when the row cannot be one."""
     try:
         return Job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sqlalchemy import (
     Boolean,
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Double,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     Text,
@@ -102,7 +104,7 @@ def _version(connection: Connection) -> int:
             raise _damaged(f"the table {VERSION.name} is gone")
         VERSION.create(connection)
         connection.execute(insert(VERSION).values(version=0))
-    rows = select(literal_column(VERSION.c.version.name)).select_from(VERSION)
+    rows: Select[Any] = select(literal_column(VERSION.c.version.name)).select_from(VERSION)
     versions = list(connection.execute(rows).scalars())
     if len(versions) != 1 or not isinstance(versions[0], int) or versions[0] < 0:
         raise _damaged(f"its version is {', '.join(map(repr, versions)) or 'gone'}")

@@ -216,7 +216,8 @@ class Store:
 
 def _rows() -> Select[Any]:
     """The rows as they stand: what is in a damaged one is `job_of`'s to judge, not a type's."""
-    return select(*(literal_column(column.name) for column in JOBS.c)).select_from(JOBS)
+    columns: list[Any] = [literal_column(column.name) for column in JOBS.c]
+    return select(*columns).select_from(JOBS)
 
 
 def _is(job_id: str, state: JobState) -> ColumnElement[bool]:

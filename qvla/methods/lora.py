@@ -42,7 +42,7 @@ class LoraMethod(Method):
 
         return LoraConfig(
             r=recipe.rank,
-            lora_alpha=recipe.lora_alpha,
+            lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type] # it only divides it
             lora_dropout=recipe.dropout,
             target_modules=_pattern(recipe, places),
         )

@@ -99,7 +99,7 @@ class Method(ABC):
 
         PEFT would not: it passes over names that it does not find as long as it finds one.
         """
-        depth = len(model.get_submodule(places.decoder_layers))
+        depth = sum(1 for _ in model.get_submodule(places.decoder_layers).children())
         beyond = [layer for layer in recipe.layers or () if not 0 <= layer < depth]
         if beyond:
             raise TrainingError(

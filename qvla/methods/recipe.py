@@ -20,7 +20,10 @@ from qvla.settings import CAPTION_PREFIX
 
 # All linear layers of the decoder, which QLoRA found to matter most (arXiv 2305.14314, section 4).
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-KindName = str if TYPE_CHECKING else Literal[tuple(KINDS)]
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Literal[tuple(KINDS)]
 
 
 class Recipe(BaseModel):

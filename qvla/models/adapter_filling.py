@@ -7,6 +7,7 @@ weights are never written: a view that needs others than its base gets copies (`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from peft import PeftModel, PeftType, get_peft_model_state_dict, set_peft_model_state_dict
@@ -79,7 +80,8 @@ def _renamed(weights: Weights, due: Weights, model: PeftModel) -> Weights:
 
     The renaming is Transformers' own for this model's checkpoints. PEFT applies it to LoRA alone.
     """
-    conversions = get_model_conversion_mapping(model.get_base_model())
+    base: Any = model.get_base_model()
+    conversions = get_model_conversion_mapping(base)
     renamings = [one for one in conversions or () if isinstance(one, WeightRenaming)]
     result = {}
     for key, tensor in weights.items():
@@ -121,8 +123,8 @@ def _without_base(
     with torch.no_grad():
         for key in own:
             if key not in due:
-                module, _, attribute = key.rpartition(".")
-                getattr(model.get_submodule(module), attribute).copy_(kept.pop(key))
+                path, _, attribute = key.rpartition(".")
+                getattr(model.get_submodule(path), attribute).copy_(kept.pop(key))
     return kept, bool(own)
 
 

@@ -11,7 +11,7 @@ import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
@@ -187,7 +187,8 @@ def _check_tables(files: AdapterFiles, backbone: Backbone) -> None:
 
 def _unfit(error: Exception, files: AdapterFiles, backbone: Backbone) -> AdapterError:
     """What stands in the way, with the true reason where the method does not work in 4 bits."""
-    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(files.config.peft_type)
+    kind: Any = files.config.peft_type
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
     package = "" if tuner is None else tuner.__module__.rpartition(".")[0]
     in_4_bits = backbone.precision.value == "nf4" and not isinstance(error, QvlaError)
     if in_4_bits and not is_out_of_memory(error):

@@ -131,7 +131,7 @@ def _model(
     options: dict[str, Any] = {}
     if precision is Precision.NF4 and _stored_quantisation(config) is None:
         options["quantization_config"] = nf4.quantisation_config()
-    model, found = family.model_class.from_pretrained(
+    loaded: Any = family.model_class.from_pretrained(  # a pair, with `output_loading_info`
         folder,
         config=config,
         dtype=torch.float32 if precision is Precision.FP32 else torch.bfloat16,
@@ -143,6 +143,7 @@ def _model(
         ignore_mismatched_sizes=True,  # they are refused below, with a sentence
         **options,
     )
+    model, found = loaded
     _check_weights(found, model, name)
     model.requires_grad_(False)
     model.eval()
@@ -179,7 +180,7 @@ def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
         if due_shapes.get(key, tuple(parameter.shape)) != tuple(parameter.shape):
             wrong[key] = (tuple(parameter.shape), due_shapes[key])
     for key, layer in nf4.layers(model):
-        shape = tuple(layer.weight.quant_state.shape)
+        shape = tuple(nf4.weight_of(layer).quant_state.shape)
         if shape != (layer.out_features, layer.in_features):
             wrong[f"{key}.weight"] = (shape, (layer.out_features, layer.in_features))
     if wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, ProcessorMixin
@@ -77,7 +78,7 @@ def read_processor(folder: Path, name: str | Path, config: PreTrainedConfig) -> 
     """Tokeniser and image processor, checked to fit the configuration."""
     family = family_of(config)
     try:
-        processor = family.processor_class.from_pretrained(
+        processor: Any = family.processor_class.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
         tokens, words = processor.image_seq_length, len(processor.tokenizer)

@@ -57,7 +57,7 @@ def census(model: nn.Module) -> Census:
     BackboneError for a model of a family that is not known here.
     """
     counts = Census()
-    family = family_of(model.config)
+    family = family_of(getattr(model, "config", None))
     owners = dict(_adapter_parameters(model))
     quantised = {id(layer.weight): layer for _, layer in nf4.layers(model)}
     scales = {id(table.weight): table.scale for _, table in int8_embedding.tables(model)}

@@ -41,6 +41,9 @@ class Int8Embedding(nn.Embedding):
     unpacked table. A subclass, so that PEFT and Transformers know it for what it is.
     """
 
+    scale: torch.Tensor
+    embed_scale: torch.Tensor | None
+
     def __init__(self, source: nn.Embedding, table: nn.Parameter, scale: torch.Tensor) -> None:
         rows, width = table.shape
         super().__init__(rows, width, source.padding_idx, _weight=table.detach(), _freeze=True)
@@ -56,6 +59,8 @@ class Int8Embedding(nn.Embedding):
 
 class Int8Head(nn.Linear):
     """A linear layer without bias over an int8 table `weight` (V, H) with `scale` (V), frozen."""
+
+    scale: torch.Tensor
 
     def __init__(self, table: nn.Parameter, scale: torch.Tensor) -> None:
         rows, width = table.shape
@@ -82,7 +87,8 @@ def quantise_embeddings(model: PreTrainedModel) -> None:
     Tied ones share one int8 table; of untied ones each gets its own. `state_dict` then holds the
     table as it is, in int8, so such a model is not for saving whole, only its adapters are.
     """
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
     tied = head.weight is embedding.weight
     table, scale = _parameters(embedding.weight)
     model.set_input_embeddings(Int8Embedding(embedding, table, scale))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
@@ -53,8 +54,13 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Linear4bit]]:
             yield name, module
 
 
+def weight_of(layer: Linear4bit) -> Any:
+    """The layer's weight with its `quant_state`, which PyTorch's types do not know of."""
+    return layer.weight
+
+
 def is_packed(layer: Linear4bit) -> bool:
-    return bool(getattr(layer.weight.quant_state, "packing_format_for_cpu", False))
+    return bool(getattr(weight_of(layer).quant_state, "packing_format_for_cpu", False))
 
 
 def can_pack(layer: Linear4bit) -> bool:
@@ -79,7 +85,7 @@ def prepare_for_inference(model: nn.Module) -> None:
         if not hasattr(layer, _LOADED):
             layer.register_state_dict_pre_hook(_before_saving)
         # A shallow copy is enough: bitsandbytes puts new tensors into the state it packs.
-        setattr(layer, _LOADED, copy.copy(layer.weight.quant_state))
+        setattr(layer, _LOADED, copy.copy(weight_of(layer).quant_state))
         layer.eval()
         with torch.no_grad():
             layer(torch.zeros(1, layer.in_features, dtype=torch.bfloat16))
@@ -104,11 +110,11 @@ def unpack(layer: Linear4bit) -> None:
     """
     if not is_packed(layer):
         return
-    packed = layer.weight.quant_state
+    packed = weight_of(layer).quant_state
     layer.weight.data, state = _convert_weight_packed_for_cpu_inverse(layer.weight.data, packed)
     loaded = getattr(layer, _LOADED, None)
     state = state if loaded is None else copy.copy(loaded)
-    layer.weight.quant_state = layer.quant_state = state
+    weight_of(layer).quant_state = layer.quant_state = state
 
 
 def dequantised(layer: Linear4bit) -> torch.Tensor:
@@ -116,12 +122,12 @@ def dequantised(layer: Linear4bit) -> torch.Tensor:
     if is_packed(layer):
         layer = copy.deepcopy(layer)
         unpack(layer)
-    return bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return bnb.functional.dequantize_4bit(layer.weight.data, weight_of(layer).quant_state)
 
 
 def state_tensors(layer: Linear4bit) -> Iterator[torch.Tensor]:
     """Every tensor of the layer's quantisation state, kept and nested ones included."""
-    states = [layer.weight.quant_state, getattr(layer, _LOADED, None)]
+    states = [weight_of(layer).quant_state, getattr(layer, _LOADED, None)]
     for state in states:
         if isinstance(state, QuantState):
             yield from _tensors(state)

@@ -58,6 +58,7 @@ def report(
     counts = census(base)
     quantised = _nf4(config)
     adapter = entry.config(fields_of(entry, **fields), family)
+    assert adapter is not None  # `adapter_method` gives none that makes no adapter
     with torch.device("meta"):
         adapters = entry.count(get_peft_model(base, adapter))
     total = counts.total_parameters
@@ -95,7 +96,7 @@ def _nf4(config: PreTrainedConfig) -> dict[str, Any]:
     The layers that it leaves alone are named by Transformers' own rule: the embeddings, the output
     head tied to them and the last module.
     """
-    model = family_of(config).skeleton(config)
+    model: Any = family_of(config).skeleton(config)
     total = sum(p.numel() for p in model.parameters())
     one_dimensional = sum(p.numel() for p in model.parameters() if p.ndim == 1)
     replace_with_bnb_linear(model, get_keys_to_not_convert(model), nf4.quantisation_config())
@@ -103,7 +104,6 @@ def _nf4(config: PreTrainedConfig) -> dict[str, Any]:
     packed = sum(-(-size // 2) for size in sizes)
     rest = total - sum(sizes)
     state_bytes = sum(map(nf4.state_bytes, sizes))
-    held = (model.get_output_embeddings(), model.get_input_embeddings())
     held = (model.get_output_embeddings(), model.get_input_embeddings())
     tables = {id(module.weight): module.weight for module in held}
     saved = [2 * one.numel() - int8_embedding.table_bytes(*one.shape) for one in tables.values()]

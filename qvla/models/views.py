@@ -20,7 +20,7 @@ def view_of(model: nn.Module) -> nn.Module:
     """A module tree of its own over the weights of a bare model; nothing of the model changes."""
     # `deepcopy` takes for a copy of an object what the memo holds under the object's identity.
     held = [*_parameters(model), *model.buffers()]
-    held += [layer.weight.quant_state for _, layer in nf4.layers(model)]
+    held += [nf4.weight_of(layer).quant_state for _, layer in nf4.layers(model)]
     return copy.deepcopy(model, {id(one): one for one in held})
 
 
@@ -33,7 +33,7 @@ def own_tensors(view: nn.Module, model: nn.Module) -> list[torch.Tensor]:
 
 def own_bytes(view: nn.Module, model: nn.Module) -> int:
     """Bytes of `own_tensors`; storage that several of them share counts once."""
-    sizes = {}
+    sizes: dict[int, int] = {}
     for tensor in own_tensors(view, model):
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = max(tensor.nbytes, sizes.get(storage.data_ptr(), 0))

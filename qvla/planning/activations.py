@@ -13,8 +13,7 @@ Everything here is in bytes, for one step on one device.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from transformers import PreTrainedConfig
+from typing import Any
 
 from qvla.methods.method import Trained
 
@@ -58,7 +57,7 @@ class Step:
 class Decoder:
     """What the language decoder keeps and uses in one step."""
 
-    def __init__(self, config: PreTrainedConfig, step: Step, trained: Trained) -> None:
+    def __init__(self, config: Any, step: Step, trained: Trained) -> None:
         text = config.text_config
         self.step = step
         self.trained = trained
@@ -267,7 +266,7 @@ class Decoder:
 class Tower:
     """What the vision tower keeps when it trains, and uses when it does not."""
 
-    def __init__(self, config: PreTrainedConfig, step: Step) -> None:
+    def __init__(self, config: Any, step: Step) -> None:
         vision = config.vision_config
         self.step = step
         self.hidden = vision.hidden_size

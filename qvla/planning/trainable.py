@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import PreTrainedConfig
 
 from qvla.methods.method import Method, Trained
 from qvla.models.families import family_of
@@ -21,7 +20,7 @@ SMALLEST_8BIT, BLOCK_8BIT = 4096, 256
 class Skeleton:
     """A model on the meta device: shapes without memory."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: Any) -> None:
         self._config = config
         self._family = family_of(config)
         self._model = self._family.skeleton(config)

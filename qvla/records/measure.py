@@ -89,6 +89,13 @@ def _process_memory(field: str) -> int | None:
     return None
 
 
+def _told(field: str) -> int:
+    value = _process_memory(field)
+    if value is None:
+        raise OSError("This system does not tell how much memory a process holds.")
+    return value
+
+
 class Meter:
     """What a process holds above what it held when the meter was made.
 
@@ -103,8 +110,6 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        if device.type == "cpu" and _process_memory("RssAnon") is None:
-            raise OSError("This system does not tell how much memory a process holds.")
         self._before = self._own()
         self._files = 0
 
@@ -124,20 +129,21 @@ class Meter:
         files are taken off. Should more of them have come in between, the peak is told too low by
         at most those.
         """
-        most = peak_memory(self.device)
-        if self.device.type == "cpu":
-            most -= max(self._files, self._shared())
+        if self.device.type == "cuda":
+            most = torch.cuda.max_memory_allocated(self.device)
+        else:
+            most = _told("VmHWM") - max(self._files, self._shared())
         return most - self._before + self._mapped(model)
 
     def _own(self) -> int:
         if self.device.type == "cuda":
-            return held_memory(self.device)
-        return _process_memory("RssAnon")
+            return torch.cuda.memory_allocated(self.device)
+        return _told("RssAnon")
 
     def _shared(self) -> int:
         if self.device.type == "cuda":
             return 0
-        return _process_memory("RssFile") + _process_memory("RssShmem")
+        return _told("RssFile") + _told("RssShmem")
 
     def _mapped(self, model: torch.nn.Module | None) -> int:
         if model is None or self.device.type == "cuda":
@@ -213,10 +219,10 @@ def tensors_measured(device: torch.device) -> Iterator[Usage]:
     start = clock(device)
     if device.type == "cuda":
         reset_peak_memory(device)
-        held = held_memory(device)
+        held = torch.cuda.memory_allocated(device)
         yield usage
         usage.seconds = clock(device) - start
-        usage.peak_bytes = peak_memory(device) - held
+        usage.peak_bytes = torch.cuda.max_memory_allocated(device) - held
         return
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield usage

@@ -19,23 +19,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    JsonValue,
-    ValidationError,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from qvla.errors import QvlaError
 from qvla.files import parse_json
 from qvla.settings import ASSETS, CHECKOUT
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    JsonValue = Any  # what was written by a suite is known to that suite alone
+else:
+    from pydantic import JsonValue
+
+SCHEMA: Literal[1] = 1
 SHIPPED = ASSETS / "records"
 PACKAGES = ("qvla", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "gradio")
 
@@ -93,6 +90,18 @@ class Record(Part):
     versions: dict[str, str]
     commit: str | None
     date: AwareDatetime
+
+    def number(self, name: str) -> float:
+        """One of the numbers; raises KeyError when it is not there or could not be measured."""
+        value = self.numbers[name]
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    @property
+    def items(self) -> int:
+        """How many items it was measured on."""
+        return 0 if self.data is None else self.data.items
 
 
 def new_record(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from qvla.errors import QvlaError
+
+Id = TypeVar("Id", bound=Hashable)
 
 
 class ScoringError(QvlaError):
@@ -22,9 +25,7 @@ def check_metrics(metrics: Collection[str], known: Sequence[str]) -> None:
         raise ScoringError(f"Name at least one metric of {', '.join(known)}.")
 
 
-def check_pairs(
-    references: Mapping[Hashable, Sequence[str]], candidates: Mapping[Hashable, str]
-) -> None:
+def check_pairs(references: Mapping[Id, Sequence[str]], candidates: Mapping[Id, str]) -> None:
     """Raises ScoringError unless both sides have the same images, with references and a caption."""
     if not references and not candidates:
         raise ScoringError("There is nothing to score: no captions and no references were given.")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class CorpusScores:
     """
 
     values: dict[str, float]  # by metric; CIDEr on its usual scale, where 1.0 is good, the rest 0-1
-    per_image: dict[str, dict[Hashable, float]]  # by metric, then by image id
+    per_image: dict[str, dict[Any, float]]  # by metric, then by image id
 
 
 def corpus_scores(

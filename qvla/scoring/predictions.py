@@ -205,7 +205,7 @@ def _row(values: Any) -> tuple[str, str] | None:
     image = next((values[name] for name in IMAGE_FIELDS if name in values), None)
     if isinstance(values.get("image_id"), int) and image is values["image_id"]:
         image = str(image)
-    caption = next((values[name] for name in CAPTION_FIELDS if name in values), None)
+    caption: Any = next((values[name] for name in CAPTION_FIELDS if name in values), None)
     if caption is None and isinstance(values.get("variants"), dict):
         caption = _only_variant(values["variants"])
     most = MAX_PATH if isinstance(image, str) and "/" in image else MAX_IMAGE

@@ -137,7 +137,7 @@ def _scaled(parts: Weights, scaling: float | str) -> Weights:
 def _check_model(
     model: str, layers: list[int], all_of_them: bool, hidden: int, folder: Path
 ) -> None:
-    text = read_model_config(model).text_config
+    text: Any = read_model_config(model).text_config
     count, due = text.num_hidden_layers, text.hidden_size
     if hidden != due or layers[-1] >= count or (all_of_them and len(layers) != count):
         raise AdapterHubError(

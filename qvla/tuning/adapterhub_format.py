@@ -123,7 +123,7 @@ def fields_of(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             fits = name in IDLE or name in READ
         if not fits:
             raise _refused(folder, name, value)
-    fields = {"scaling": 1.0, "leave_out": []} | given
+    fields: dict[str, Any] = {"scaling": 1.0, "leave_out": []} | given
     for name in DOUBLE_SEQ_BN:
         if name not in fields:
             raise AdapterHubError(f"{folder} has a config without {name}: fetch the adapter again.")

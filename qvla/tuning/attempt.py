@@ -160,6 +160,8 @@ def _trainer(
     shown = photos(training, processor, augment=recipe.augment, **settings)
     held_out = photos(evaluation, processor, **settings)
     on_cuda = backbone.device.type == "cuda"
+    assert recipe.learning_rate is not None  # the recipe has filled it in
+    trackers: list[str] = list(recipe.report_to)
     arguments = TrainingArguments(
         output_dir=str(recipe.checkpoints),
         num_train_epochs=recipe.epochs,
@@ -187,7 +189,7 @@ def _trainer(
         eval_strategy="steps" if evaluation else "no",
         eval_steps=recipe.eval_steps,
         save_steps=recipe.save_steps,
-        report_to=recipe.report_to or "none",
+        report_to=trackers or "none",
         disable_tqdm=not sys.stderr.isatty(),
         label_names=["photo_rows"],  # what a batch must hold to have a loss
         prediction_loss_only=True,

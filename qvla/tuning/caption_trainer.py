@@ -25,7 +25,7 @@ from qvla.captioning.prompts import IGNORED
 from qvla.methods.recipe import TrainingError
 from qvla.models.families import family_of
 from qvla.models.families.family import Family
-from qvla.tuning.training_data import CaptionedPhotos, EpochSampler
+from qvla.tuning.training_data import EpochSampler
 
 NOT_TEXT = ("labels", "pixel_values", "photo_rows")  # of a batch of `training_data.Collator`
 
@@ -78,15 +78,17 @@ class CaptionTrainer(Trainer):
         self.add_callback(self.clock)
         self.add_callback(FiniteGradients())
 
-    def _get_train_sampler(self, train_dataset: CaptionedPhotos | None = None) -> Sampler:
-        return EpochSampler(self.train_dataset if train_dataset is None else train_dataset)
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
+        """Of `CaptionedPhotos`, which are all that is trained on here."""
+        photos: Any = self.train_dataset if train_dataset is None else train_dataset
+        return EpochSampler(photos)
 
     def compute_loss(
         self,
         model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with self.accelerator.autocast():
             features = image_features(
@@ -118,10 +120,10 @@ class FiniteGradients(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: torch.nn.Module,
-        **_: Any,
+        **given: Any,
     ) -> None:
-        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        parameters = given["model"].parameters()
+        norms = [one.grad.norm() for one in parameters if one.grad is not None]
         if not torch.isfinite(torch.stack(norms).sum()):
             raise _not_finite("gradient", state.global_step)
 
@@ -156,7 +158,7 @@ class Clock(TrainerCallback):
 
 def _family(model: torch.nn.Module) -> Family:
     """The family of a model that may be wrapped for several processes."""
-    return family_of(getattr(model, "module", model).config)
+    return family_of(getattr(getattr(model, "module", model), "config", None))
 
 
 def _not_finite(what: str, step: int) -> TrainingError:

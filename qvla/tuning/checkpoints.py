@@ -46,7 +46,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 def step_of(checkpoint: Path) -> int:
     """The step that a checkpoint's folder is named after."""
-    return int(_NAME.fullmatch(checkpoint.name)[1])
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def find(folder: Path) -> Found:

@@ -59,7 +59,7 @@ def forecast(recipe: Recipe, speed: Speed | None = None) -> Forecast:
     steps = recipe.max_steps
     if steps is None and photos is not None:
         steps = max(1, round(recipe.epochs * -(-photos // batch)))
-    images = None if steps is None else steps * batch
+    images: float | None = None if steps is None else steps * batch
     if recipe.max_steps is None and photos is not None:
         images = recipe.epochs * photos
     return Forecast(

@@ -48,7 +48,7 @@ class EventLog(TrainerCallback):
         model: Trained | None = None,
         **_: Any,
     ) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and model is not None:
             self._tell(
                 "start",
                 step=state.global_step,
@@ -80,7 +80,7 @@ class EventLog(TrainerCallback):
                 images_per_second=round(self.images_per_second(), 3),
                 memory_bytes=peak_memory(args.device),
             )
-        elif "eval_loss" in logs:
+        elif "eval_loss" in logs and model is not None:
             samples = self._captions(model)
             self._tell(
                 "evaluation", step=state.global_step, loss=logs["eval_loss"], samples=samples
@@ -136,7 +136,7 @@ class Rotation(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            checkpoints.remove(Path(args.output_dir), keep=CHECKPOINTS_KEPT)
+            checkpoints.remove(Path(str(args.output_dir)), keep=CHECKPOINTS_KEPT)
 
 
 class StepTurns(TrainerCallback):

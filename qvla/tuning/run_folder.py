@@ -47,6 +47,7 @@ def claim(recipe: Recipe, fingerprint: str, *, resume: bool, overwrite: bool) ->
         return earlier if resume else Found(None)
     try:
         if resume:  # what was passed over is in the way of the checkpoints that are still to come
+            assert earlier.checkpoint is not None  # as was seen above
             later = checkpoints.checkpoints_in(folder).index(earlier.checkpoint)
             for passed_over in checkpoints.checkpoints_in(folder)[:later]:
                 shutil.rmtree(passed_over)

@@ -17,6 +17,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -65,11 +66,12 @@ def train(
     evaluation = sift(eval_examples, "evaluation ").kept if eval_examples else []
     if recipe.eval_photos is not None and len(evaluation) > recipe.eval_photos:
         evaluation = random.Random(recipe.seed).sample(evaluation, recipe.eval_photos)
-    data = {"fingerprint": fingerprint(training), "photos": len(training)}
+    photos = fingerprint(training)
+    data: dict[str, Any] = {"fingerprint": photos, "photos": len(training)}
     data |= {"captions": sum(len(item.references) for item in training)}
     data |= {"left_out": sifted.left_out}
     preflight.check(recipe)
-    earlier = claim(recipe, data["fingerprint"], resume=resume, overwrite=overwrite)
+    earlier = claim(recipe, photos, resume=resume, overwrite=overwrite)
     if not resume:
         recipe.events.unlink(missing_ok=True)
     if earlier.said:

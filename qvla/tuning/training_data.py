@@ -128,7 +128,7 @@ class Captioned:
     caption: str
 
 
-class CaptionedPhotos(Dataset):
+class CaptionedPhotos(Dataset[Captioned]):
     """One item a photo and epoch. The key is (epoch, index), or an index for epoch 0."""
 
     def __init__(
@@ -176,7 +176,7 @@ class CaptionedPhotos(Dataset):
         return random.Random(f"{self.seed}/{epoch}/{what}/{index}")
 
 
-class EpochSampler(Sampler):
+class EpochSampler(Sampler[tuple[int, int]]):
     """Every photo once, in an order drawn for the epoch that the data set was told."""
 
     def __init__(self, dataset: CaptionedPhotos) -> None:

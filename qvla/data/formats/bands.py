@@ -33,23 +33,25 @@ def choose_bands(meaning: Sequence[ColorInterp], descriptions: Sequence[str | No
     words = [_name(meaning[i], descriptions[i]) for i in range(len(meaning))]
     described = [_colour(text) for text in descriptions]
     if all(described.count(colour) == 1 for colour in COLOURS):
-        shown = tuple(described.index(colour) + 1 for colour in COLOURS)
+        red, green, blue = (described.index(colour) + 1 for colour in COLOURS)
+        shown = red, green, blue
         return Choice(shown, _note(shown, words, len(meaning), ", as they are described"))
     if set(MARKED) <= set(meaning):
-        shown = tuple(meaning.index(mark) + 1 for mark in MARKED)
+        red, green, blue = (meaning.index(mark) + 1 for mark in MARKED)
+        shown = red, green, blue
         doubt = ", as the file marks them (many programs mark any three bands so)"
         if any(words[band - 1] for band in shown):
             doubt = ", as the file marks them beside their names"
         return Choice(shown, _note(shown, words, len(meaning), doubt))
     if len(colours) >= 3:
-        shown = tuple(colours[:3])
+        shown = colours[0], colours[1], colours[2]
         doubt = "; the file does not say which they are"
         if any(words[band - 1] for band in shown):
             doubt = " in the order of the file"
         return Choice(shown, _note(shown, words, len(meaning), doubt))
     band = colours[0] if colours else 1
     note = f"Band {band} of {len(colours)} is shown in grey." if len(colours) > 1 else ""
-    return Choice((band,) * 3, note)
+    return Choice((band, band, band), note)
 
 
 def looks_like_alpha(band: np.ndarray) -> bool:

@@ -109,7 +109,7 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
         said = None
     if said is None and (found := XMP.search(xmp)):
         said = int(found[1])
-    return said if said in range(1, 9) else 1
+    return said if said is not None and 1 <= said <= 8 else 1
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

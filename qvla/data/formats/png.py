@@ -58,7 +58,7 @@ def decode_png(data: bytes, max_pixels: int) -> Photo:
             png.data, "PNG", max_pixels, orientation=png.orientation, trusted_alpha=True
         )
     with turns.turn(max(png.unpacked, 4 * pixels * fits)):
-        image = Image.open(BytesIO(png.data), formats=("PNG",))
+        image: Image.Image = Image.open(BytesIO(png.data), formats=("PNG",))
         image.load()
         step = 1 if fits else fraction(pixels, 8, held=pixels)
         if step > 1:

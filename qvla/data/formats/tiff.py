@@ -41,7 +41,7 @@ def decode_tiff(data: bytes, max_pixels: int) -> Photo:
     if tags.claimed() > 2 * len(data):  # Pillow would read them all
         raise damaged()
     try:
-        image = Image.open(BytesIO(data), formats=("TIFF",))
+        image: Image.Image = Image.open(BytesIO(data), formats=("TIFF",))
     except UnidentifiedImageError:  # a compression that Pillow does not know
         with open_raster(data, "GTiff") as raster:
             return _bands(raster, tags, max_pixels)
@@ -75,4 +75,4 @@ def _orientation(tags: TiffTags) -> int:
     said = tags.number(ORIENTATION)
     if said is None and (found := XMP.search(tags.content(XMP_TAG))):
         said = int(found[1])
-    return said if said in range(1, 9) else 1
+    return said if said is not None and 1 <= said <= 8 else 1

@@ -25,7 +25,7 @@ def decode_webp(data: bytes, max_pixels: int) -> Photo:
     chunks = _chunks(data)
     size = _size(chunks)
     check_size(size, max_pixels)
-    if b"ANIM" in chunks and Image.open(BytesIO(data), formats=("WEBP",)).n_frames > 1:
+    if b"ANIM" in chunks and _frames(data) > 1:
         raise ImageError("This image is animated; upload a single frame of it.")
     orientation = orientation_of(chunks.get(b"EXIF", b""), chunks.get(b"XMP ", b""))
     pixels = size[0] * size[1]
@@ -40,6 +40,10 @@ def decode_webp(data: bytes, max_pixels: int) -> Photo:
         image = Image.open(BytesIO(data), formats=("WEBP",))
         check_size(image.size, max_pixels)
         return finish(image.copy(), orientation, size)  # the original keeps its decoder's canvas
+
+
+def _frames(data: bytes) -> int:
+    return getattr(Image.open(BytesIO(data), formats=("WEBP",)), "n_frames", 1)
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:

@@ -43,8 +43,8 @@ def _add_to_peft_types(name: str) -> PeftType:
     member = str.__new__(PeftType, name)
     member._name_ = name
     member._value_ = name
-    member.__objclass__ = PeftType
-    member._sort_order_ = len(PeftType)
+    member.__objclass__ = PeftType  # type: ignore[attr-defined] # as Enum does itself
+    member._sort_order_ = len(PeftType)  # type: ignore[attr-defined] # as Enum does itself
     setattr(PeftType, name, member)
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member

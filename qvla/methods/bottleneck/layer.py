@@ -95,6 +95,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.merged_adapters: list[str] = []
 
+    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
+        """Adds an adapter; each of the two wrappers has its own."""
+        raise NotImplementedError
+
     def _selected(self, batch: torch.Tensor) -> list[tuple[nn.Module, Rows]]:
         modules: nn.ModuleDict = getattr(self, self.adapter_layer_names[0])
         if self.disable_adapters:
@@ -121,7 +125,8 @@ class BottleneckLinear(BottleneckLayer):
         self.bottleneck_adapter = nn.ModuleDict()
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        hidden = self.get_base_layer().out_features
+        projection: Any = self.get_base_layer()
+        hidden = projection.out_features
         self.bottleneck_adapter[adapter_name] = Bottleneck(
             hidden, hidden // config.reduction_factor, config
         )
@@ -131,7 +136,7 @@ class BottleneckLinear(BottleneckLayer):
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         o = self.base_layer(x, *args, **kwargs)  # (B, T, hidden)
         for adapter, rows in self._selected(o):
-            o = adapter(o) if rows is None else _put(o, rows, adapter(_take(o, rows)))
+            o = _put(o, rows, adapter(_take(o, rows)))
         return o
 
 
@@ -158,11 +163,15 @@ class BottleneckNorm(BottleneckLayer):
         return normed
 
 
-def _take(batch: torch.Tensor, rows: slice | torch.Tensor) -> torch.Tensor:
+def _take(batch: torch.Tensor, rows: Rows) -> torch.Tensor:
+    if rows is None:
+        return batch
     return batch[rows] if isinstance(rows, slice) else batch.index_select(0, rows)
 
 
-def _put(batch: torch.Tensor, rows: slice | torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _put(batch: torch.Tensor, rows: Rows, values: torch.Tensor) -> torch.Tensor:
+    if rows is None:
+        return values
     # Never in place: the backward pass may still need the batch as it was.
     if isinstance(rows, slice):
         return batch.slice_scatter(values, 0, rows.start, rows.stop)

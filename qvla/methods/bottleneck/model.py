@@ -47,22 +47,24 @@ class BottleneckModel(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_adapter_config(
-        self, peft_config: BottleneckConfig, model_config: dict
+        self, peft_config: Any, model_config: dict[str, Any]
     ) -> BottleneckConfig:
         return peft_config  # layers and sites name the targets; there is nothing to infer
 
-    def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         # All checks come here, before the first module is replaced.
         self._targets = set(projections(model, peft_config))
         if peft_config.train_norms:
             self._targets.update(norms(model, peft_config))
 
-    def _check_target_module_exists(self, peft_config: BottleneckConfig, key: str) -> bool:
+    def _check_target_module_exists(  # type: ignore[override] # PEFT has it as a static one
+        self, peft_config: Any, key: str
+    ) -> bool:
         return key in self._targets
 
     def _create_and_replace(
         self,
-        peft_config: BottleneckConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -132,7 +134,9 @@ class BottleneckModel(BaseTuner):
                 "name a row."
             )
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(  # type: ignore[override] # PyTorch declares each way to call it
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         """As in PyTorch, but leaves NF4 weights as they were.
 
         On AVX-512, bitsandbytes (0.50.2) repacks a 4-bit weight at its first forward and unpacks it
@@ -201,16 +205,16 @@ def count_parameters(model: nn.Module, adapter_name: str | None = None) -> Adapt
         BottleneckError: the model has no bottleneck adapter, or none of that name.
     """
     names = list(getattr(model, "peft_config", None) or {})
-    adapter_name = names[0] if adapter_name is None and names else adapter_name
+    chosen = str(names[0] if adapter_name is None and names else adapter_name)
     bottlenecks, trained_norms = [], []
     for layer in model.modules():
-        if isinstance(layer, BottleneckLinear) and adapter_name in layer.bottleneck_adapter:
-            bottlenecks.append(layer.bottleneck_adapter[adapter_name])
-        elif isinstance(layer, BottleneckNorm) and adapter_name in layer.bottleneck_norm:
-            trained_norms.append(layer.bottleneck_norm[adapter_name])
+        if isinstance(layer, BottleneckLinear) and chosen in layer.bottleneck_adapter:
+            bottlenecks.append(layer.bottleneck_adapter[chosen])
+        elif isinstance(layer, BottleneckNorm) and chosen in layer.bottleneck_norm:
+            trained_norms.append(layer.bottleneck_norm[chosen])
     if not bottlenecks:
         raise BottleneckError(
-            f"The model has no bottleneck adapter {adapter_name!r}: loaded are "
+            f"The model has no bottleneck adapter {chosen!r}: loaded are "
             f"{', '.join(names) or 'none'}."
         )
     return AdapterCount(_count(bottlenecks), _count(trained_norms), len(bottlenecks))
@@ -234,7 +238,7 @@ def _adapter_shapes(model: nn.Module, adapter_name: str) -> dict[str, torch.Size
     return shapes
 
 
-def _batch_size(args: tuple, kwargs: dict[str, Any]) -> int | None:
+def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Rows that the caller passes, where that can be told; `generate` may repeat them later."""
     inputs = [kwargs.get(name) for name in ("input_ids", "inputs", "inputs_embeds")]
     tensors = [value for value in [*inputs, *args] if isinstance(value, torch.Tensor)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ def projections(model: nn.Module, config: BottleneckConfig) -> Iterator[str]:
     path, layers = _decoder(model)
     for index in _adapted_layers(layers, config):
         for site in config.sites:
-            projection = layers[index].get_submodule(SITES[site])
+            projection: Any = layers[index].get_submodule(SITES[site])
             if isinstance(projection, BottleneckLinear):
                 projection = projection.get_base_layer()
             hidden = projection.out_features

@@ -37,7 +37,7 @@ def family_named(model_type: object, of: str = "The model") -> Family:
     )
 
 
-def family_of(config: PreTrainedConfig) -> Family:
+def family_of(config: object) -> Family:
     """The family of a model's configuration; raises BackboneError for one not known here."""
     return family_named(getattr(config, "model_type", None))
 

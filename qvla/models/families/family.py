@@ -30,6 +30,9 @@ VISION_TOWER, PROJECTOR = "vision_tower", "projector"
 class Family(ABC):
     """One family of vision-language models: its classes, where its modules lie, what it is fed.
 
+    Its methods take configurations, models (bare or in a PeftModel) and processors of its own
+    classes alone, which Python's types cannot say here.
+
     Paths are names of modules within the bare model, as `model_class` makes it. In a PeftModel they
     stand behind `base_model.model.`.
     """
@@ -85,7 +88,7 @@ class Family(ABC):
                 return published + name.removeprefix(own)
         return name
 
-    def end_tokens(self, model: PreTrainedModel, processor: ProcessorMixin) -> set[int]:
+    def end_tokens(self, model: Any, processor: Any) -> set[int]:
         """Every token with which `generate` ends an answer of this checkpoint."""
         ends = model.generation_config.eos_token_id
         if ends is None:
@@ -93,19 +96,19 @@ class Family(ABC):
         return set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
     @abstractmethod
-    def attention(self, config: PreTrainedConfig) -> dict[str, str]:
+    def attention(self, config: Any) -> dict[str, str]:
         """The attention to load each part with, as `attn_implementation` takes it."""
 
     @abstractmethod
-    def image_side(self, config: PreTrainedConfig) -> int:
+    def image_side(self, config: Any) -> int:
         """Pixels of a side of the square that the vision tower takes."""
 
     @abstractmethod
-    def image_tokens(self, config: PreTrainedConfig) -> int:
+    def image_tokens(self, config: Any) -> int:
         """Tokens that one photo takes in a prompt."""
 
     @abstractmethod
-    def image_features(self, model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    def image_features(self, model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         """Photos (B, 3, S, S) through tower and projector, to what the decoder takes: (B, N, D)."""
 
     @abstractmethod
@@ -117,7 +120,7 @@ class Family(ABC):
     @abstractmethod
     def encode(
         self,
-        processor: ProcessorMixin,
+        processor: Any,
         prefixes: Sequence[str],
         suffixes: Sequence[str] | None = None,
     ) -> BatchFeature:
