@@ -30,6 +30,7 @@ from qvla.data.layouts import photos_in
 from qvla.errors import FAILED_PHOTOS, QvlaError
 from qvla.progress import progress
 from qvla.settings import Settings
+from qvla.words import counted
 
 if TYPE_CHECKING:
     from qvla.captioning.decoding import Decoding
@@ -228,6 +229,6 @@ def _weights(name: str | None) -> list[tuple[str, int, int]]:
 def _in_words(result: Result) -> str:
     lines = [result["photo"], *(f"  ({note})" for note in result.get("notes", ()))]
     for name, answer in result["variants"].items():
-        speed = f"{answer['tokens']} tokens in {answer['seconds']:.2f} s"
+        speed = f"{counted(answer['tokens'], 'token')} in {answer['seconds']:.2f} s"
         lines.append(f"  {name:8}{answer['caption']}  ({speed})")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from itertools import combinations
 from qvla.captioning.contenders import TITLES
 from qvla.evaluation.evaluate import ALL
 from qvla.records.store import Record
+from qvla.words import counted
 
 SHOWN = ("CIDEr", "BLEU-4", "ROUGE-L", "METEOR")  # the record has the others too
 PROTOCOLS = {
@@ -23,7 +24,7 @@ def table(record: Record) -> str:
     data = record.data.name if record.data else "no data"
     lines = [
         f"{record.model} on {protocol['device']} ({machine}), {record.variants[0]} in "
-        f"{protocol['precision']}: {record.items:,} photos of {data}, "
+        f"{protocol['precision']}: {counted(record.items, 'photo')} of {data}, "
         f"{protocol['split']}",
     ]
     for name in protocol["protocols"]:
@@ -92,7 +93,7 @@ def _speeds(record: Record) -> list[str]:
         speed = record.numbers.get(f"{variant}/images_per_second")
         if speed is not None:
             made = record.protocol["captioned_now"][variant]
-            lines.append(f"{variant}: {made:,} photos captioned now, {speed:.1f} a second")
+            lines.append(f"{variant}: {counted(made, 'photo')} captioned now, {speed:.1f} a second")
         else:
             lines.append(f"{variant}: captioned before")
     return lines

@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from qvla.errors import QvlaError
+from qvla.words import counted
 
 Id = TypeVar("Id", bound=Hashable)
 
@@ -49,7 +50,10 @@ def check_pairs(references: Mapping[Id, Sequence[str]], candidates: Mapping[Id, 
         raise ScoringError(f"Each image has one caption to score, a text; see {some(several)}.")
     bare = [key for key, texts in references.items() if not len(texts)]
     if bare:
-        raise ScoringError(f"{len(bare)} images have no reference at all: {some(bare)}.")
+        have = "has" if len(bare) == 1 else "have"
+        raise ScoringError(
+            f"{counted(len(bare), 'image')} {have} no reference at all: {some(bare)}."
+        )
 
 
 def check_words(references: Sequence[Sequence[str]]) -> None:

@@ -248,7 +248,7 @@ def test_own_captions_are_scored_beside_ours(
     choose_file(page, path)
     result = page.locator("#own-result")
     expect(result).to_contain_text("Scored on 27 photos. 3 of the evaluation's photos have no")
-    expect(result).to_contain_text("1 images in your file are not among its photos: moon.png.")
+    expect(result).to_contain_text("1 image in your file is not among its photos: moon.png.")
     truth = {example.name: example.references for example in examples[3:]}
     systems = {"yours": own, **captions(examples)}
     for place, protocol in enumerate(("reported", "standard")):

@@ -25,6 +25,7 @@ from qvla.ui.admin.job_evaluation import JobEvaluation
 from qvla.ui.admin.job_list import job_list, render_jobs
 from qvla.ui.admin.job_view import JobView, full_model_note
 from qvla.ui.admin.run_rows import Reached, RunRows, reached
+from qvla.ui.admin.scripts import SETTLE, TAKE_FILE, TO_JOB
 from qvla.ui.admin.store_notice import StoreNotice
 from qvla.ui.background import TASKS
 from qvla.ui.rights import Who
@@ -38,20 +39,6 @@ Updates = dict[Any, Any]
 POLL_SECONDS = 2.0
 LEAD = "Fine-tunes of the base: queued, run one at a time, and published beside the other captions."
 LOADING_SECONDS = 120.0  # that a preview waits for the weights, whose libraries it needs
-# A press on Download has the file packed; this takes it.
-TAKE_FILE = """(file) => {
-  if (!file?.url) return;
-  const link = document.createElement("a");
-  link.href = file.url;
-  link.download = file.path.split("/").pop();
-  link.click();
-}"""
-# A field that is left may not have told the page its last letters yet.
-SETTLE = "() => new Promise((done) => setTimeout(done, 100))"
-TO_JOB = (
-    "() => { if (innerWidth < 860) setTimeout(() => "
-    "document.getElementById('job-view')?.scrollIntoView({behavior: 'smooth'}), 150); }"
-)
 
 
 class AdminTab:

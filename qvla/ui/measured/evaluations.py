@@ -13,6 +13,7 @@ from qvla.settings import Settings
 from qvla.ui.contenders import titles_of
 from qvla.ui.origins import find_records
 from qvla.ui.tables import hardware_name
+from qvla.words import counted
 
 ALL = "all"
 PREDICTIONS = "predictions"
@@ -59,7 +60,7 @@ class Evaluation:
         name = self.record.data.name if self.record.data else "unnamed photos"
         whose = f"{self.whose}: " if self.whose else ""
         return (
-            f"{whose}{self.record.model} on {name}, {self.photos:,} photos · "
+            f"{whose}{self.record.model} on {name}, {counted(self.photos, 'photo')} · "
             f"{self.record.date:%d %b %Y, %H:%M} · {hardware_name(self.record)}"
         )
 

@@ -28,6 +28,7 @@ from qvla.ui.measured.scored_photos import PhotoShelf
 from qvla.ui.measured.tab import notes_html
 from qvla.ui.tables import Cell, render_table
 from qvla.ui.uploads import UploadButton
+from qvla.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -152,15 +153,16 @@ def _ends(scored: Any, metric: str) -> tuple[float, float]:
 
 
 def _counted(beside: Beside) -> str:
-    sentences = [f"Scored on {beside.images:,} photo{'' if beside.images == 1 else 's'}."]
+    sentences = [f"Scored on {counted(beside.images, 'photo')}."]
     if beside.missing:
         sentences.append(
             f"{len(beside.missing):,} of the evaluation's photos have no caption in your file: "
             f"{_some(beside.missing)}."
         )
     if beside.unknown:
+        are = "is" if len(beside.unknown) == 1 else "are"
         sentences.append(
-            f"{len(beside.unknown):,} images in your file are not among its photos: "
+            f"{counted(len(beside.unknown), 'image')} in your file {are} not among its photos: "
             f"{_some(beside.unknown)}."
         )
     return " ".join(sentences)
