@@ -1,23 +1,26 @@
-"""The evaluation that was started from a job's view: how far it has come, and what came of it."""
+"""The evaluations of a job's adapter: how far the one under way has come, and what came of the last
+one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from qvla.jobs.places import is_name
+from qvla.jobs.publishing import shown_name
+from qvla.records import store as records
 from qvla.settings import Settings
 from qvla.ui import units
 from qvla.ui.admin.actions import JobActions
 from qvla.ui.admin.job_view import JobView
-from qvla.ui.background import TASKS, State
-from qvla.ui.measured.evaluations import Evaluation, find_evaluations
+from qvla.ui.background import TASKS
+from qvla.ui.measured.evaluations import Evaluation
 from qvla.ui.measuring import render_status
-from qvla.ui.panes import VARIANT_TITLES
-from qvla.ui.tables import record_folders
+from qvla.ui.origins import job_records
 from qvla.words import counted
 
 if TYPE_CHECKING:
@@ -31,7 +34,6 @@ STOP_SECONDS = 2.0  # that a press on Stop waits for the end
 class _Started:
     number: int = 0  # of the measurement
     job: str = ""
-    at: datetime | None = None
 
 
 class JobEvaluation:
@@ -46,8 +48,7 @@ class JobEvaluation:
         return [self._view.task, self._view.evaluate, self._view.stop]
 
     def start(self, jobs: Jobs, job_id: str, photos: Any) -> str:
-        now = datetime.now(UTC)
-        self._started = _Started(self._actions.evaluate(jobs, job_id, photos), job_id, now)
+        self._started = _Started(self._actions.evaluate(jobs, job_id, photos), job_id)
         return ""
 
     def stop(self, jobs: Jobs, job_id: str) -> str:
@@ -57,12 +58,14 @@ class JobEvaluation:
         return ""
 
     def show(self, job_id: str | None) -> dict[Any, Any]:
-        """How far the evaluation of this job has come, if the last measurement is that."""
+        """How far the evaluation of this job has come, if the last measurement is that, or else
+        the scores of the last one.
+        """
         own = self._is_of(job_id)
         status = TASKS.last.status if own else None
         running = own and not status.over
         html = render_status(TASKS.last.label, status) if own else ""
-        if own and status.state is State.DONE and (found := self._result()) is not None:
+        if job_id and not running and (found := self._last(job_id)) is not None:
             html += render_result(found)
         return {
             self._view.task: html,
@@ -77,15 +80,13 @@ class JobEvaluation:
             self._started.job,
         )
 
-    def _result(self) -> Evaluation | None:
-        """What it has left: the first record of an evaluation since it was started."""
-        folder = record_folders(self._settings)[-1]
-        found = [
-            one
-            for one in find_evaluations([folder], lambda _: None)
-            if self._started.at is not None and one.record.date >= self._started.at
-        ]
-        return min(found, key=lambda one: one.record.date, default=None)
+    def _last(self, job_id: str) -> Evaluation | None:
+        """Its records lie in the job's folder."""
+        if not is_name(job_id):
+            return None
+        folder = job_records(self._settings, job_id)
+        found = records.find("evaluation", [folder], lambda problem: None)
+        return Evaluation(found[-1], shown_name(job_id).capitalize()) if found else None
 
 
 def render_result(evaluation: Evaluation) -> str:
@@ -97,7 +98,7 @@ def render_result(evaluation: Evaluation) -> str:
             ends = (score.low, score.high)
             between = " to ".join(map(units.score, ends)) if None not in ends else ""
             said.append(
-                f"<b>{units.score(score.value)}</b> {escape(VARIANT_TITLES[variant])}"
+                f"<b>{units.score(score.value)}</b> {escape(evaluation.titles[variant])}"
                 + (f" ({between})" if between else "")
             )
     return (
