@@ -21,13 +21,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
-from qvla.ui.app import build, launch
 from qvla.ui.compare import comparison
 from qvla.ui.compare.tab import NOT_TAKEN
 from qvla.ui.panes import PaneState
 from tests.support.scripted import Script, panes
-from tests.support.servers import free_port
-from tests.support.serving import served, write_photo, write_risc_folder
+from tests.support.serving import free_port, served, write_photo, write_risc_folder
 from tests.support.visitor import PATIENCE, choose
 
 pytestmark = pytest.mark.browser
@@ -248,35 +246,25 @@ def test_a_reload_loses_nothing(
 
 
 def test_the_banner_does_not_stay_ready_without_a_server(
-    browser: Browser, settings: Settings, loader: LineupLoader
+    context: BrowserContext, address: str
 ) -> None:
-    own = settings.model_copy(update={"port": free_port()})
-    look = "document.dispatchEvent(new Event('visibilitychange'))"
-    app = build(own, loader)
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    try:
-        page.goto(launch(app, own))
-        banner = page.locator("#banner")
-        expect(banner).to_contain_text("Loading the weights", use_inner_text=True)
-        page.evaluate(look)
-        page.wait_for_function("document.documentElement.dataset.server === ''")
-        app.close(verbose=False)
-        page.evaluate(look)
-        gone = "The app does not answer."
-        expect(banner).to_contain_text(gone, use_inner_text=True)
-        expect(banner).not_to_contain_text("Loading the weights", use_inner_text=True)
-        app = build(own, loader)
-        launch(app, own)
-        page.evaluate(look)
-        expect(banner).to_contain_text("reload the page to go on", use_inner_text=True)
-        page.reload()
-        expect(banner).to_contain_text("Loading the weights", use_inner_text=True)
-        expect(banner).not_to_contain_text(gone, use_inner_text=True)
-    finally:
-        page.close()
-        app.close(verbose=False)
+    page = context.new_page()
+    page.goto(address)
+    banner = page.locator("#banner")
+    status = "Loading the weights"
+    expect(banner).to_contain_text(status, use_inner_text=True)
+    page.wait_for_function("document.documentElement.dataset.server === ''")
+    for answer, sentence in (
+        (lambda route: route.abort(), "this page goes on as soon as it answers again"),
+        (lambda route: route.fulfill(json={"app_id": 7}), "reload the page to go on"),
+    ):
+        page.route("**/app_id", answer)
+        expect(banner).to_contain_text("The app does not answer.", use_inner_text=True)
+        expect(banner).to_contain_text(sentence, use_inner_text=True)
+        expect(banner).not_to_contain_text(status, use_inner_text=True)
+    page.unroute("**/app_id")
+    expect(banner).to_contain_text(status, use_inner_text=True)
+    expect(banner).not_to_contain_text("The app does not answer.", use_inner_text=True)
 
 
 # ---- the gallery, and who cannot see -------------------------------------------------------------

@@ -22,7 +22,7 @@ from qvla.data.examples import read_examples
 from qvla.data.risc import Example
 from qvla.records import store as records
 from qvla.records.reported import reported
-from qvla.settings import Settings
+from qvla.settings import EMBEDDED_MODEL, Settings
 from qvla.ui import background, measuring, origins
 from qvla.ui.measured import cider_figures
 from qvla.ui.measured.cider import CiderTab
@@ -585,3 +585,24 @@ def test_a_failed_measurement_says_why(address: str, settings: Settings) -> None
     assert status.message in unescape(
         json.loads(call(address, "cider_measuring_on_load", []).split("data: ", 1)[1])[2]
     )
+
+
+# ---- what ships ----------------------------------------------------------------------------------
+
+
+def test_captions_of_every_shipped_evaluation_of_the_embedded_model_ship_with_it() -> None:
+    """So that its photos can be browsed by who has them. They give the record's scores again where
+    the photos ship too.
+    """
+    found = [one for one in find_evaluations(Settings()) if one.shipped]
+    first = found[0]
+    assert first.photos == 1303 and first.record.model == EMBEDDED_MODEL.name
+    for variant in first.variants:
+        said = scoring.read_predictions(first.predictions(variant))
+        assert len(said) == first.photos and all(name.endswith((".jpg", ".tif")) for name in said)
+    here = next(one for one in found if one.record.data.name == "examples")
+    photos = PhotoShelf([PhotoFolder(Settings().examples)]).of(here)
+    assert photos.same_data
+    for variant in here.variants:
+        mean = sum(photos.scores[variant].values()) / here.photos
+        assert mean == pytest.approx(here.score("standard", variant, "CIDEr").value, abs=1e-6)
