@@ -25,7 +25,8 @@ from qvla.ui.compare import comparison
 from qvla.ui.compare.tab import NOT_TAKEN
 from qvla.ui.panes import PaneState
 from tests.support.scripted import Script, panes
-from tests.support.serving import free_port, served, write_photo, write_risc_folder
+from tests.support.servers import free_port
+from tests.support.serving import served, write_photo, write_risc_folder
 from tests.support.visitor import PATIENCE, choose
 
 pytestmark = pytest.mark.browser

@@ -66,7 +66,7 @@ class CompareTab:
                     self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
                 self.grid = example_grid(self.examples)
             with gr.Column(elem_classes="answer-column", min_width=280):
-                gr.HTML('<h2 class="sr-only">Captions</h2>')
+                gr.HTML("<h2>Captions</h2>", elem_classes="sr-only")
                 self.panes = gr.HTML(
                     render_panes(idle_panes(self.loader.contenders)), elem_id="panes", label="Panes"
                 )
