@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -102,7 +103,7 @@ class Attempt:
         _set_attention(backbone, recipe)
         set_seed(recipe.seed)
         model = add_method(backbone, recipe)
-        if recipe.start_from is not None:
+        if recipe.start_from is not None and isinstance(model, PeftModel):
             take_weights(model, recipe.start_from)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer = _trainer(recipe, backbone, model, self.training, self.evaluation, self.ender)
@@ -153,7 +154,9 @@ def _trainer(
 ) -> CaptionTrainer:
     processor, settings = backbone.processor, {"seed": recipe.seed}
     settings["cache_bytes"] = recipe.cache_mb << 20
-    photos, collate, kind = CaptionedPhotos, Collator, CaptionTrainer
+    photos: Callable[..., CaptionedPhotos] = CaptionedPhotos
+    collate: type[Collator] | type[PromptCollator] = Collator
+    kind: Callable[..., CaptionTrainer] = CaptionTrainer
     if recipe.objective == "cider":
         photos, collate = partial(SampledPhotos, samples=recipe.samples), PromptCollator
         kind = partial(SelfCriticalTrainer, processor=processor)

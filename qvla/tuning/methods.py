@@ -61,8 +61,9 @@ def check_start(config: PreTrainedConfig, recipe: Recipe) -> None:
     """Raises TrainingError when the adapter to start from is not of the recipe's shape, and
     AdapterError when it is no whole adapter.
     """
-    stored = read_adapter(recipe.start_from).config.to_dict()
-    asked = adapter_config(config, recipe).to_dict()
+    start, adapter = recipe.start_from, adapter_config(config, recipe)
+    assert start is not None and adapter is not None  # the recipe has seen to it
+    stored, asked = read_adapter(start).config.to_dict(), adapter.to_dict()
     if stored["peft_type"] != asked["peft_type"]:
         raise TrainingError(
             f"{recipe.start_from} is no adapter of the method {recipe.method}, so a run of it "

@@ -208,8 +208,13 @@ class SelfCriticalTrainer(CaptionTrainer):
     def __init__(self, *args: Any, processor: ProcessorMixin, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._processor = processor
-        self._rewards = Rewards(self.train_dataset.examples)
-        self._ends = family_of(self.model.config).end_tokens(self.model, processor)
+        # Both are `SampledPhotos`, of which the Trainer's types say nothing.
+        training: Any = self.train_dataset
+        held_out: Any = self.eval_dataset
+        model: Any = self.model
+        self._shown, self._held_out = training, held_out
+        self._rewards = Rewards(training.examples)
+        self._ends = family_of(model.config).end_tokens(model, processor)
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
         """The batches of a step, and how many photos they have in all processes."""
@@ -223,7 +228,7 @@ class SelfCriticalTrainer(CaptionTrainer):
         model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         plain = self.accelerator.unwrap_model(model)
         with self.accelerator.autocast():
@@ -232,7 +237,7 @@ class SelfCriticalTrainer(CaptionTrainer):
                 total = self._training(model, plain, inputs, features)
             else:
                 samples = say(plain, read(plain, inputs, features), self._ends)
-                examples = self.eval_dataset.examples
+                examples = self._held_out.examples
                 total = -self._scored(samples, inputs["examples"], examples).sum()
         if num_items_in_batch is None or not model.training:
             loss = total / len(inputs["examples"])
@@ -254,7 +259,7 @@ class SelfCriticalTrainer(CaptionTrainer):
         with torch.no_grad():
             samples = say(plain, start.copies(count), self._ends, numbers.flatten(0, 1))
         shown = inputs["examples"].repeat_interleave(count)
-        rewards = self._scored(samples, shown, self.train_dataset.examples)
+        rewards = self._scored(samples, shown, self._shown.examples)
         unlikely = surprises(model, start.copies(count), samples).view(photos, count)
         rewards = rewards.view(photos, count).to(unlikely.device)
         loss = policy_loss(unlikely, rewards)
