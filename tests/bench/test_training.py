@@ -116,6 +116,10 @@ def test_the_suite_from_the_command_line(
     assert f"{own['images_per_second']:.2f}" in text and f"{own['memory_ratio']:.2f}" in text
 
 
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="this processor has no fast bfloat16: the step would take minutes",
+)
 def test_training_peaks_as_planned(medium: Path, data: Path) -> None:
     """Of the whole process, within 20 %, where what it trains outweighs the process itself."""
     plan = training.Plan(data, batch_size=16, steps=1)
