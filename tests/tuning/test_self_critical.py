@@ -23,6 +23,7 @@ from qvla.methods.recipe import TrainingError
 from qvla.models.backbone import Backbone, load_backbone
 from qvla.models.families import family_of
 from qvla.scoring.ptb import tokenize
+from qvla.tuning.attempt import Outcome
 from qvla.tuning.caption_trainer import caption_loss, image_features
 from qvla.tuning.methods import add_method
 from qvla.tuning.run_events import caption_in_training
@@ -293,20 +294,25 @@ def test_accumulated_batches_take_the_step_of_a_whole_one(
         torch.testing.assert_close(weight, weights[1][name], atol=2e-5, rtol=1e-3)
 
 
+LONG = {"objective": "cider", "samples": 3, "max_steps": 6, "save_steps": 1, "eval_steps": 2}
+LONG |= {"augment": "crops", "batch_size": 4, "dropout": 0.2, "lr_scheduler": "cosine"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(taught: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return train(recipe_for(taught, data, tmp_path_factory.mktemp("whole") / "out", **LONG))
+
+
 @pytest.mark.parametrize("interrupted_at", [3, 4])  # just after an epoch's end, and within one
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     interrupted_at: int,
+    uninterrupted: Outcome,
     taught: Path,
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    changes = {"objective": "cider", "samples": 3, "max_steps": 6, "save_steps": 1, "eval_steps": 2}
-    changes |= {"augment": "crops", "batch_size": 4, "dropout": 0.2, "lr_scheduler": "cosine"}
-    whole = recipe_for(taught, data, tmp_path / "whole", **changes)
-    expected = train(whole)
-
-    halves = recipe_for(taught, data, tmp_path / "halves", **changes)
+    halves = recipe_for(taught, data, tmp_path / "halves", **LONG)
     compute_loss = SelfCriticalTrainer.compute_loss
     with monkeypatch.context() as cut:
 
@@ -324,12 +330,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert resumed.card["resumed_from_step"] == interrupted_at
     curves = [
         [row.get("loss", row.get("eval_loss")) for row in one.card["curve"]]
-        for one in (expected, resumed)
+        for one in (uninterrupted, resumed)
     ]
     assert min(curves[0]) < -0.1  # there was something to learn from
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
     found = load_file(halves.output / "adapter_model.safetensors")
-    for name, weight in load_file(whole.output / "adapter_model.safetensors").items():
+    for name, weight in load_file(uninterrupted.folder / "adapter_model.safetensors").items():
         torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5)
 
 
