@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 # What PyTorch's allocators, CUDA and the operating system say.
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -15,6 +13,8 @@ _OUT_OF_MEMORY = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU."""
+    import torch  # here, because the page tells of faults before PyTorch is there
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()

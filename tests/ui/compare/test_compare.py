@@ -373,7 +373,7 @@ def test_files_of_the_server_and_addresses_are_refused(address: str, settings: S
         ({"path": str(own)}, "Choose a photo first."),
         (str(own), "Choose a photo first."),
         ("", "Choose a photo first."),
-        (as_file(address_of_photo), "Send the photo's file itself"),
+        (as_file(address_of_photo), "Send the file itself, not its address"),
     ]
     for photo, sentence in refusals:
         answer = call(address, "compare", [photo, *options])
