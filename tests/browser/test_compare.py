@@ -138,6 +138,7 @@ def test_each_bad_file_gets_its_sentence_and_what_was_there_stays(
     expect(problem).to_be_empty()
     page.locator("#references textarea").fill("")
     choose(page, good)
+    expect(page.locator(".photo-view figcaption")).to_contain_text("good.png")
     assert preview(page) == [96, 64]
     expect(problem).to_be_empty()
     expect(page.locator(".toast-body")).to_have_count(0)
