@@ -171,7 +171,7 @@ def test_photos_in_folders_of_scenes_are_good(run: Run, tmp_path: Path) -> None:
     folder = lay_out(tmp_path / "data", [["R", "val", "airport/b.jpg", "an airport"]], {})
     (folder / "images" / "airport").mkdir()
     (folder / "images" / "airport" / "b.jpg").write_bytes(photo("red"))
-    assert run("check", folder)[:2] == (0, "All 1 rows are good.\n")
+    assert run("check", folder)[:2] == (0, "The one row is good.\n")
 
 
 def test_fetch_names_captions_with_special_tokens(run: Run, tmp_path: Path) -> None:

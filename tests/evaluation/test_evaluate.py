@@ -583,7 +583,7 @@ def test_unreadable_photos_are_named_and_left_out_of_the_scores(
     ("more", "named"),
     [
         (["--variant", "base,everything"], "everything"),
-        (["--split", "nowhere"], "no photos"),
+        (["--split", "nowhere"], "no row in the split 'nowhere'"),
         (["--temperature", "1"], "--seed"),
         (["--limit", "0"], "--limit"),
         (["--batch-size", "many"], "--batch-size"),
