@@ -15,9 +15,10 @@ from PIL import Image
 from qvla.bench import arrangements, memory
 from qvla.bench.arrangements import BenchError
 from qvla.bench.turns import Case, Figure, in_turns
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
-from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
 from qvla.records import store as records

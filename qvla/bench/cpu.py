@@ -23,9 +23,10 @@ import torch
 from qvla.bench import arrangements
 from qvla.bench.arrangements import BenchError
 from qvla.bench.turns import Case, Figure, in_turns
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
-from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
 from qvla.data.risc import Example

@@ -20,7 +20,7 @@ from qvla.bench import arrangements
 from qvla.bench.arrangements import BenchError
 from qvla.bench.report_layout import CURVES, PROTOCOLS, layout
 from qvla.bench.suites import SUITES
-from qvla.captioning.lineup import VARIANTS
+from qvla.captioning.contenders import VARIANTS
 from qvla.models import params
 from qvla.records import store as records
 from qvla.records.store import Kept, Record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qvla.captioning.lineup import TITLES, VARIANTS
+from qvla.captioning.contenders import TITLES, VARIANTS
 from qvla.records.reported import reported
 from qvla.records.store import Record
 

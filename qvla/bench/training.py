@@ -22,7 +22,7 @@ from qvla.bench import arrangements
 from qvla.bench import memory as processes
 from qvla.bench.arrangements import BenchError
 from qvla.bench.training_run import WARM_UP, WAYS, Job, Outcome
-from qvla.captioning.lineup import TITLES
+from qvla.captioning.contenders import TITLES
 from qvla.methods.recipe import make_recipe
 from qvla.planning import planner
 from qvla.records import store as records

@@ -16,7 +16,6 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from qvla.captioning.contenders import (
-    TITLES,
     VARIANTS,
     Contender,
     LineupError,
@@ -27,8 +26,6 @@ from qvla.errors import QvlaError
 from qvla.models.adapters import AdapterError
 from qvla.models.backbone import Precision
 from qvla.models.checkpoint import BackboneError
-
-__all__ = ["TITLES", "VARIANTS", "Lineup", "SharedBackbone", "Variant", "device_of"]
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +130,7 @@ class Lineup:
                 )
             backbones[contender.name] = held[key]
             if contender.needs_adapter:
-                held[key].needing.add(contender.name)
+                held[key].needing[contender.name] = contender.title
         lineup = cls(contenders, backbones)
         asked = lineup.names() if variants is None else variants
         for name in asked:

@@ -61,7 +61,8 @@ class SharedBackbone:
     device_lock: Path | None = None  # see `sharing`
     views: list[View] = field(default_factory=list)
     adapter_bytes: dict[str, int] = field(default_factory=dict)  # contender -> bytes of its own
-    needing: set[str] = field(default_factory=set)  # contenders that answer only with an adapter
+    # Titles of the contenders that answer only with an adapter, by name.
+    needing: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def load(self) -> None:
@@ -118,12 +119,14 @@ class SharedBackbone:
         rows: list[tuple[View | None, list[str]]] = []
         for contender in contenders:
             view = self.view_of(contender)
-            if view is None and contender in self.needing:
-                raise AdapterError(f"{contender} has lost its adapter meanwhile: compare again.")
-            own = next((names for held, names in rows if held is view), None)
             if view is None:
+                if contender in self.needing:
+                    title = self.needing[contender]
+                    raise AdapterError(f"{title} has lost its adapter meanwhile: compare again.")
                 plain.append(contender)
-            elif own is None:
+                continue
+            own = next((names for held, names in rows if held is view), None)
+            if own is None:
                 rows.append((view, [contender]))
             else:
                 own.append(contender)

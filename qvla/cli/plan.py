@@ -7,6 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.options import positive
 from qvla.cli.output import as_json
 from qvla.settings import load_settings
@@ -14,7 +15,6 @@ from qvla.settings import load_settings
 if TYPE_CHECKING:
     from qvla.planning.planner import Plan
 
-VARIANTS = ("base", "adapter", "qvla")
 # Names as `qvla.planning.planner.plan` has them; what is not given is left to its own defaults.
 CHOICES = {
     "optimiser": ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from qvla.captioning.contenders import TITLES
+from qvla.captioning.contenders import title_of
 from qvla.evaluation.evaluate import ALL
 from qvla.records.store import Record
 from qvla.words import counted
@@ -56,7 +56,7 @@ def verdict(record: Record, first: str, second: str) -> str:
 def title(record: Record, variant: str) -> str:
     """What a variant is called; records of the three default ones may not say so themselves."""
     contenders = record.protocol.get("contenders", {})
-    return contenders.get(variant, {}).get("title", TITLES.get(variant, variant))
+    return contenders.get(variant, {}).get("title", title_of(variant))
 
 
 def _protocol(record: Record, name: str) -> list[str]:

@@ -54,9 +54,8 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     may when it is loaded.
     """
     source = local_folder(folder, (CONFIG, WEIGHTS), AdapterError)
-    config = _read_config(source, folder)
+    values, config = _read_config(source, folder)
     weights = _read_weights(source, folder)
-    values = limits.read_json(source / CONFIG, AdapterError, folder)
     shapes = [tensor.shape for tensor in weights.values()]
     limits.check_ranks(values, shapes, AdapterError, str(folder))
     return AdapterFiles(str(folder), config, weights, values)
@@ -74,7 +73,8 @@ def told(error: Exception, folder: str) -> AdapterError:
     )
 
 
-def _read_config(source: Path, folder: str | Path) -> PeftConfig:
+def _read_config(source: Path, folder: str | Path) -> tuple[dict[str, Any], PeftConfig]:
+    """The configuration as it stands in the file, and as PEFT understands it."""
     if not (source / CONFIG).is_file():
         raise AdapterError(
             f"{folder} is not an adapter, it has no {CONFIG}: choose another folder."
@@ -96,14 +96,14 @@ def _read_config(source: Path, folder: str | Path) -> PeftConfig:
         ) from error
     _refuse(config, folder)
     config.inference_mode = True
-    return config
+    return values, config
 
 
 def _refuse(config: PeftConfig, folder: str | Path) -> None:
     """What cannot stand beside a base that answers too, or that nothing here carries yet."""
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise AdapterError(
-            f"{folder} is an adapter of the method {method_of(config)}, which changes the prompt "
+            f"{folder} is an adapter of the method {method_name(config)}, which changes the prompt "
             "and no layer; that is not supported here: use one that changes layers, such as LoRA."
         )
     start = getattr(config, "init_lora_weights", True)
@@ -134,7 +134,7 @@ def _read_weights(source: Path, folder: str | Path) -> Weights:
     return weights
 
 
-def method_of(config: PeftConfig) -> str:
+def method_name(config: PeftConfig) -> str:
     """The name of a configuration's method, in words."""
     kind = config.peft_type
     return str(getattr(kind, "value", kind)).lower().replace("_", " ")

@@ -22,14 +22,14 @@ from torch import nn
 
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
-from qvla.methods.registry import method_of as method_of_type
+from qvla.methods.registry import method_of
 from qvla.models import int8_embedding, limits
 from qvla.models.adapter_files import (
     CONFIG,
     WEIGHTS,
     AdapterError,
     AdapterFiles,
-    method_of,
+    method_name,
     read_adapter,
     told,
 )
@@ -78,7 +78,7 @@ def load_adapter(backbone: Backbone, folder: str | Path, name: str) -> Adapter:
     names = [path for path, _ in backbone.model.named_modules()]
     limits.check_patterns(files.values, names, AdapterError, files.folder)
     view = view_of(backbone.model)
-    guard = _Guard(backbone.model)
+    guard = _Guard(backbone.model, files.folder)
     try:
         model = PeftModel(view, copy.deepcopy(files.config), adapter_name=name)
         guard.check()
@@ -135,7 +135,7 @@ def _sight(backbone: Backbone) -> tuple[str, ...]:
 def _mixes(model: PeftModel, name: str, touched: set[str], backbone: Backbone) -> bool:
     """Whether rows with the adapter, without it, and with others of its tuner can be one batch."""
     kind = model.peft_config[name].peft_type
-    method = method_of_type(str(getattr(kind, "value", kind)))
+    method = method_of(str(getattr(kind, "value", kind)))
     if method is None or not method.mixes:
         return False
     for module in model.modules():
@@ -195,8 +195,8 @@ def _unfit(error: Exception, files: AdapterFiles, backbone: Backbone) -> Adapter
         has_layers = find_spec(f"{package}.bnb") is not None
         why = first_line(error) if has_layers else "PEFT has no layers of 4 bits for it"
         return AdapterError(
-            f"{files.folder} is an adapter of the method {method_of(files.config)}, which does not "
-            f"work on this model in {backbone.precision.value} ({why}): use it on a float base."
+            f"{files.folder} is an adapter of the method {method_name(files.config)}, which does "
+            f"not work on this model in {backbone.precision.value} ({why}): use it on a float base."
         )
     return told(error, files.folder)
 
@@ -204,13 +204,17 @@ def _unfit(error: Exception, files: AdapterFiles, backbone: Backbone) -> Adapter
 class _Guard:
     """Sees to it that loading an adapter leaves the base's own weights where and what they are."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, folder: str) -> None:
+        self._folder = folder
         self._held = [(parameter, parameter.data) for parameter in model.parameters()]
 
     def check(self) -> None:
         """Raises AdapterError when some weight of the base was replaced."""
         if any(parameter.data_ptr() != data.data_ptr() for parameter, data in self._held):
-            raise AdapterError("it alters the base's own weights when it is loaded.")
+            raise AdapterError(
+                f"{self._folder} alters the base's own weights when it is loaded, which is not "
+                "supported here: choose another adapter."
+            )
 
     def restore(self) -> None:
         for parameter, data in self._held:

@@ -17,12 +17,12 @@ from typing import Any
 from safetensors import safe_open
 
 from qvla.errors import QvlaError
+from qvla.files import parse_json
 
 JSON_BYTES = 2**27  # a tokeniser of 256,000 words takes a quarter of it
 TENSORS = 20_000  # in one file
-LAYERS = 512
 LARGEST = {  # by the end of a number's name
-    "layers": LAYERS,
+    "layers": 512,
     "heads": 1024,
     "vocab_size": 2**21,
     "image_size": 4096,
@@ -33,8 +33,8 @@ ANY_NUMBER = 2**31  # token numbers and lengths
 FREE_RANK = 256  # a rank above it must be a dimension of the adapter's own weights
 PATTERN_LETTERS = 5000
 PATTERN_SECONDS = 5.0
-FLOATS = {"F64", "F32", "F16", "BF16"}
-STORED = FLOATS | {"U8", "I8", "I16", "I32", "I64", "BOOL"}  # NF4 and its state are bytes
+# Floats, and what NF4 and its state are stored as.
+STORED = {"F64", "F32", "F16", "BF16", "U8", "I8", "I16", "I32", "I64", "BOOL"}
 
 # Run in a process of its own, since a match cannot be interrupted: patterns and names come as JSON.
 MATCHER = (
@@ -54,8 +54,8 @@ def read_json(path: Path, fault: type[QvlaError], name: str | Path) -> dict[str,
             raise fault(
                 f"{name} has a {path.name} of more than {JSON_BYTES >> 20} MB: fetch it again."
             )
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deep
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise fault(damaged) from error
     if not isinstance(values, dict):
         raise fault(damaged)

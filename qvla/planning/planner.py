@@ -16,6 +16,7 @@ import torch
 from bitsandbytes.functional import has_avx512bf16
 from transformers import PreTrainedConfig
 
+from qvla.captioning.contenders import VARIANTS
 from qvla.errors import QvlaError
 from qvla.methods.method import Trained
 from qvla.methods.recipe import Recipe, fields_of
@@ -30,7 +31,6 @@ from qvla.planning.gpus import fitting
 from qvla.planning.trainable import Skeleton, optimiser_bytes
 from qvla.settings import load_settings
 
-VARIANTS = ("base", "adapter", "qvla")
 TASKS = ("captioning", "training")
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 WIDTHS = {"fp32": 4, "bf16": 2}  # bytes a number

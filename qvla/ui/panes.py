@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from html import escape
 
-from qvla.captioning.contenders import TITLES, Contender
+from qvla.captioning.contenders import Contender, title_of
 from qvla.ui import units
 from qvla.ui.contenders import colour_style
 
-VARIANT_TITLES = TITLES  # of the default three
 IDLE = "The caption will appear here."
 VARIANT_ROLES = {
     "base": "The checkpoint as it is",
@@ -64,7 +63,7 @@ class Pane:
 
     @property
     def title(self) -> str:
-        return self.called or VARIANT_TITLES.get(self.name, self.name)
+        return self.called or title_of(self.name)
 
     @property
     def tokens_per_second(self) -> float | None:

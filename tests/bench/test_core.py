@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from qvla.bench import arrangements, core, turns
 from qvla.captioning.decoding import Decoding
-from qvla.captioning.lineup import SharedBackbone
+from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.cli import main as cli
 from qvla.errors import QvlaError
 from qvla.records import store as records

@@ -14,10 +14,11 @@ from qvla.bench import arrangements, latency
 from qvla.bench.bandwidth import seconds_to_read
 from qvla.bench.latency import Plan, Turn
 from qvla.bench.random_weights import write_checkpoint
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.generation import Caption
-from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.cli import main as cli
 from qvla.data.imagery import open_image
 from qvla.errors import QvlaError

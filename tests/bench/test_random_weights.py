@@ -13,9 +13,10 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from qvla.bench import random_weights
 from qvla.bench.random_weights import write_checkpoint
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
-from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import encode_images, encode_text
 from qvla.errors import QvlaError
 from qvla.models.backbone import load_backbone

@@ -9,7 +9,7 @@ import pytest
 
 from qvla.bench import report, report_layout
 from qvla.bench.random_weights import write_checkpoint
-from qvla.captioning.lineup import VARIANTS
+from qvla.captioning.contenders import VARIANTS
 from qvla.errors import QvlaError
 from qvla.records import store as records
 from qvla.records.store import Record, new_record

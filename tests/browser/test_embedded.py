@@ -8,8 +8,8 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from playwright.sync_api import Browser, expect
 
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.engine import caption
-from qvla.captioning.lineup import VARIANTS
 from qvla.captioning.loader import LineupLoader
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image

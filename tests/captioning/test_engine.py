@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from qvla.captioning import generation
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
 from qvla.captioning.generation import Caption, CaptioningError, Partial
-from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.errors import QvlaError
 from tests.support.alone import (
     LENGTH,

@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import qvla.captioning.shared_backbone
+from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
-from qvla.captioning.lineup import VARIANTS, Lineup
+from qvla.captioning.lineup import Lineup
 from qvla.errors import QvlaError
 from qvla.models.adapters import AdapterError
 from qvla.models.backbone import Backbone, Precision

@@ -17,8 +17,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from qvla.captioning.lineup import SharedBackbone
 from qvla.captioning.prompts import IGNORED
+from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.cli import main as cli
 from qvla.methods.bottleneck import BottleneckConfig
 from qvla.methods.recipe import Recipe, TrainingError, make_recipe

@@ -49,11 +49,11 @@ def opening(
 
 
 def _caption(kept: Kept, name: str, photo: str) -> str:
-    file = kept.record.files.get(f"predictions/{name}")
+    file = kept.file(f"predictions/{name}")
     if file is None:
         return ""
     try:
-        rows = prediction_log.read(kept.path.parent.parent / file)
+        rows = prediction_log.read(file)
         return next((row.caption for row in rows if row.image == photo), "")
     except QvlaError:
         return ""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from qvla.captioning.contenders import TITLES
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui import units
 from qvla.ui.banner import REAL_MODEL
-from qvla.ui.panes import VARIANT_TITLES
 from qvla.ui.tables import Cell, render_table
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PlannerForm:
         model = gr.Dropdown(models, value=running, label="Model", elem_id="plan-model")
         with gr.Row():
             variant = gr.Radio(
-                [(title, name) for name, title in VARIANT_TITLES.items()],
+                [(title, name) for name, title in TITLES.items()],
                 value="qvla",
                 label="Variant",
                 elem_id="plan-variant",
