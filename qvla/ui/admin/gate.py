@@ -30,9 +30,16 @@ TAKE_LINK = """() => {
   if (secret) {
     address.searchParams.delete("admin");
     history.replaceState(null, "", address);
-    [...document.querySelectorAll('[role="tab"]')].find(tab => tab.innerText === "Admin")?.click();
+    window.qvlaCameByLink = true;
   }
   return [secret];
+}"""
+# Only when the link was answered: opening the tab asks who is there, and that answer, given to a page
+# without a session and come late, would shut the door again.
+SHOW_TAB = """() => {
+  if (!window.qvlaCameByLink) return;
+  window.qvlaCameByLink = false;
+  [...document.querySelectorAll('[role="tab"]')].find(tab => tab.innerText === "Admin")?.click();
 }"""
 Updates = dict[Any, Any]
 Handler = Callable[..., Mapping[Any, Any]]
@@ -114,7 +121,7 @@ class Gate:
             js=TAKE_LINK,
             api_name="admin_open_link",
             **quiet,
-        )
+        ).then(None, js=SHOW_TAB)
 
         def sign_out(token: str | None) -> Updates:
             if isinstance(token, str):
