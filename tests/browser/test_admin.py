@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zipfile
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from qvla.captioning.engine import caption
 from qvla.captioning.lineup import Lineup
@@ -246,12 +247,18 @@ def test_the_link_of_the_terminal_opens_the_tab_once(
     with served(settings.model_copy(update=changes), loader) as address:
         visits = [browser.new_context() for _ in range(2)]
         first, second = (visit.new_page() for visit in visits)
+        asked: list[Request] = []
+        first.on("request", lambda one: asked.append(one) if "queue/join" in one.url else None)
         for page in (first, second):
             page.set_default_timeout(PATIENCE)
             page.goto(f"{address}?admin={link}")
             if page is first:
                 expect(page.locator("#admin-name")).to_contain_text("Signed in as")
                 expect(page.locator("#job-submit")).to_be_visible()
+        # Opening the tab asks who is there: before the link is answered, that would shut it again.
+        opened = [json.loads(one.post_data or "{}") for one in asked]
+        opened = [one for one in opened if "Admin" in str(one.get("event_data"))]
+        assert opened and all(one["data"][0] for one in opened)
         expect(second.locator("#admin-sentence")).to_contain_text("Start the app again")
         expect(second.locator("#job-submit")).to_be_hidden()
         assert link not in first.url and link not in second.url
