@@ -7,12 +7,13 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # holds PyTorch, so there are never more than four.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint format programs clean
+.PHONY: help demo test test-all lint format programs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    set up and open the app"
-	@echo "make test    set up, then check style and types, and run every test"
+	@echo "make test    set up, then check style and types, and run the tests"
+	@echo "make test-all  the same, with the tests that are marked slow"
 	@echo "make lint    check style and types only"
 	@echo "make format  put the code into the style"
 	@echo "make clean   remove the environment, so that the next command sets it up anew"
@@ -22,6 +23,9 @@ demo: $(VENV)/.app
 
 # The programs come before the tests; pytest comes last, so that its summary closes the output.
 test: $(VENV)/.dev programs lint
+	$(PY) -m pytest $(PYTEST_ARGS) -m "not slow"
+
+test-all: $(VENV)/.dev programs lint
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev

@@ -114,6 +114,7 @@ def test_the_wheel_holds_the_package_and_what_comes_with_it(wheel: Path) -> None
     assert len(others) == 1 and others.pop().endswith(".dist-info")
 
 
+@pytest.mark.slow
 def test_the_app_answers(installed: Installed) -> None:
     server = subprocess.Popen(
         [installed.bin / "qvla", "serve"],
@@ -152,6 +153,7 @@ store.write(store.new_record("a test", **made), settings.records)
 """
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs_and_records_go_to_the_users_folder(
     installed: Installed,
 ) -> None:

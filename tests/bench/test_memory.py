@@ -59,6 +59,7 @@ def options(weights: Weights, data: Path, kept: Path, **more: object) -> list[st
     return ["bench", "--suite", "memory", *(str(word) for pair in given.items() for word in pair)]
 
 
+@pytest.mark.slow
 def test_the_suite_from_the_command_line(
     weights: Weights, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(write_checkpoint(str(folder), folder)["model"])
 
 
+@pytest.mark.slow
 def test_the_suite_from_the_command_line(
     tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -284,6 +284,7 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.slow
 def test_measuring_now_can_be_watched_cancelled_and_seen(
     page: Page,
     browser: Browser,

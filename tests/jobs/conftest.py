@@ -22,9 +22,19 @@ def new_postgres_database() -> Iterator[Callable[[], str]]:
         yield new_database
 
 
+@pytest.fixture
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """The address of an empty database of a kind."""
+
+    def address(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+        return request.getfixturevalue("new_postgres_database")()
+
+    return address
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
-    return request.getfixturevalue("new_postgres_database")()
+def database_url(request: pytest.FixtureRequest, new_database: Callable[[str], str]) -> str:
+    """An empty database, of each kind in turn."""
+    return new_database(request.param)

@@ -181,6 +181,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_real_run_outlives_its_killers(tiny_checkpoint: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "jobs"
     jobs = Jobs(settings(folder))

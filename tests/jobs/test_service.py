@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,12 @@ from tests.support.toy_jobs import (
 from tests.support.waiting import PATIENCE, until
 
 HELD = Plan(hold=3)
+
+
+# Where workers are processes of their own, as nearly everywhere here, each turn takes seconds.
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def database_url(request: pytest.FixtureRequest, new_database: Callable[[str], str]) -> str:
+    return new_database(request.param)
 
 
 class Bench:

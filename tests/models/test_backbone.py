@@ -332,6 +332,7 @@ def test_an_nf4_checkpoint_loads_in_nf4_only(odd_checkpoint: Path, tmp_path: Pat
     assert "quantised to NF4" in refusal(tmp_path, Precision.BF16)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux does")
 def test_too_little_memory_is_told_and_survived(tiny_checkpoint: Path, tmp_path: Path) -> None:
     script = f"""

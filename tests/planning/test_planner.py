@@ -198,7 +198,13 @@ def test_paligemma_2_has_norms_and_caps_of_its_own(norms: bool) -> None:
 
 @pytest.mark.parametrize(
     ("method", "checkpointing"),
-    [("adapter", False), ("adapter", True), ("qvla", False), ("qvla", True), ("lora", False)],
+    [
+        ("adapter", False),
+        pytest.param("adapter", True, marks=pytest.mark.slow),
+        pytest.param("qvla", False, marks=pytest.mark.slow),
+        pytest.param("qvla", True, marks=pytest.mark.slow),
+        pytest.param("lora", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_of_the_embedded_model_peaks_as_planned(method: str, checkpointing: bool) -> None:
     """Within 20 %: its activations and gradients, by PyTorch's allocator."""
@@ -328,6 +334,7 @@ def test_the_full_size_by_hand() -> None:
     )
 
 
+@pytest.mark.slow
 def test_more_takes_more_and_recomputing_less() -> None:
     def activations(**settings: object) -> int:
         return plan(variant="qvla", **settings).activations

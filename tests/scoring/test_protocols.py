@@ -102,6 +102,7 @@ def test_scoring_again_with_other_captions_is_not_what_was_remembered() -> None:
         assert second.metrics[metric].value < first.metrics[metric].value
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_equals_pycocoevalcap_and_so_do_its_resamples() -> None:
     references = MADE.references | {"same": ["the quay"], "quiet": ["two boats", "a quay"]}

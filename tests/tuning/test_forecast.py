@@ -34,11 +34,14 @@ def recipe(tiny_checkpoint: Path, tmp_path: Path) -> Recipe:
 @pytest.mark.parametrize(
     "values",
     [
-        {"method": "adapter", "train_norms": True, "layers": [1]},
-        {"method": "qlora", "rank": 3, "lora_targets": ["q_proj", "down_proj"]},
-        {"method": "full"},
+        pytest.param({"method": "adapter", "train_norms": True, "layers": [1]}, id="adapter"),
+        pytest.param(
+            {"method": "qlora", "rank": 3, "lora_targets": ["q_proj", "down_proj"]},
+            id="qlora",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"method": "full"}, id="full"),
     ],
-    ids=lambda values: values["method"],
 )
 def test_parameters_steps_and_speed_are_those_of_the_run(
     recipe: Recipe, values: dict[str, object]

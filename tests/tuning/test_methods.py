@@ -133,6 +133,7 @@ def test_events_are_read_from_where_one_left_off_and_torn_lines_are_passed_over(
     assert [row["loss"] for row in events.by_step(rows + more, "step")] == [1.5, 1.0]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_halves_the_batch_once_and_changes_no_step(
     tiny_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ def test_memory_that_runs_out_halves_the_batch_once_and_changes_no_step(
         train(recipe_for(tiny_checkpoint, data, tmp_path / "one", **changes | {"batch_size": 1}))
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_with_a_checkpoint_from_which_it_goes_on(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -224,6 +224,7 @@ def test_the_loss_of_an_evaluation_is_averaged_by_photos(
     assert found[-1] == pytest.approx((2 * losses[0] + losses[1]) / 3, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_self_critical_step_of_one(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +247,7 @@ def test_two_processes_take_the_self_critical_step_of_one(
         torch.testing.assert_close(found["two"][name], weight, atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_ends_both_with_a_checkpoint(
     tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:

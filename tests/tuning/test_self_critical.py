@@ -245,7 +245,7 @@ def taught(tiny_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathF
     return output
 
 
-@pytest.mark.parametrize("method", ["adapter", "qlora"])
+@pytest.mark.parametrize("method", ["adapter", pytest.param("qlora", marks=pytest.mark.slow)])
 def test_a_run_makes_likelier_what_is_rewarded(
     method: str, taught: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +303,7 @@ def uninterrupted(taught: Path, data: Path, tmp_path_factory: pytest.TempPathFac
     return train(recipe_for(taught, data, tmp_path_factory.mktemp("whole") / "out", **LONG))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted_at", [3, 4])  # just after an epoch's end, and within one
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     interrupted_at: int,

@@ -34,8 +34,8 @@ TAKE_LINK = """() => {
   }
   return [secret];
 }"""
-# Only when the link was answered: opening the tab asks who is there, and that answer, given to a page
-# without a session and come late, would shut the door again.
+# Only when the link was answered: opening the tab asks who is there, and that answer, given to a
+# page without a session and come late, would shut the door again.
 SHOW_TAB = """() => {
   if (!window.qvlaCameByLink) return;
   window.qvlaCameByLink = false;
