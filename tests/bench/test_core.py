@@ -146,6 +146,7 @@ def test_a_figure_compares_medians_and_shows_the_range_of_turns() -> None:
     assert figure.spread == (0.25, 3.0)
 
 
+@pytest.mark.slow
 def test_the_core_suite_from_the_command_line(
     weights: Weights, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -341,6 +341,7 @@ def test_the_planner_answers_on_the_page(visit: Page, address: str) -> None:
     expect(answer.get_by_role("alert")).to_contain_text("batch size must be a whole number")
 
 
+@pytest.mark.slow
 def test_measuring_now_shows_the_new_record(
     visit: Page, address: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

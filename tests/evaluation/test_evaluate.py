@@ -622,6 +622,7 @@ def test_variants_without_weights_are_refused_if_named_and_else_left_out(
     assert "Adapter is left out" in errors and "QVLA is left out" in errors
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", 12)
     model = build_tiny(tmp_path / "model")
