@@ -12,7 +12,6 @@ from peft.utils import register_peft_method
 
 from qvla.methods.bottleneck.config import ACTIVATIONS, SITES, BottleneckConfig, BottleneckError
 from qvla.methods.bottleneck.layer import (
-    BASE,
     Bottleneck,
     BottleneckLayer,
     BottleneckLinear,
@@ -20,6 +19,7 @@ from qvla.methods.bottleneck.layer import (
 )
 from qvla.methods.bottleneck.model import BottleneckModel, count_parameters
 from qvla.methods.method import AdapterCount
+from qvla.methods.rows import BASE
 
 __all__ = [
     "ACTIVATIONS",

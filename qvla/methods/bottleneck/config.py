@@ -9,10 +9,15 @@ from typing import ClassVar
 
 import torch
 from peft.config import PeftConfig
-from peft.utils import PeftType
 from torch.nn import functional as F
 
-from qvla.errors import QvlaError
+from qvla.methods.tuner import (
+    TunerError,
+    checked_count,
+    checked_layers,
+    checked_spread,
+    peft_type_named,
+)
 
 # A site's name to the decoder layer's module whose output is the sublayer's output.
 SITES: dict[str, str] = {"attention": "self_attn.o_proj", "mlp": "mlp.down_proj"}
@@ -28,31 +33,11 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-class BottleneckError(QvlaError, ValueError):
+class BottleneckError(TunerError):
     """A bottleneck adapter was asked for something that it cannot do; says what and what to do."""
 
 
-def _add_to_peft_types(name: str) -> PeftType:
-    """Adds a member to PEFT's enumeration of methods, which PEFT has no public way to do.
-
-    `register_peft_method` accepts only names that are members already. Looking a member up by name
-    goes through the class's own attributes on Python 3.12 and later, through the maps before.
-    """
-    if name in PeftType.__members__:
-        return PeftType[name]
-    member = str.__new__(PeftType, name)
-    member._name_ = name
-    member._value_ = name
-    member.__objclass__ = PeftType  # type: ignore[attr-defined] # as Enum does itself
-    member._sort_order_ = len(PeftType)  # type: ignore[attr-defined] # as Enum does itself
-    setattr(PeftType, name, member)
-    PeftType._member_names_.append(name)
-    PeftType._member_map_[name] = member
-    PeftType._value2member_map_[name] = member
-    return member
-
-
-BOTTLENECK = _add_to_peft_types("BOTTLENECK")
+BOTTLENECK = peft_type_named("BOTTLENECK")
 
 
 @dataclass
@@ -98,26 +83,18 @@ class BottleneckConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = BOTTLENECK
-        if not _is_whole(self.reduction_factor) or self.reduction_factor < 1:
-            raise BottleneckError(
-                "The reduction factor must be a whole number of at least 1, "
-                f"not {self.reduction_factor!r}."
-            )
+        checked_count("The reduction factor", self.reduction_factor, BottleneckError)
         if self.activation not in ACTIVATIONS:
             raise BottleneckError(
                 f"Unknown activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}."
             )
         self.sites = self._checked_sites()
-        self.layers = self._checked_layers()
+        self.layers = checked_layers(self.layers, BottleneckError)
         if not 0 <= self.dropout < 1:
             raise BottleneckError(
                 f"Dropout must be at least 0 and less than 1, not {self.dropout!r}."
             )
-        if not 0 <= self.init_std < float("inf"):
-            raise BottleneckError(
-                "The standard deviation of the initial weights must be a number of at least 0, "
-                f"not {self.init_std!r}."
-            )
+        checked_spread(self.init_std, BottleneckError)
 
     def _checked_sites(self) -> list[str]:
         sites = [self.sites] if isinstance(self.sites, str) else list(self.sites)
@@ -128,18 +105,3 @@ class BottleneckConfig(PeftConfig):
                 f"An adapter needs one or both of the sites {', '.join(SITES)}; found {found}."
             )
         return [site for site in SITES if site in sites]
-
-    def _checked_layers(self) -> list[int] | None:
-        if self.layers is None:
-            return None
-        layers = [self.layers] if isinstance(self.layers, int) else list(self.layers)
-        if not layers or not all(_is_whole(layer) and layer >= 0 for layer in layers):
-            raise BottleneckError(
-                "Layers must be one or more indices of decoder layers counted from 0, or None for "
-                f"all, not {self.layers!r}."
-            )
-        return sorted(set(layers))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

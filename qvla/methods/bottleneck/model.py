@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from qvla.methods.bottleneck.config import SITES, BottleneckConfig, BottleneckError
+from qvla.methods.bottleneck.config import SITES, BottleneckError
 from qvla.methods.bottleneck.layer import (
-    BASE,
     MERGE_REFUSAL,
     BottleneckLayer,
     BottleneckLinear,
     BottleneckNorm,
-    MixedBatch,
 )
 from qvla.methods.bottleneck.sites import norms, projections
 from qvla.methods.method import AdapterCount
+from qvla.methods.rows import BASE, RowTuner
 
 
-class BottleneckModel(BaseTuner):
+class BottleneckModel(RowTuner):
     """Puts bottleneck adapters into the language decoder of a vision-language model.
 
     Use it through `peft.get_peft_model` or `peft.PeftModel.from_pretrained`.
@@ -32,6 +28,8 @@ class BottleneckModel(BaseTuner):
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
+    fault = BottleneckError
+    merge_refusal = MERGE_REFUSAL
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
@@ -46,39 +44,13 @@ class BottleneckModel(BaseTuner):
             )
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
-    def _prepare_adapter_config(
-        self, peft_config: Any, model_config: dict[str, Any]
-    ) -> BottleneckConfig:
-        return peft_config  # layers and sites name the targets; there is nothing to infer
+    def targets(self, model: nn.Module, config: Any) -> list[str]:
+        after = norms(model, config) if config.train_norms else ()
+        return [*projections(model, config), *after]
 
-    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
-        # All checks come here, before the first module is replaced.
-        self._targets = set(projections(model, peft_config))
-        if peft_config.train_norms:
-            self._targets.update(norms(model, peft_config))
-
-    def _check_target_module_exists(  # type: ignore[override] # PEFT has it as a static one
-        self, peft_config: Any, key: str
-    ) -> bool:
-        return key in self._targets
-
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if isinstance(target, BottleneckLayer):
-            target.update_layer(adapter_name, peft_config)
-            return
-        is_projection = current_key.endswith(tuple(SITES.values()))
-        layer = BottleneckLinear(target) if is_projection else BottleneckNorm(target)
-        layer.update_layer(adapter_name, peft_config)
-        self._replace_module(parent, target_name, layer, target)
+    def layer_for(self, target: nn.Module, name: str) -> BottleneckLayer:
+        is_projection = name.endswith(tuple(SITES.values()))
+        return BottleneckLinear(target) if is_projection else BottleneckNorm(target)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Makes one adapter the active one; several at once are for `adapter_names` of a call."""
@@ -88,73 +60,6 @@ class BottleneckModel(BaseTuner):
                 "row of the batch its own with adapter_names."
             )
         super().set_adapter(adapter_name, inference_mode=inference_mode)
-
-    def _check_merge_allowed(self) -> None:
-        raise BottleneckError(MERGE_REFUSAL)
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Honours `adapter_names`, one a row, for the time of one `forward` or `generate`.
-
-        Like PEFT's active adapter, the names belong to the model: one call at a time.
-        """
-        names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        self._check_names(names, _batch_size(args, kwargs))
-        layers = [module for module in self.modules() if isinstance(module, BottleneckLayer)]
-        mixed_batch = MixedBatch(names)
-        for layer in layers:
-            layer.mixed_batch = mixed_batch
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.mixed_batch = None
-
-    def _check_names(self, names: Sequence[str], batch_size: int | None) -> None:
-        if isinstance(names, str) or not names:
-            raise BottleneckError("adapter_names must be a list with one name for each row.")
-        if self.training:
-            # Checkpointed layers run again in the backward pass, when the names are gone.
-            raise BottleneckError(
-                "adapter_names works only for inference: call eval() on the model first, or train "
-                "one adapter at a time with set_adapter()."
-            )
-        unknown = sorted(set(names) - {BASE} - set(self.peft_config))
-        if unknown:
-            raise BottleneckError(
-                f"There is no adapter {unknown[0]!r}: loaded are "
-                f"{', '.join([*self.peft_config, BASE])}."
-            )
-        if batch_size is not None and batch_size != len(names):
-            raise BottleneckError(
-                f"The batch has {batch_size} rows but adapter_names has {len(names)}: give one "
-                "name a row."
-            )
-
-    def state_dict(  # type: ignore[override] # PyTorch declares each way to call it
-        self, *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        """As in PyTorch, but leaves NF4 weights as they were.
-
-        On AVX-512, bitsandbytes (0.50.2) repacks a 4-bit weight at its first forward and unpacks it
-        when its state is asked for, which rounds its scales anew: saving an adapter would change
-        the base's answers. Asking the bare base for its state is not guarded.
-        """
-        packed = []
-        for weight in self.parameters():
-            state = getattr(weight, "quant_state", None)
-            if getattr(state, "packing_format_for_cpu", False):
-                packed.append((weight, weight.data, state, vars(state).copy()))
-        try:
-            return super().state_dict(*args, **kwargs)
-        finally:
-            for weight, data, state, fields in packed:
-                weight.data = data
-                vars(state).clear()
-                vars(state).update(fields)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
@@ -236,10 +141,3 @@ def _adapter_shapes(model: nn.Module, adapter_name: str) -> dict[str, torch.Size
             for name, parameter in modules[adapter_name].named_parameters():
                 shapes[f"{layer_name}.{kind}.{adapter_name}.{name}"] = parameter.shape
     return shapes
-
-
-def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Rows that the caller passes, where that can be told; `generate` may repeat them later."""
-    inputs = [kwargs.get(name) for name in ("input_ids", "inputs", "inputs_embeds")]
-    tensors = [value for value in [*inputs, *args] if isinstance(value, torch.Tensor)]
-    return len(tensors[0]) if tensors else None
