@@ -44,12 +44,12 @@ class LoraMethod(Method):
             r=recipe.rank,
             lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type] # it only divides it
             lora_dropout=recipe.dropout,
-            target_modules=_pattern(recipe, places),
+            target_modules=pattern(recipe, places),
         )
 
     def touched(self, model: nn.Module, recipe: LoraFields, places: Places) -> list[str]:
-        pattern = re.compile(_pattern(recipe, places))
-        return [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+        found = re.compile(pattern(recipe, places))
+        return [name for name, _ in model.named_modules() if found.fullmatch(name)]
 
     def trained(self, recipe: LoraFields, *, hidden: int, depth: int) -> Trained:
         layers = range(depth) if recipe.layers is None else recipe.layers
@@ -73,7 +73,7 @@ class LoraMethod(Method):
                 )
 
 
-def _pattern(recipe: LoraFields, places: Places) -> str:
+def pattern(recipe: LoraFields, places: Places) -> str:
     """A pattern of module names: PEFT would else find the vision tower's of the same names."""
     names = "|".join(map(re.escape, recipe.lora_targets))
     layer = r"\d+" if recipe.layers is None else "|".join(map(str, recipe.layers))

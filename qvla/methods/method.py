@@ -37,14 +37,18 @@ class Trained:
 
     `full` is everything; `sequential` something of `width` behind some sublayers (`sites` are
     attention, mlp), with `norms` the norms that come next too; `parallel` something low-rank beside
-    some projections (`sites` are their names), whose `width` is its rank.
+    some projections (`sites` are their names), whose `width` is its rank, `joined` from parts anew
+    in each step; `prefix` keys and values of `width` more tokens; `input` maps of the rank `width`
+    to what is added to the decoder's input; `sight` differences of biases in the vision tower,
+    through which gradients then flow too.
     """
 
-    form: Literal["full", "sequential", "parallel"] = "full"
+    form: Literal["full", "sequential", "parallel", "prefix", "input", "sight"] = "full"
     width: int = 0
     layers: Collection[int] = ()
     sites: Collection[str] = ()
     norms: bool = False
+    joined: bool = False
 
 
 @dataclass(frozen=True)

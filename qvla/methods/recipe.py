@@ -87,6 +87,13 @@ class Recipe(BaseModel):
     lora_targets: list[str] = Field(
         list(LORA_TARGETS), min_length=1, description="decoder projections that LoRA goes around"
     )
+    virtual_tokens: int = Field(20, ge=1, description="keys and values of a prefix in a layer")
+    tasks: list[str] = Field(
+        ["caption"], min_length=1, description="names of the tasks of a multi-task LoRA"
+    )
+    train_task: str | None = Field(
+        None, description="which of its tasks this run trains beside what they share (the first)"
+    )
 
     prefix: str = Field(CAPTION_PREFIX, min_length=1, description="the task's prompt")
     augment: Literal["none", "flips", "crops"] = Field(

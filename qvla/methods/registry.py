@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
+from qvla.methods.bitfit_entry import BITFIT
 from qvla.methods.bottleneck_entry import BOTTLENECK
+from qvla.methods.crossmodal_entry import CROSSMODAL
 from qvla.methods.full import FULL
 from qvla.methods.lora import LORA
 from qvla.methods.method import Method, TrainingError
+from qvla.methods.multitask_entry import MULTITASK
+from qvla.methods.prefix_entry import PREFIX
 
-METHODS: Mapping[str, Method] = {method.name: method for method in (BOTTLENECK, LORA, FULL)}
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (BOTTLENECK, LORA, PREFIX, BITFIT, MULTITASK, CROSSMODAL, FULL)
+}
 FIELDS = frozenset(field for method in METHODS.values() for field in method.fields)
 
 
@@ -41,6 +49,14 @@ KINDS: Mapping[str, Kind] = {
         Kind("qvla", BOTTLENECK, quantised=True),
         Kind("lora", LORA),
         Kind("qlora", LORA, quantised=True),  # Dettmers et al., arXiv 2305.14314
+        Kind("prefix", PREFIX),
+        Kind("qprefix", PREFIX, quantised=True),
+        Kind("bitfit", BITFIT),
+        Kind("qbitfit", BITFIT, quantised=True),
+        Kind("multitask", MULTITASK),
+        Kind("qmultitask", MULTITASK, quantised=True),
+        Kind("crossmodal", CROSSMODAL),
+        Kind("qcrossmodal", CROSSMODAL, quantised=True),
         Kind("full", FULL),
     )
 }
@@ -54,6 +70,13 @@ def adapter_method(name: str) -> Method:
             f"There is no method {name!r} that makes adapters: choose one of {', '.join(adapters)}."
         )
     return METHODS[name]
+
+
+def make_known() -> None:
+    """Makes the methods that are ours known to PEFT, as it must be before it reads an adapter."""
+    for method in METHODS.values():
+        if method.needs_import is not None:
+            import_module(method.needs_import)
 
 
 def makes_model(name: str) -> bool:

@@ -7,7 +7,8 @@ which modules those are. Whatever else PEFT asks of a method is answered here, o
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -63,7 +64,8 @@ class OwnLayer(nn.Module, BaseTunerLayer):
 
     def _ready(self, adapter_name: str, config: Any) -> None:
         """To be called when an adapter's weights are there."""
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        device = next(self.get_base_layer().parameters()).device
+        self._move_adapter_to_device_of_base_layer(adapter_name, device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
 
@@ -111,9 +113,24 @@ class OwnTuner(BaseTuner):
         layer.update_layer(adapter_name, peft_config)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        # PEFT's takes every wrapped module for one with a weight, and moves what `_ready` has.
+        setattr(parent, child_name, new_module)
+
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         self._check_merge_allowed()
         super().merge_adapter(*args, **kwargs)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise self.fault(
+                "Adapters of this method cannot share a batch row by row: choose one for all of "
+                "it with set_adapter()."
+            )
+        yield
 
     def _check_merge_allowed(self) -> None:
         if self.merge_refusal is not None:

@@ -17,13 +17,14 @@ from peft.utils import PeftType
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import qvla.methods.bottleneck  # noqa: F401  (makes the method known to PEFT)
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
+from qvla.methods.registry import make_known
 from qvla.models import limits
 
 log = logging.getLogger(__name__)
+make_known()
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Ways to start a LoRA that PEFT repeats whenever one is loaded, and that take something off the

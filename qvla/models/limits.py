@@ -112,7 +112,8 @@ def check_ranks(
     """
     sizes = {size for shape in shapes for size in shape}
     for key, number in _numbers(values):
-        is_rank = key in ("r", "rank", "init_r", "target_r") or "block" in key or "dim" in key
+        is_rank = key in ("r", "rank", "init_r", "target_r", "num_virtual_tokens")
+        is_rank = is_rank or "block" in key or "dim" in key
         if is_rank and abs(number) > FREE_RANK and number not in sizes:
             raise fault(
                 f"{what} names a {key} of {number}, which none of its weights has: save it again."

@@ -62,6 +62,8 @@ class Decoder:
         self.step = step
         self.trained = trained
         self.full = trained.form == "full"
+        # Whether gradients flow through the first layer's input already.
+        self.from_input = trained.form in ("full", "input", "sight")
         self.hidden = text.hidden_size
         self.width = text.intermediate_size
         self.layers = text.num_hidden_layers
@@ -81,14 +83,18 @@ class Decoder:
         """
         step = self.step
         kept = step.tokens  # which positions' logits are wanted: a byte each
-        if checkpointing or self.full:
+        if checkpointing or self.trained.form in ("full", "sight"):
             kept += step.tokens  # which positions are the photo's, of an input with gradients
+        if self.trained.form == "sight":
+            kept += 8 * step.rows  # which photos the rows have
+        if self.trained.form == "input" and step.compute < FLOAT:
+            kept += 2 * step.compute * self.trained.width * self.hidden  # the second of two maps
         if self.full:
             kept += 8 * (step.tokens + step.rows)  # which embeddings and photos the rows have
         if checkpointing:
             kept += self.layers * step.tokens * self.hidden * step.residual
         else:
-            live = self.full
+            live = self.from_input
             for index in range(self.layers):
                 layer, live = self._layer(index, live)
                 kept += layer
@@ -148,12 +154,15 @@ class Decoder:
         `live` says whether they do through what goes in: only then do fixed operations keep
         anything.
         """
+        trained = self.trained
         queries = self.heads * self.head
         keys = self.key_heads * self.head
         kept = self._first_norm(index, "attention", live)
         projections = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
         more, live = self._projections(index, projections, self.hidden, live)
-        kept += more + (self._attention() if live else 0)
+        prefix = trained.width if trained.form == "prefix" and index in trained.layers else 0
+        kept += more + (self._attention(prefix, live) if live or prefix else 0)
+        live = live or prefix > 0
         # sdpa has kept its own output already, which is what the projection takes in
         shared = self.step.attention == "sdpa" and live
         more, live = self._projections(index, {"o_proj": self.hidden}, queries, live, shared)
@@ -189,23 +198,30 @@ class Decoder:
         tokens = self.step.tokens
         return FLOAT * (tokens * self.hidden * (1 + trained) + tokens + self.hidden)
 
-    def _attention(self) -> int:
+    def _attention(self, prefix: int, live: bool) -> int:
+        """Kept by attention to keys and values of which each row has `prefix` more; `live` says
+        whether the queries have gradients.
+        """
         step = self.step
         queries = step.compute * step.tokens * self.heads * self.head
-        scores = step.rows * self.heads * step.length**2
+        longer = step.length + prefix
+        scores = step.rows * self.heads * step.length * longer
         if step.attention == "eager":
             # queries, and keys and values copied for every head; the probabilities in float32, and
-            # again in the compute type where that is another
-            kept = 3 * queries + scores * (FLOAT + (step.compute if step.compute < FLOAT else 0))
+            # again in the compute type where that is another; keys are for the queries' gradient
+            wide = FLOAT + (step.compute if step.compute < FLOAT else 0)
+            copies = (1 + live) * step.compute * step.rows * longer * self.heads * self.head
+            kept = queries + copies + scores * wide
             return kept + (step.compute * scores if self.capped_scores else 0)
         # queries and output; keys and values, which a single key head lends to all without a copy,
         # unless float32 keys have to be cast; the logarithmic sums of the scores, and the mask in
         # the compute type
-        head = step.compute * step.tokens * self.head
-        values = head if self.key_heads == 1 else queries
-        keys = queries if step.casts_base else values
+        head = step.compute * step.rows * longer * self.head
+        values = head if self.key_heads == 1 else head * self.heads
+        keys = head * self.heads if step.casts_base else values
         sums = FLOAT * step.tokens * self.heads
-        return 2 * queries + keys + values + sums + step.compute * step.rows * step.length**2
+        mask = step.compute * step.rows * step.length * longer
+        return 2 * queries + keys + values + sums + mask
 
     def _projections(
         self, index: int, outputs: dict[str, int], inputs: int, live: bool, shared: bool = False
@@ -228,7 +244,7 @@ class Decoder:
             kept += self._cast(inputs, width) if live or self.full else 0
             if name in around:
                 kept += step.compute * step.tokens * trained.width  # between its two matrices
-                if step.compute < FLOAT:
+                if step.compute < FLOAT or trained.joined:
                     kept += step.compute * trained.width * (width + (inputs if live else 0))
         return kept, live or bool(around)
 
@@ -266,9 +282,11 @@ class Decoder:
 class Tower:
     """What the vision tower keeps when it trains, and uses when it does not."""
 
-    def __init__(self, config: Any, step: Step) -> None:
+    def __init__(self, config: Any, step: Step, biases: bool = False) -> None:
+        """With `biases` no weight trains, but what is added to the layers' outputs."""
         vision = config.vision_config
         self.step = step
+        self.biases = biases
         self.hidden = vision.hidden_size
         self.width = vision.intermediate_size
         self.layers = vision.num_hidden_layers
@@ -292,23 +310,27 @@ class Tower:
         return self.tokens * (2 * step.compute * self.width + (step.residual + FLOAT) * self.hidden)
 
     def saved(self, checkpointing: bool) -> int:
-        """Kept when every weight of the tower trains."""
+        """Kept when the tower trains."""
         step = self.step
         each = step.residual * self.tokens * self.hidden if checkpointing else self.recomputed()
         kept = self.layers * each + self._norm()
         # what the projector takes in, and the pixels where they are cast
-        kept += step.compute * self.tokens * self.hidden
+        kept += 0 if self.biases else step.compute * self.tokens * self.hidden
         if step.casts_base:
-            kept += step.compute * (self.pixels + self.hidden * (self.patch + self.projected))
+            pixels = 0 if self.biases else self.pixels + self.hidden * self.patch
+            kept += step.compute * (pixels + self.hidden * self.projected)
         return kept
 
     def recomputed(self) -> int:
         """Kept by one layer."""
         step, hidden, tokens = self.step, self.hidden, self.tokens
-        inputs = (3 if step.casts_base else 1) * step.compute * tokens * hidden
+        # of the projections, which a difference of biases does not need
+        inputs = (
+            0 if self.biases else (3 if step.casts_base else 1) * step.compute * tokens * hidden
+        )
         # queries, keys, values and output, and the logarithmic sums of the scores
         attention = 4 * step.compute * tokens * hidden + FLOAT * tokens * self.heads
-        mlp = step.compute * tokens * (hidden + 2 * self.width)
+        mlp = step.compute * tokens * (self.width if self.biases else hidden + 2 * self.width)
         weights = 4 * hidden**2 + 2 * hidden * self.width
         casts = step.compute * weights if step.casts_base else 0
         return 2 * self._norm() + inputs + attention + mlp + casts

@@ -264,12 +264,13 @@ def _step_activations(
 
     `unpacked` and `head` are what products with quantised weights unpack: of a layer, of the head.
     """
-    tower = Tower(config, decoder.step)
+    trains_sight = decoder.trained.form in ("full", "sight")
+    tower = Tower(config, decoder.step, biases=not decoder.full)
     held = tower.inputs() + tower.features()
     kept = decoder.saved(checkpointing)
     layer = decoder.transient_layer(unpacked)
     recomputed = decoder.recomputed() if checkpointing else 0
-    if decoder.full:
+    if trains_sight:
         kept += tower.saved(checkpointing)
         recomputed = max(recomputed, tower.recomputed()) if checkpointing else 0
     moments = (

@@ -56,12 +56,14 @@ def image_features(
 ) -> torch.Tensor:
     """Distinct photos (D, 3, S, S) through the vision tower, then one copy for each row.
 
-    A frozen tower keeps nothing for the backward pass; with full fine-tuning it is trained too.
+    What is frozen keeps nothing for the backward pass.
     """
     family = _family(model)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     trained = torch.is_grad_enabled() and any(
-        parameter.requires_grad for parameter in base.get_submodule(family.tower).parameters()
+        parameter.requires_grad
+        for place in family.sight
+        for parameter in base.get_submodule(place).parameters()
     )
     with torch.set_grad_enabled(trained):
         return family.image_features(base, pixel_values)[photo_rows]

@@ -18,7 +18,7 @@ Trained = PeftModel | PreTrainedModel
 # Settings of an adapter that may differ between a run and the one that it starts from.
 FREE = {
     *("inference_mode", "base_model_name_or_path", "revision", "peft_version", "auto_mapping"),
-    *("task_type", "dropout", "lora_dropout", "init_std"),
+    *("task_type", "dropout", "lora_dropout", "init_std", "task"),
 }
 
 

@@ -13,7 +13,6 @@ from bitsandbytes.nn import Linear4bit
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from qvla.methods.bottleneck import BottleneckError
 from qvla.methods.recipe import Recipe, TrainingError, fields_of, make_recipe
 from qvla.methods.registry import (
     FIELDS,
@@ -24,6 +23,7 @@ from qvla.methods.registry import (
     makes_model,
     method_of,
 )
+from qvla.methods.tuner import TunerError
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.backbone import load_backbone
 from qvla.models.families import built_in, family_of
@@ -38,8 +38,17 @@ PLACEMENTS = {
     "qvla": [{"layers": [0, 2], "reduction_factor": 4}],
     "lora": [{}, {"layers": [0, 2], "lora_targets": ["q_proj", "up_proj"], "rank": 4}],
     "qlora": [{"layers": [1], "lora_targets": ["o_proj"]}],
+    "prefix": [{}, {"layers": [0, 2], "virtual_tokens": 3}],
+    "qprefix": [{"layers": [1]}],
+    "bitfit": [{}],
+    "qbitfit": [{}],
+    "multitask": [{}, {"layers": [1], "rank": 4, "lora_targets": ["q_proj"], "tasks": ["a", "b"]}],
+    "qmultitask": [{"layers": [1], "lora_targets": ["o_proj"], "train_task": "caption"}],
+    "crossmodal": [{}],
+    "qcrossmodal": [{"rank": 4}],
     "full": [{}],
 }
+OWN = ("bottleneck_", "lora_", "prefix_", "bitfit_", "multitask_", "crossmodal_")
 CASES = [(name, given) for name, all_given in PLACEMENTS.items() for given in all_given]
 
 
@@ -58,8 +67,8 @@ def every(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
     return list(model.named_parameters(remove_duplicate=False))
 
 
-def test_the_five_names_that_users_know_are_all_there() -> None:
-    assert list(KINDS) == ["adapter", "qvla", "lora", "qlora", "full"] == list(PLACEMENTS)
+def test_the_names_that_users_know_are_all_there() -> None:
+    assert list(KINDS) == list(PLACEMENTS)
     assert get_args(Recipe.model_fields["method"].annotation) == tuple(KINDS)
     with pytest.raises(TrainingError, match=r"method cannot be 'dora'.*'adapter', 'qvla'"):
         recipe_for("model", "dora")
@@ -119,7 +128,7 @@ def test_a_recipe_trains_what_its_entry_says_on_the_base_that_it_says(
         assert any(own.startswith(f"{place}.") for own in moved), place
     for own in moved:
         assert own.startswith(tuple(f"{place}." for place in touched)), own
-        adapter = "base_layer" not in own and ("bottleneck_" in own or "lora_" in own)
+        adapter = "base_layer" not in own and any(f".{prefix}" in own for prefix in OWN)
         assert adapter is kind.method.is_adapter
 
 
@@ -132,7 +141,7 @@ def test_an_adapter_merges_if_its_entry_says_so(name: str, tiny_checkpoint: Path
     batch = make_inputs(tiny_checkpoint, 2)
     due = logits(model, batch)
     if not method.merges:
-        with pytest.raises(BottleneckError, match="cannot be merged"):
+        with pytest.raises(TunerError, match="cannot be merged"):
             model.merge_and_unload()
         return
     torch.testing.assert_close(logits(model.merge_and_unload(), batch), due, rtol=0, atol=1e-3)
@@ -141,7 +150,6 @@ def test_an_adapter_merges_if_its_entry_says_so(name: str, tiny_checkpoint: Path
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.is_adapter])
 def test_rows_mix_if_the_entry_says_so(name: str, tiny_checkpoint: Path) -> None:
     method, base = METHODS[name], load(tiny_checkpoint)
-    assert method.mixes, "a method that does not mix needs a test that says how it answers"
     config = method.config(fields_of(method), family_of(base.config))
     model = get_peft_model(base, config, adapter_name="one")
     model.add_adapter("two", config)
@@ -155,6 +163,10 @@ def test_rows_mix_if_the_entry_says_so(name: str, tiny_checkpoint: Path) -> None
     with model.disable_adapter():
         alone["__base__"] = logits(model, batch)
     names = ["two", "__base__", "one"]
+    if not method.mixes:
+        with pytest.raises(TunerError, match="cannot share a batch row by row"):
+            model(**batch, adapter_names=names)
+        return
     mixed = logits(model, {**batch, "adapter_names": names})
     for row, adapter in enumerate(names):
         torch.testing.assert_close(mixed[row], alone[adapter][row], rtol=0, atol=1e-4)
@@ -182,9 +194,14 @@ def test_lora_stays_out_of_the_vision_tower_which_has_projections_of_the_same_na
 
 def test_fields_are_those_of_the_recipe_and_say_whom_they_are_for() -> None:
     assert Recipe.model_fields.keys() >= FIELDS
-    assert kinds_with("rank") == kinds_with("lora_targets") == ("lora", "qlora")
+    assert kinds_with("lora_targets") == ("lora", "qlora", "multitask", "qmultitask")
+    assert kinds_with("rank") == (*kinds_with("lora_targets"), "crossmodal", "qcrossmodal")
+    assert kinds_with("tasks") == kinds_with("train_task") == ("multitask", "qmultitask")
+    assert kinds_with("virtual_tokens") == ("prefix", "qprefix")
     assert kinds_with("reduction_factor") == kinds_with("sites") == ("adapter", "qvla")
-    assert kinds_with("layers") == kinds_with("dropout") == ("adapter", "qvla", "lora", "qlora")
+    dropping = ("adapter", "qvla", "lora", "qlora", "multitask", "qmultitask")
+    assert kinds_with("dropout") == dropping
+    assert set(kinds_with("layers")) == {*dropping, "prefix", "qprefix"}
     assert kinds_with("epochs") == kinds_with("method") == ()
     assert vars(fields_of(METHODS["lora"], rank=2)) == {
         "rank": 2,
@@ -209,6 +226,14 @@ def test_what_comes_of_each_is_said_as_before() -> None:
         "qvla": "A bottleneck adapter trained on a frozen base in 4-bit NF4",
         "lora": "A LoRA adapter on a frozen base",
         "qlora": "A LoRA adapter trained on a frozen base in 4-bit NF4",
+        "prefix": "A prefix on a frozen base",
+        "qprefix": "A prefix trained on a frozen base in 4-bit NF4",
+        "bitfit": "Differences of biases on a frozen base",
+        "qbitfit": "Differences of biases trained on a frozen base in 4-bit NF4",
+        "multitask": "A multi-task LoRA adapter on a frozen base",
+        "qmultitask": "A multi-task LoRA adapter trained on a frozen base in 4-bit NF4",
+        "crossmodal": "A cross-modal adapter on a frozen base",
+        "qcrossmodal": "A cross-modal adapter trained on a frozen base in 4-bit NF4",
         "full": "A base model of which all weights were trained",
     }
     for kind in KINDS.values():

@@ -58,6 +58,13 @@ KEPT = {
         {"lora_targets": ["o_proj", "up_proj"], "layers": [1]},
     ),
     "qlora": ("qlora", "nf4", True, "sdpa", False, {}),
+    "prefix": ("prefix", "bf16", True, "eager", False, {"layers": [1, 2]}),
+    "prefix float32": ("prefix", "fp32", False, "sdpa", False, {"virtual_tokens": 3}),
+    "multitask": ("multitask", "bf16", True, "eager", False, {"tasks": ["one", "two"]}),
+    "multitask float32": ("multitask", "fp32", False, "sdpa", False, {}),
+    "bitfit": ("bitfit", "fp32", False, "sdpa", False, {}),
+    "bitfit under autocast": ("bitfit", "fp32", True, "eager", False, {}),
+    "bitfit checkpointing": ("bitfit", "fp32", True, "eager", True, {}),
     "full": ("full", "fp32", True, "eager", False, {}),
     "full float32": ("full", "fp32", False, "sdpa", False, {}),
     "full checkpointing": ("full", "fp32", True, "eager", True, {}),
@@ -125,6 +132,12 @@ def trained_by(recipe: Recipe, config: PaliGemmaConfig) -> Trained:
     layers = range(text.num_hidden_layers) if recipe.layers is None else recipe.layers
     if recipe.method == "full":
         return Trained()
+    if recipe.method == "bitfit":
+        return Trained("sight")
+    if recipe.method == "prefix":
+        return Trained("prefix", recipe.virtual_tokens, layers)
+    if recipe.method == "multitask":
+        return Trained("parallel", recipe.rank, layers, recipe.lora_targets, joined=True)
     if "lora" in recipe.method:
         return Trained("parallel", recipe.rank, layers, recipe.lora_targets)
     width = text.hidden_size // recipe.reduction_factor
@@ -155,10 +168,11 @@ def test_what_is_kept_is_what_autograd_keeps(tiny_checkpoint: Path, case: tuple)
         attention=attention,
     )
     planned = Decoder(config, step, trained_by(recipe, config)).saved(checkpointing)
-    if method == "full":
-        tower = Tower(config, step)
+    if method in ("full", "bitfit"):
+        tower = Tower(config, step, biases=method == "bitfit")
         planned += tower.saved(checkpointing)
-        planned += 0 if autocast else tower.inputs()  # kept as they came, and counted as inputs
+        if method == "full" and not autocast:
+            planned += tower.inputs()  # kept as they came, and counted as inputs
     assert planned == kept_by_autograd(model, forward)
 
 
@@ -204,6 +218,9 @@ def test_paligemma_2_has_norms_and_caps_of_its_own(norms: bool) -> None:
         pytest.param("qvla", False, marks=pytest.mark.slow),
         pytest.param("qvla", True, marks=pytest.mark.slow),
         pytest.param("lora", False, marks=pytest.mark.slow),
+        ("bitfit", False),
+        pytest.param("prefix", False, marks=pytest.mark.slow),
+        pytest.param("crossmodal", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_step_of_the_embedded_model_peaks_as_planned(method: str, checkpointing: bool) -> None:

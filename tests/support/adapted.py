@@ -37,7 +37,7 @@ def randomise(model: nn.Module, adapter_name: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if f".{adapter_name}." in name:
+            if f".{adapter_name}." in f"{name}.":
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 

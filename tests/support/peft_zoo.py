@@ -22,7 +22,11 @@ from peft import (
 )
 from transformers import PaliGemmaForConditionalGeneration
 
+from qvla.methods.bitfit import BitFitConfig
 from qvla.methods.bottleneck import BottleneckConfig
+from qvla.methods.crossmodal import CrossModalConfig
+from qvla.methods.multitask import MultiTaskConfig
+from qvla.methods.prefix import PrefixConfig
 
 DECODER = r".*language_model\.layers\.\d+\.(self_attn\.(q|v|o)_proj|mlp\.down_proj)"
 NAMES = ["q_proj", "v_proj"]  # SigLIP's projections have these names too
@@ -36,6 +40,12 @@ def lora(**options: Any) -> Callable[[], PeftConfig]:
 ZOO: dict[str, Callable[[], PeftConfig]] = {
     "bottleneck": lambda: BottleneckConfig(reduction_factor=8),
     "bottleneck with norms": lambda: BottleneckConfig(reduction_factor=8, train_norms=True),
+    "prefix": lambda: PrefixConfig(num_virtual_tokens=3, layers=[0, 2]),
+    "bitfit": lambda: BitFitConfig(),
+    "multi-task": lambda: MultiTaskConfig(
+        r=4, target_modules=DECODER, tasks=["caption", "answer"], task="answer"
+    ),
+    "cross-modal": lambda: CrossModalConfig(r=4),
     "lora in the decoder": lora(),
     "lora in the vision tower": lora(target_modules=r".*vision_tower.*\.(q_proj|fc1)"),
     "lora in the projector": lora(target_modules=r".*multi_modal_projector\.linear"),

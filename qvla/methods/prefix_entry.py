@@ -1,0 +1,58 @@
+"""Prefix tuning: "Prefix-Tuning: Optimizing Continuous Prompts for Generation" (Li and Liang,
+2021).
+
+The registry's entry, apart from `qvla.methods.prefix` itself, whose import brings PEFT.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from qvla.methods.method import Method, Places, Trained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qvla.methods.prefix import PrefixConfig
+
+
+class PrefixFields(Protocol):
+    """What a recipe says of it."""
+
+    virtual_tokens: int
+    layers: list[int] | None
+
+
+class PrefixMethod(Method):
+    """Keys and values of no token, before those of the sequence in each layer of the decoder."""
+
+    name = "prefix"
+    title = "Prefix tuning"
+    made = "A prefix"
+    paper = "Prefix-Tuning: Optimizing Continuous Prompts for Generation (Li and Liang, 2021)"
+    link = "https://arxiv.org/abs/2101.00190"
+    fields = tuple(PrefixFields.__annotations__)
+    learning_rate = 1e-2  # the largest of P-Tuning v2, which trains a prefix itself (2110.07602)
+    peft_type = "KV_PREFIX"
+    needs_import = "qvla.methods.prefix"
+    merges = False  # it is attended to, and stands in no weight
+    on_nf4 = True
+    mixes = False  # every row attends to it
+
+    def config(self, recipe: PrefixFields, places: Places) -> PrefixConfig:
+        from qvla.methods.prefix import PrefixConfig
+
+        layers = None if recipe.layers is None else list(recipe.layers)
+        return PrefixConfig(num_virtual_tokens=recipe.virtual_tokens, layers=layers)
+
+    def touched(self, model: nn.Module, recipe: PrefixFields, places: Places) -> list[str]:
+        from qvla.methods.prefix import attentions
+
+        return list(attentions(model, self.config(recipe, places)))
+
+    def trained(self, recipe: PrefixFields, *, hidden: int, depth: int) -> Trained:
+        layers = range(depth) if recipe.layers is None else recipe.layers
+        return Trained("prefix", width=recipe.virtual_tokens, layers=layers)
+
+
+PREFIX = PrefixMethod()
