@@ -29,27 +29,15 @@ from peft.utils import register_peft_method
 from torch import nn
 from torch.nn.functional import linear
 
-from qvla.methods.tuner import (
-    OwnLayer,
-    OwnTuner,
-    TunerError,
-    checked_count,
-    decoder_of,
-    peft_type_named,
-)
+from qvla.methods import tuner
 
-CROSSMODAL = peft_type_named("CROSSMODAL")
+CROSSMODAL = tuner.peft_type_named("CROSSMODAL")
 WAYS = ("to_text", "to_image")
 
 
 @dataclass
 class CrossModalConfig(PeftConfig):
-    """Args:
-        r: rank of each of the two maps.
-
-    Raises:
-        TunerError: a rank that is no whole number of at least 1.
-    """
+    """`r` is the rank of each of the two maps; raises TunerError for one below 1."""
 
     r: int = field(default=16, metadata={"help": "Rank of each of the two maps."})
 
@@ -58,7 +46,7 @@ class CrossModalConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = CROSSMODAL
-        checked_count("The rank", self.r, TunerError)
+        tuner.checked_count("The rank", self.r, tuner.TunerError)
 
 
 class Map(nn.Module):
@@ -74,11 +62,10 @@ class Map(nn.Module):
         return self.gate.tanh() * linear(linear(mean, self.down), self.up)
 
 
-class CrossModalLayer(OwnLayer):
+class CrossModalLayer(tuner.OwnLayer):
     """The first decoder layer, whose input is changed; a hook tells which tokens are a photo's."""
 
     adapter_layer_names = tuple(f"crossmodal_{way}" for way in WAYS)
-
     size: int  # D
 
     def __init__(self, base_layer: nn.Module, embedding: Any, image_token: int) -> None:
@@ -104,7 +91,8 @@ class CrossModalLayer(OwnLayer):
         photo, self.photo = self.photo, None
         names = self.answering()
         if names and photo is not None and photo.any():
-            text = _attended(photo, attention_mask) & ~photo
+            base: Any = self.get_base_layer()
+            text = _attended(photo, attention_mask, base.self_attn.is_causal) & ~photo
             means = [_mean(hidden, of)[:, None] for of in (photo, text)]
             for way, mean, onto in zip(WAYS, means, (text, photo), strict=True):
                 maps = getattr(self, f"crossmodal_{way}")
@@ -113,7 +101,7 @@ class CrossModalLayer(OwnLayer):
         return self.base_layer(hidden, attention_mask=attention_mask, **kwargs)
 
 
-class CrossModalModel(OwnTuner):
+class CrossModalModel(tuner.OwnTuner):
     """Puts the maps where a vision-language model hands photo and prompt to its decoder."""
 
     prefix = "crossmodal_"
@@ -124,7 +112,7 @@ class CrossModalModel(OwnTuner):
     )
 
     def targets(self, model: nn.Module, config: CrossModalConfig) -> Iterator[str]:
-        path, _ = decoder_of(model, self.fault)
+        path, _ = tuner.decoder_of(model, self.fault)
         bare: Any = model
         self._photos: Any = bare.get_input_embeddings(), bare.config.image_token_id
         yield f"{path}.layers.0"
@@ -140,13 +128,14 @@ class CrossModalModel(OwnTuner):
         return bare
 
 
-def _attended(photo: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def _attended(photo: torch.Tensor, mask: torch.Tensor | None, causal: bool) -> torch.Tensor:
     """Which positions (B, T) the last token of each row's photo attends to."""
     places = torch.arange(photo.shape[1], device=photo.device)
     last = (photo * places).amax(1)  # (B,)
-    if mask is None:  # SDPA's for a causal one
-        return places <= last[:, None]
+    if mask is None:
+        return places <= last[:, None] if causal else torch.ones_like(photo)
     seen = mask.expand(len(photo), -1, -1, -1)[torch.arange(len(photo)), 0, last]  # (B, T)
+    seen = seen[:, -photo.shape[1] :]  # without what came before, from a cache
     return seen if seen.dtype == torch.bool else seen == 0
 
 

@@ -132,14 +132,14 @@ class PrefixAttention(OwnLayer):
     ) -> torch.Tensor | None:
         """The mask (B, 1, T, T') with the prefix in everybody's sight, (B, 1, T, P + T').
 
-        None stands for a causal one, which SDPA would take for one that begins with the prefix; for
-        a single query it hides nothing.
+        Without one everything is attended to, but where the attention is causal by itself: SDPA
+        would count from the prefix then.
         """
+        attention: Any = self.get_base_layer()
         if mask is not None:
             return pad(mask, (prefix, 0), value=mask.dtype == torch.bool)
-        if queries == 1:
+        if queries == 1 or not attention.is_causal:
             return None
-        attention: Any = self.get_base_layer()
         past = 0 if cache is None else cache.get_seq_length(attention.layer_idx)
         seen = torch.ones(queries, prefix + past + queries, dtype=torch.bool)
         return seen.tril(prefix + past)[None, None].to(attention.k_proj.weight.device)
