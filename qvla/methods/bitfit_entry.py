@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qvla.methods.method import Method, Places, Trained
+from qvla.methods.method import Method, Trained
+from qvla.methods.places import Places
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,11 +47,7 @@ class BitFitMethod(Method):
 
         return list(biased(model))
 
-    def check(self, model: nn.Module, recipe: Any, places: Places) -> None:
-        """Raises QvlaError for a model that has no bias."""
-        self.touched(model, recipe, places)
-
-    def trained(self, recipe: Any, *, hidden: int, depth: int) -> Trained:
+    def trained(self, recipe: Any, places: Places) -> Trained:
         return Trained("sight")
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from qvla.methods.method import Method, Places, Trained
+from qvla.methods.method import Method, Trained
+from qvla.methods.places import Places
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,12 +48,9 @@ class CrossModalMethod(Method):
         return CrossModalConfig(r=recipe.rank)
 
     def touched(self, model: nn.Module, recipe: CrossModalFields, places: Places) -> list[str]:
-        return [f"{places.decoder_layers}.0"]
+        return [f"{places.language.path}.0"]
 
-    def check(self, model: nn.Module, recipe: CrossModalFields, places: Places) -> None:
-        """Every vision-language model has a place where photo and prompt meet."""
-
-    def trained(self, recipe: CrossModalFields, *, hidden: int, depth: int) -> Trained:
+    def trained(self, recipe: CrossModalFields, places: Places) -> Trained:
         return Trained("input", width=recipe.rank)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qvla.methods.method import Method, Places, Trained
+from qvla.methods.method import Method, Trained
+from qvla.methods.places import Places
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,8 @@ class FullMethod(Method):
     learning_rate = 1e-5  # PaliGemma's usual one for transfers
     precision = "fp32"  # steps of 1e-5 are lost in bfloat16 weights
     merges = False  # there is nothing to merge
-    on_nf4 = False  # quantised weights take no gradients
+    on_nf4 = False
+    nf4_reason = "weights of 4 bits take no gradients"
     mixes = False
 
     def config(self, recipe: Any, places: Places) -> None:
@@ -34,11 +36,8 @@ class FullMethod(Method):
             if next(module.parameters(recurse=False), None) is not None
         ]
 
-    def check(self, model: nn.Module, recipe: Any, places: Places) -> None:
-        """Every model has a place for its own weights."""
-
-    def trained(self, recipe: Any, *, hidden: int, depth: int) -> Trained:
-        return Trained("full")
+    def trained(self, recipe: Any, places: Places) -> Trained:
+        return Trained("full", vision=Trained("full"))
 
 
 FULL = FullMethod()

@@ -7,27 +7,20 @@ calls that need them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from qvla.errors import QvlaError
+from qvla.methods.places import Places
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from torch import nn
 
 
 class TrainingError(QvlaError):
     """The run cannot start or go on; the message says what to mend."""
-
-
-class Places(Protocol):
-    """What a method needs to know of a model family: see `qvla.models.families`."""
-
-    @property
-    def decoder_layers(self) -> str:
-        """Where the language decoder's layers lie in the bare model."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,8 @@ class Trained:
     some projections (`sites` are their names), whose `width` is its rank, `joined` from parts anew
     in each step; `prefix` keys and values of `width` more tokens; `input` maps of the rank `width`
     to what is added to the decoder's input; `sight` differences of biases in the vision tower,
-    through which gradients then flow too.
+    through which gradients then flow too. `vision` is the same of the vision tower, where anything
+    else is trained there; of `full` it is everything too.
     """
 
     form: Literal["full", "sequential", "parallel", "prefix", "input", "sight"] = "full"
@@ -49,6 +43,7 @@ class Trained:
     sites: Collection[str] = ()
     norms: bool = False
     joined: bool = False
+    vision: Trained | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +69,13 @@ class Method(ABC):
     link: ClassVar[str]
     fields: ClassVar[tuple[str, ...]] = ()  # its own ones of a recipe
     learning_rate: ClassVar[float]  # the default
+    defaults: ClassVar[Mapping[str, Any]] = {}  # of its fields, where they are not the recipe's
     precision: ClassVar[str | None] = None  # that the float base needs, where it needs one
     peft_type: ClassVar[str | None] = None  # as adapter_config.json has it; None: no adapter
     needs_import: ClassVar[str | None] = None  # a module that makes it known to PEFT
     merges: ClassVar[bool]  # whether an adapter can be merged into its base's weights
     on_nf4: ClassVar[bool]  # whether it works on quantised bases
+    nf4_reason: ClassVar[str | None] = None  # why it does not, in one sentence
     mixes: ClassVar[bool]  # whether a batch may hold rows of several, by `adapter_names`
 
     @property
@@ -95,21 +92,20 @@ class Method(ABC):
         """Names of the bare model's modules that it wraps or trains; raises QvlaError."""
 
     @abstractmethod
-    def trained(self, recipe: Any, *, hidden: int, depth: int) -> Trained:
-        """What it trains in a decoder of that hidden size and so many layers."""
+    def trained(self, recipe: Any, places: Places) -> Trained:
+        """What it trains in a model of these places; raises QvlaError."""
 
-    def check(self, model: nn.Module, recipe: Any, places: Places) -> None:
-        """Raises QvlaError for what a model, on the meta device or not, has no place for.
+    def makes(self, values: Mapping[str, Any]) -> bool:
+        """Whether an adapter whose configuration has these values is one of this method."""
+        return self.peft_type is not None and values.get("peft_type") == self.peft_type
 
-        PEFT would not: it passes over names that it does not find as long as it finds one.
-        """
-        depth = sum(1 for _ in model.get_submodule(places.decoder_layers).children())
-        beyond = [layer for layer in recipe.layers or () if not 0 <= layer < depth]
-        if beyond:
-            raise TrainingError(
-                f"The base has decoder layers 0 to {depth - 1}, so the recipe cannot name layer "
-                f"{beyond[0]}."
-            )
+    def outline(self, model: nn.Module, adapter: PeftConfig) -> PeftModel:
+        """A bare model of the meta device with that adapter in it: shapes without memory."""
+        import torch
+        from peft import get_peft_model
+
+        with torch.device("meta"):
+            return get_peft_model(model, adapter)
 
     def count(self, model: nn.Module) -> AdapterCount:
         """Counts what is trained of a model that has been made ready by this method."""

@@ -5,38 +5,44 @@ The registry's entry, apart from `qvla.methods.multitask` itself, whose import b
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from qvla.methods.lora import LoraFields, LoraMethod, pattern
-from qvla.methods.method import Places, Trained, TrainingError
+from qvla.methods.around import AroundProjections
+from qvla.methods.method import TrainingError
+from qvla.methods.placement import PROJECTIONS, ProjectionFields
+from qvla.methods.places import Places
 
 if TYPE_CHECKING:
     from qvla.methods.multitask import MultiTaskConfig
 
 
-class MultiTaskFields(LoraFields, Protocol):
+class MultiTaskFields(ProjectionFields, Protocol):
     """What a recipe says of it."""
 
+    rank: int
+    lora_alpha: float
+    dropout: float
     tasks: list[str]
     train_task: str | None
 
 
-class MultiTaskMethod(LoraMethod):
+class MultiTaskMethod(AroundProjections):
     """A LoRA of half the rank that all tasks share, and one of half the rank for each of them."""
 
     name = "multitask"
     title = "Multi-task LoRA"
     made = "A multi-task LoRA adapter"
     paper = "LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., 2021), in two halves"
-    fields = (*LoraFields.__annotations__, *MultiTaskFields.__annotations__)
+    fields = (*PROJECTIONS, *MultiTaskFields.__annotations__)
+    learning_rate = 2e-4  # LoRA's
     peft_type = "MULTITASK"
     needs_import = "qvla.methods.multitask"
     merges = False  # each task has weights of its own
+    on_nf4 = True
+    mixes = True
+    joined = True
 
-    def config(  # type: ignore[override] # it has more fields than LoRA
-        self, recipe: MultiTaskFields, places: Places
-    ) -> MultiTaskConfig:
+    def config(self, recipe: MultiTaskFields, places: Places) -> MultiTaskConfig:
         from qvla.methods.multitask import MultiTaskConfig
 
         if recipe.rank % 2:
@@ -47,13 +53,10 @@ class MultiTaskMethod(LoraMethod):
             r=recipe.rank // 2,
             lora_alpha=recipe.lora_alpha,
             dropout=recipe.dropout,
-            target_modules=pattern(recipe, places),
+            target_modules=self.targets(recipe, places),
             tasks=list(recipe.tasks),
             task=recipe.train_task,
         )
-
-    def trained(self, recipe: LoraFields, *, hidden: int, depth: int) -> Trained:
-        return replace(super().trained(recipe, hidden=hidden, depth=depth), joined=True)
 
 
 MULTITASK = MultiTaskMethod()

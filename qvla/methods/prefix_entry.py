@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from qvla.methods.method import Method, Places, Trained
+from qvla.methods.method import Method, Trained
+from qvla.methods.placement import DecoderFields, decoder_layers
+from qvla.methods.places import Places
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,11 +18,10 @@ if TYPE_CHECKING:
     from qvla.methods.prefix import PrefixConfig
 
 
-class PrefixFields(Protocol):
+class PrefixFields(DecoderFields, Protocol):
     """What a recipe says of it."""
 
     virtual_tokens: int
-    layers: list[int] | None
 
 
 class PrefixMethod(Method):
@@ -31,7 +32,7 @@ class PrefixMethod(Method):
     made = "A prefix"
     paper = "Prefix-Tuning: Optimizing Continuous Prompts for Generation (Li and Liang, 2021)"
     link = "https://arxiv.org/abs/2101.00190"
-    fields = tuple(PrefixFields.__annotations__)
+    fields = (*DecoderFields.__annotations__, *PrefixFields.__annotations__)
     learning_rate = 1e-2  # the largest of P-Tuning v2, which trains a prefix itself (2110.07602)
     peft_type = "KV_PREFIX"
     needs_import = "qvla.methods.prefix"
@@ -42,7 +43,8 @@ class PrefixMethod(Method):
     def config(self, recipe: PrefixFields, places: Places) -> PrefixConfig:
         from qvla.methods.prefix import PrefixConfig
 
-        layers = None if recipe.layers is None else list(recipe.layers)
+        every = recipe.layers is None and recipe.placement == "all"
+        layers = None if every else decoder_layers(recipe, places)
         return PrefixConfig(num_virtual_tokens=recipe.virtual_tokens, layers=layers)
 
     def touched(self, model: nn.Module, recipe: PrefixFields, places: Places) -> list[str]:
@@ -50,8 +52,8 @@ class PrefixMethod(Method):
 
         return list(attentions(model, self.config(recipe, places)))
 
-    def trained(self, recipe: PrefixFields, *, hidden: int, depth: int) -> Trained:
-        layers = range(depth) if recipe.layers is None else recipe.layers
+    def trained(self, recipe: PrefixFields, places: Places) -> Trained:
+        layers = decoder_layers(recipe, places)
         return Trained("prefix", width=recipe.virtual_tokens, layers=layers)
 
 

@@ -15,11 +15,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qvla.methods.method import Method, TrainingError
-from qvla.methods.registry import KINDS, Kind, methods_in_words
+from qvla.methods.placement import PRESETS, Choice, Task, Towers
+from qvla.methods.registry import KINDS, Kind, methods_in_words, refusal_on_nf4
 from qvla.settings import CAPTION_PREFIX
 
 # All linear layers of the decoder, which QLoRA found to matter most (arXiv 2305.14314, section 4).
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+VISION_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 if TYPE_CHECKING:
     KindName = str
 else:
@@ -58,7 +60,8 @@ class Recipe(BaseModel):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="peak learning rate (default: 5e-4 as in the report, 2e-4 for LoRA, 1e-5 full)",
+        description="peak learning rate (default: the method's; 5e-4 as in the report, 2e-4 for "
+        "LoRA, 1e-5 full)",
     )
     lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="what follows the warm-up; constant has none unless warmup_steps"
@@ -74,15 +77,28 @@ class Recipe(BaseModel):
 
     reduction_factor: int = Field(16, ge=1, description="bottleneck width is hidden size / this")
     activation: str = Field("silu", description="activation inside the bottleneck")
-    layers: list[int] | None = Field(
-        None, description="decoder layers with adapters (default: all)"
+    towers: Towers = Field("language", description="towers with adapters")
+    placement: Choice = Field(
+        "all", description="layers with adapters; top and bottom are halves, sparse every second"
     )
+    vision_placement: Choice | None = Field(
+        None, description="the same of the vision tower alone (default: as the placement)"
+    )
+    layers: list[int] | None = Field(
+        None, description="decoder layers with adapters (default: those of the placement)"
+    )
+    vision_layers: list[int] | None = Field(
+        None, description="vision layers with adapters (default: those of the placement)"
+    )
+    preset: Task | None = Field(None, description="a task's placement in both towers, and its rank")
     sites: list[Literal["attention", "mlp"]] = Field(
         ["attention", "mlp"], min_length=1, description="sublayers with an adapter after them"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the bottleneck or LoRA")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the adapter")
     train_norms: bool = Field(False, description="also train the norm after each adapter")
-    rank: int = Field(16, ge=1, description="rank of LoRA; 16 trains about what the adapter does")
+    rank: int = Field(
+        16, ge=1, description="rank of LoRA and its like; 16 trains about what the adapter does"
+    )
     lora_alpha: float = Field(32.0, gt=0, description="LoRA's output is scaled by this / rank")
     lora_targets: list[str] = Field(
         list(LORA_TARGETS), min_length=1, description="decoder projections that LoRA goes around"
@@ -94,6 +110,18 @@ class Recipe(BaseModel):
     train_task: str | None = Field(
         None, description="which of its tasks this run trains beside what they share (the first)"
     )
+    vision_targets: list[str] = Field(
+        list(VISION_TARGETS), min_length=1, description="the same of the vision tower"
+    )
+    projector: bool = Field(False, description="also go around the projector's linear layers")
+    adaptive_rank: bool = Field(
+        False,
+        description="rank 8 in the first quarter of a tower, 32 up to its third, 16 after it",
+    )
+    rank_pattern: list[str] | None = Field(
+        None, description="ranks of what a pattern of names matches, as NAME=RANK, such as q_proj=8"
+    )
+    block_size: int = Field(16, ge=2, description="side of a block of OFT's and BOFT's rotations")
 
     prefix: str = Field(CAPTION_PREFIX, min_length=1, description="the task's prompt")
     augment: Literal["none", "flips", "crops"] = Field(
@@ -129,7 +157,12 @@ class Recipe(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _choose_learning_rate(self) -> Recipe:
+    def _take_defaults(self) -> Recipe:
+        own = dict(self.kind.method.defaults)
+        if self.preset is not None:
+            own["rank"] = PRESETS[self.preset].rank
+        for name in own.keys() - self.model_fields_set:
+            setattr(self, name, own[name])
         if self.learning_rate is None:
             self.learning_rate = self.kind.method.learning_rate
         return self
@@ -208,6 +241,8 @@ def make_recipe(**values: Any) -> Recipe:
     try:
         return Recipe(**values)
     except ValidationError as error:
+        if why := refusal_on_nf4(str(values.get("method"))):
+            raise TrainingError(why) from error
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "recipe"
         if first["type"] == "missing":
@@ -231,7 +266,7 @@ def fields_of(method: Method, **given: Any) -> SimpleNamespace:
                 f"{', '.join(method.fields) or 'none of its own'}."
             )
     defaults = {name: Recipe.model_fields[name].get_default() for name in method.fields}
-    return SimpleNamespace(**{**defaults, **given})
+    return SimpleNamespace(**{**defaults, **method.defaults, **given})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

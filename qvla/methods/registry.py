@@ -8,19 +8,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
+from qvla.methods.adalora import ADALORA
 from qvla.methods.bitfit_entry import BITFIT
+from qvla.methods.boft import BOFT
 from qvla.methods.bottleneck_entry import BOTTLENECK
 from qvla.methods.crossmodal_entry import CROSSMODAL
+from qvla.methods.dora import DORA
 from qvla.methods.full import FULL
+from qvla.methods.ia3 import IA3
 from qvla.methods.lora import LORA
 from qvla.methods.method import Method, TrainingError
 from qvla.methods.multitask_entry import MULTITASK
+from qvla.methods.oft import OFT
 from qvla.methods.prefix_entry import PREFIX
+from qvla.methods.vera import VERA
 
 METHODS: Mapping[str, Method] = {
     method.name: method
-    for method in (BOTTLENECK, LORA, PREFIX, BITFIT, MULTITASK, CROSSMODAL, FULL)
+    for method in (
+        BOTTLENECK,
+        LORA,
+        DORA,
+        ADALORA,
+        VERA,
+        OFT,
+        BOFT,
+        IA3,
+        PREFIX,
+        BITFIT,
+        MULTITASK,
+        CROSSMODAL,
+        FULL,
+    )
 }
 FIELDS = frozenset(field for method in METHODS.values() for field in method.fields)
 
@@ -42,23 +63,18 @@ class Kind:
         return f"{self.method.made} {base}"
 
 
+# Names that are older than the scheme: a method's own on a float base, behind a q on an NF4 one.
+OLDER = {"bottleneck": ("adapter", "qvla")}
+
+
+def _kinds(method: Method) -> list[Kind]:
+    plain, quantised = OLDER.get(method.name, (method.name, f"q{method.name}"))
+    kinds = [Kind(plain, method)]
+    return [*kinds, Kind(quantised, method, quantised=True)] if method.on_nf4 else kinds
+
+
 KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("adapter", BOTTLENECK),
-        Kind("qvla", BOTTLENECK, quantised=True),
-        Kind("lora", LORA),
-        Kind("qlora", LORA, quantised=True),  # Dettmers et al., arXiv 2305.14314
-        Kind("prefix", PREFIX),
-        Kind("qprefix", PREFIX, quantised=True),
-        Kind("bitfit", BITFIT),
-        Kind("qbitfit", BITFIT, quantised=True),
-        Kind("multitask", MULTITASK),
-        Kind("qmultitask", MULTITASK, quantised=True),
-        Kind("crossmodal", CROSSMODAL),
-        Kind("qcrossmodal", CROSSMODAL, quantised=True),
-        Kind("full", FULL),
-    )
+    kind.name: kind for method in METHODS.values() for kind in _kinds(method)
 }
 
 
@@ -89,9 +105,20 @@ def kinds_with(field: str) -> tuple[str, ...]:
     return tuple(kind.name for kind in KINDS.values() if field in kind.method.fields)
 
 
-def method_of(peft_type: str) -> Method | None:
-    """The entry of an adapter by the `peft_type` in its file; None where there is none here."""
-    return next((one for one in METHODS.values() if one.peft_type == peft_type), None)
+def method_of(values: Mapping[str, Any]) -> Method | None:
+    """The entry of an adapter by what its adapter_config.json says; None where there is none here.
+
+    `peft_type` alone does not tell: DoRA is LoRA to PEFT.
+    """
+    return next((one for one in METHODS.values() if one.makes(values)), None)
+
+
+def refusal_on_nf4(name: str) -> str | None:
+    """Why a name is no kind of recipe that would be its method on NF4; None for other names."""
+    method = METHODS.get(name.removeprefix("q"))
+    if not name.startswith("q") or method is None or method.on_nf4:
+        return None
+    return f"{method.title} does not work on an NF4 base: {method.nf4_reason}. Use {method.name}."
 
 
 def methods_in_words() -> str:

@@ -180,26 +180,31 @@ def decoder_of(model: nn.Module, fault: type[TunerError]) -> tuple[str, nn.Modul
 
 
 def chosen_layers(
-    layers: nn.ModuleList, chosen: list[int] | None, fault: type[TunerError]
+    layers: nn.ModuleList,
+    chosen: list[int] | None,
+    fault: type[TunerError],
+    tower: str = "decoder",
 ) -> list[int]:
-    """Indices of the decoder layers to adapt; raises `fault` for one that is not there."""
+    """Indices of a tower's layers to adapt; raises `fault` for one that is not there."""
     count = len(layers)
     indices = list(range(count)) if chosen is None else chosen
     if indices[-1] >= count:
         raise fault(
-            f"The model has no decoder layer {indices[-1]}: choose layers from 0 to {count - 1}."
+            f"The model has no {tower} layer {indices[-1]}: choose layers from 0 to {count - 1}."
         )
     return indices
 
 
-def checked_layers(layers: Any, fault: type[TunerError]) -> list[int] | None:
+def checked_layers(
+    layers: Any, fault: type[TunerError], tower: str = "decoder"
+) -> list[int] | None:
     """A configuration's `layers`, sorted and each once; None, for all, stays None."""
     if layers is None:
         return None
     found = [layers] if isinstance(layers, int) else list(layers)
     if not found or not all(is_whole(layer) and layer >= 0 for layer in found):
         raise fault(
-            "Layers must be one or more indices of decoder layers counted from 0, or None for "
+            f"Layers must be one or more indices of {tower} layers counted from 0, or None for "
             f"all, not {layers!r}."
         )
     return sorted(set(found))

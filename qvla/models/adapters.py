@@ -94,7 +94,7 @@ def load_adapter(backbone: Backbone, folder: str | Path, name: str) -> Adapter:
         if isinstance(error, AdapterError):
             raise
         raise _unfit(error, files, backbone) from error
-    mixes = not has_own_base and _mixes(model, name, touched, backbone)
+    mixes = not has_own_base and _mixes(model, files, touched, backbone)
     return Adapter(files, model, name, own_bytes(model, backbone.model), changes_sight, mixes)
 
 
@@ -132,16 +132,15 @@ def _sight(backbone: Backbone) -> tuple[str, ...]:
     return tuple(f"{path}." for path in family_of(backbone.model.config).sight)
 
 
-def _mixes(model: PeftModel, name: str, touched: set[str], backbone: Backbone) -> bool:
+def _mixes(model: PeftModel, files: AdapterFiles, touched: set[str], backbone: Backbone) -> bool:
     """Whether rows with the adapter, without it, and with others of its tuner can be one batch."""
-    kind = model.peft_config[name].peft_type
-    method = method_of(str(getattr(kind, "value", kind)))
+    method = method_of(files.values)
     if method is None or not method.mixes:
         return False
     for module in model.modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
             return False  # acts on every row
-        if name in getattr(module, "lora_variant", ()):  # DoRA and the like
+        if getattr(module, "lora_variant", None):  # one of LoRA's that has no entry here
             return False
     family = family_of(backbone.model.config)
     layers, table = f"{family.decoder}.", f"{family.embedding}."

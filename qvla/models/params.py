@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import get_peft_model
 from transformers import PreTrainedConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
@@ -57,10 +55,9 @@ def report(
     base = family.skeleton(config)
     counts = census(base)
     quantised = _nf4(config)
-    adapter = entry.config(fields_of(entry, **fields), family)
+    adapter = entry.config(fields_of(entry, **fields), family.places(config))
     assert adapter is not None  # `adapter_method` gives none that makes no adapter
-    with torch.device("meta"):
-        adapters = entry.count(get_peft_model(base, adapter))
+    adapters = entry.count(entry.outline(base, adapter))
     total = counts.total_parameters
     return {
         "model": str(model),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from peft import get_peft_model
 from torch import nn
 
 from qvla.methods.method import Method, Trained
@@ -36,13 +34,11 @@ class Skeleton:
         """What a method trains by a recipe, or by what has its fields of one, and the sizes of the
         tensors that it trains. Raises QvlaError for what the model cannot carry. Call once.
         """
-        text = self._config.text_config
-        trained = method.trained(recipe, hidden=text.hidden_size, depth=text.num_hidden_layers)
-        adapter = method.config(recipe, self._family)
+        places = self._family.places(self._config)
+        trained, adapter = method.trained(recipe, places), method.config(recipe, places)
         if adapter is None:
             return trained, self.sizes
-        with torch.device("meta"):
-            adapted = get_peft_model(self._model, adapter)
+        adapted = method.outline(self._model, adapter)
         return trained, [tensor.numel() for tensor in adapted.parameters() if tensor.requires_grad]
 
 

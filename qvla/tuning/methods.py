@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
@@ -26,7 +25,7 @@ def adapter_config(config: PreTrainedConfig, recipe: Recipe) -> PeftConfig | Non
     """The recipe's adapter for a base of that configuration, in PEFT's terms; None for full
     fine-tuning. Raises QvlaError for an adapter that cannot be.
     """
-    return recipe.kind.method.config(recipe, family_of(config))
+    return recipe.kind.method.config(recipe, family_of(config).places(config))
 
 
 def stand_in(config: PreTrainedConfig, recipe: Recipe) -> Trained:
@@ -35,14 +34,9 @@ def stand_in(config: PreTrainedConfig, recipe: Recipe) -> Trained:
     Raises TrainingError for decoder layers or targets that this base does not have, and what
     `adapter_config` raises.
     """
-    family = family_of(config)
     adapter = adapter_config(config, recipe)
-    model = family.skeleton(config)
-    recipe.kind.method.check(model, recipe, family)
-    if adapter is None:
-        return model
-    with torch.device("meta"):
-        return get_peft_model(model, adapter)
+    model = family_of(config).skeleton(config)
+    return model if adapter is None else recipe.kind.method.outline(model, adapter)
 
 
 def add_method(backbone: Backbone, recipe: Recipe) -> Trained:

@@ -96,7 +96,8 @@ def _check_same(now: dict[str, Any], path: Path) -> None:
     if now["data"] != data:
         raise TrainingError("The data has changed since the run began, so it cannot be resumed.")
     for name, value in now["recipe"].items():
-        before = recipe.get(name)
+        # A field that came after the run began had no say in it, as it has none at its default.
+        before = recipe.get(name, Recipe.model_fields[name].default)
         if value != before:
             raise TrainingError(
                 f"The run began with {name} {before!r}, so it cannot be resumed with {value!r}."

@@ -38,6 +38,17 @@ PLACEMENTS = {
     "qvla": [{"layers": [0, 2], "reduction_factor": 4}],
     "lora": [{}, {"layers": [0, 2], "lora_targets": ["q_proj", "up_proj"], "rank": 4}],
     "qlora": [{"layers": [1], "lora_targets": ["o_proj"]}],
+    "dora": [{"placement": "top"}, {"towers": "both", "placement": "sparse", "rank": 2}],
+    "qdora": [{"layers": [1], "lora_targets": ["v_proj"]}],
+    "adalora": [{}, {"towers": "vision", "vision_layers": [1], "rank": 3}],
+    "qadalora": [{"layers": [1]}],
+    "vera": [{}, {"towers": "both", "layers": [2], "rank": 8, "projector": True}],
+    "qvera": [{"layers": [0, 1]}],
+    "oft": [{}, {"towers": "both", "placement": "bottom", "block_size": 8}],
+    "qoft": [{"layers": [1]}],
+    "boft": [{}, {"towers": "vision", "placement": "top", "block_size": 8}],
+    "qboft": [{"layers": [1]}],
+    "ia3": [{}, {"preset": "grounding"}],
     "prefix": [{}, {"layers": [0, 2], "virtual_tokens": 3}],
     "qprefix": [{"layers": [1]}],
     "bitfit": [{}],
@@ -48,7 +59,8 @@ PLACEMENTS = {
     "qcrossmodal": [{"rank": 4}],
     "full": [{}],
 }
-OWN = ("bottleneck_", "lora_", "prefix_", "bitfit_", "multitask_", "crossmodal_")
+OWN = ("bottleneck_", "lora_", "prefix_", "bitfit_", "multitask_", "crossmodal_",
+       "vera_", "oft_", "boft_", "ia3_")  # fmt: skip
 CASES = [(name, given) for name, all_given in PLACEMENTS.items() for given in all_given]
 
 
@@ -80,14 +92,14 @@ def test_an_entry_touches_and_counts_what_the_injected_model_has(
 ) -> None:
     recipe, config = recipe_for(tiny_checkpoint, name, **given), read_model_config(tiny_checkpoint)
     method, family = KINDS[name].method, family_of(config)
-    touched = method.touched(family.skeleton(config), recipe, family)
+    touched = method.touched(family.skeleton(config), recipe, family.places(config))
     model = stand_in(config, recipe)
     trained = {bare(own): p for own, p in model.named_parameters() if p.requires_grad}
     if method.is_adapter:
         wrapped = {bare(n) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
         assert sorted(touched) == sorted(wrapped)
         assert str(model.peft_config["default"].peft_type.value) == method.peft_type
-        assert method_of(method.peft_type) is method
+        assert method_of(model.peft_config["default"].to_dict()) is method
     else:
         assert len(trained) == len(list(model.parameters()))
     assert all(own.startswith(tuple(f"{place}." for place in touched)) for own in trained)
@@ -109,7 +121,9 @@ def test_a_recipe_trains_what_its_entry_says_on_the_base_that_it_says(
     assert recipe.learning_rate == kind.method.learning_rate
     assert (recipe.base_precision == "nf4") is kind.quantised is recipe.recomputes
     backbone = load_backbone(tiny_checkpoint, recipe.base_precision, for_training=True)
-    touched = kind.method.touched(backbone.model, recipe, backbone.family)
+    touched = kind.method.touched(
+        backbone.model, recipe, backbone.family.places(backbone.model.config)
+    )
     model = add_method(backbone, recipe).train()
     assert any(isinstance(one, Linear4bit) for one in model.modules()) is kind.quantised
     before = {own: p.detach().clone() for own, p in every(model)}
@@ -135,7 +149,7 @@ def test_a_recipe_trains_what_its_entry_says_on_the_base_that_it_says(
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.is_adapter])
 def test_an_adapter_merges_if_its_entry_says_so(name: str, tiny_checkpoint: Path) -> None:
     method, base = METHODS[name], load(tiny_checkpoint)
-    config = method.config(fields_of(method), family_of(base.config))
+    config = method.config(fields_of(method), family_of(base.config).places(base.config))
     model = get_peft_model(base, config, adapter_name="own").eval()
     randomise(model, "own", seed=1)
     batch = make_inputs(tiny_checkpoint, 2)
@@ -150,7 +164,7 @@ def test_an_adapter_merges_if_its_entry_says_so(name: str, tiny_checkpoint: Path
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.is_adapter])
 def test_rows_mix_if_the_entry_says_so(name: str, tiny_checkpoint: Path) -> None:
     method, base = METHODS[name], load(tiny_checkpoint)
-    config = method.config(fields_of(method), family_of(base.config))
+    config = method.config(fields_of(method), family_of(base.config).places(base.config))
     model = get_peft_model(base, config, adapter_name="one")
     model.add_adapter("two", config)
     model.eval()
@@ -188,7 +202,7 @@ def test_lora_stays_out_of_the_vision_tower_which_has_projections_of_the_same_na
     family, lora = family_of(config), METHODS["lora"]
     model = family.skeleton(config)
     same = [n for n, _ in model.named_modules() if n.startswith(family.tower) and "q_proj" in n]
-    touched = lora.touched(model, fields_of(lora, lora_targets=["q_proj"]), family)
+    touched = lora.touched(model, fields_of(lora, lora_targets=["q_proj"]), family.places(config))
     assert same and touched == [f"{family.decoder_layers}.{i}.self_attn.q_proj" for i in range(18)]
 
 

@@ -19,8 +19,10 @@ from qvla.methods.tuner import (
     peft_type_named,
 )
 
-# A site's name to the decoder layer's module whose output is the sublayer's output.
+# A site's name to the layer's module whose output is the sublayer's output, in the decoder (of
+# Gemma and LLaMA) and in the vision tower (of SigLIP and CLIP).
 SITES: dict[str, str] = {"attention": "self_attn.o_proj", "mlp": "mlp.down_proj"}
+VISION_SITES: dict[str, str] = {"attention": "self_attn.out_proj", "mlp": "mlp.fc2"}
 
 # Plain functions only: an activation with weights of its own would be one more thing to save.
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -52,6 +54,7 @@ class BottleneckConfig(PeftConfig):
         reduction_factor: hidden size / bottleneck width; the width is rounded down.
         activation: one of `ACTIVATIONS`.
         layers: indices of the decoder layers to adapt; None means all of them.
+        vision_layers: indices of the vision tower's layers to adapt; none by default.
         sites: which of `SITES` to adapt in each of these layers.
         dropout: probability of dropping an element of the adapter's input in training.
         train_norms: train a copy of the normalisation layer after each adapter too.
@@ -65,6 +68,9 @@ class BottleneckConfig(PeftConfig):
     activation: str = field(default="silu", metadata={"help": "Non-linearity of the bottleneck."})
     layers: list[int] | None = field(
         default=None, metadata={"help": "Decoder layers to adapt; None means all."}
+    )
+    vision_layers: list[int] = field(
+        default_factory=list, metadata={"help": "Layers of the vision tower to adapt."}
     )
     sites: list[str] | tuple[str, ...] = field(
         default=("attention", "mlp"), metadata={"help": "Sublayers to adapt: attention, mlp."}
@@ -89,7 +95,10 @@ class BottleneckConfig(PeftConfig):
                 f"Unknown activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}."
             )
         self.sites = self._checked_sites()
-        self.layers = checked_layers(self.layers, BottleneckError)
+        if self.vision_layers:
+            self.vision_layers = checked_layers(self.vision_layers, BottleneckError, "vision") or []
+        if self.layers or not self.vision_layers:  # the vision tower alone is a placement too
+            self.layers = checked_layers(self.layers, BottleneckError)
         if not 0 <= self.dropout < 1:
             raise BottleneckError(
                 f"Dropout must be at least 0 and less than 1, not {self.dropout!r}."

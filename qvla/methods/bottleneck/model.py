@@ -8,7 +8,7 @@ import torch
 from peft.config import PeftConfig
 from torch import nn
 
-from qvla.methods.bottleneck.config import SITES, BottleneckError
+from qvla.methods.bottleneck.config import SITES, VISION_SITES, BottleneckError
 from qvla.methods.bottleneck.layer import (
     MERGE_REFUSAL,
     BottleneckLayer,
@@ -21,7 +21,7 @@ from qvla.methods.rows import BASE, RowTuner
 
 
 class BottleneckModel(RowTuner):
-    """Puts bottleneck adapters into the language decoder of a vision-language model.
+    """Puts bottleneck adapters into the towers of a vision-language model.
 
     Use it through `peft.get_peft_model` or `peft.PeftModel.from_pretrained`.
     """
@@ -49,7 +49,7 @@ class BottleneckModel(RowTuner):
         return [*projections(model, config), *after]
 
     def layer_for(self, target: nn.Module, name: str) -> BottleneckLayer:
-        is_projection = name.endswith(tuple(SITES.values()))
+        is_projection = name.endswith((*SITES.values(), *VISION_SITES.values()))
         return BottleneckLinear(target) if is_projection else BottleneckNorm(target)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:

@@ -20,6 +20,8 @@ from transformers import (
 )
 from transformers.feature_extraction_utils import BatchFeature
 
+from qvla.methods.places import Places, Stack
+
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 # The parts of a model, as counts and records name them.
@@ -50,6 +52,19 @@ class Family(ABC):
     tower: ClassVar[str]  # the vision tower
     tower_layers: ClassVar[str]
     projector: ClassVar[str]
+    projector_linears: ClassVar[Sequence[str]]  # its linear layers, within it
+    # Linear layers of one layer of decoder (Gemma's and LLaMA's) and tower (SigLIP's and CLIP's),
+    # with the sublayers that they lie in.
+    projections: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
+        **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
+    }
+    tower_projections: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), "self_attn"),
+        **dict.fromkeys(("fc1", "fc2"), "mlp"),
+    }
+    outputs: ClassVar[Mapping[str, str]] = {"attention": "o_proj", "mlp": "down_proj"}
+    tower_outputs: ClassVar[Mapping[str, str]] = {"attention": "out_proj", "mlp": "fc2"}
 
     # Configurations that are built in by the model's hub id, for reports without its weights.
     built_in: ClassVar[Mapping[str, Callable[[], PreTrainedConfig]]] = {}
@@ -75,6 +90,29 @@ class Family(ABC):
             self.projector: PROJECTOR,
             self.decoder: LANGUAGE_MODEL,
         }
+
+    def places(self, config: Any) -> Places:
+        """Where methods go in a model of that configuration."""
+        text, vision = config.text_config, config.vision_config
+        return Places(
+            language=Stack(
+                title="decoder",
+                path=self.decoder_layers,
+                depth=text.num_hidden_layers,
+                hidden=text.hidden_size,
+                projections=self.projections,
+                outputs=self.outputs,
+            ),
+            vision=Stack(
+                title="vision tower",
+                path=self.tower_layers,
+                depth=vision.num_hidden_layers,
+                hidden=vision.hidden_size,
+                projections=self.tower_projections,
+                outputs=self.tower_outputs,
+            ),
+            projector=[f"{self.projector}.{name}" for name in self.projector_linears],
+        )
 
     def skeleton(self, config: PreTrainedConfig) -> PreTrainedModel:
         """The model on the meta device, which has shapes but no memory."""

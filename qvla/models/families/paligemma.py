@@ -83,6 +83,7 @@ class PaliGemma(Family):
     tower = "model.vision_tower"
     tower_layers = "model.vision_tower.encoder.layers"
     projector = "model.multi_modal_projector"
+    projector_linears = ("linear",)
 
     built_in: ClassVar = {PALIGEMMA_3B: paligemma_3b_224}
     # Transformers renames them when it loads, since version 4.52.

@@ -1,0 +1,43 @@
+"""What the methods share that go around projections, each through a tuner of PEFT's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from qvla.methods import placement
+from qvla.methods.method import Method, Trained
+from qvla.methods.placement import ProjectionFields, language_layers, vision_layers
+from qvla.methods.places import Places
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class AroundProjections(Method):
+    """Wraps the projections that the recipe's placement names, and nothing else."""
+
+    joined: ClassVar[bool] = False  # see `Trained`
+
+    def targets(self, recipe: ProjectionFields, places: Places) -> str:
+        """They as PEFT's `target_modules`; raises TrainingError for one that there is not."""
+        return placement.pattern(recipe, places, self.title)
+
+    def touched(self, model: nn.Module, recipe: ProjectionFields, places: Places) -> list[str]:
+        return placement.projections(recipe, places, self.title)
+
+    def trained(self, recipe: ProjectionFields, places: Places) -> Trained:
+        def of(layers: Sequence[int], targets: Sequence[str]) -> Trained:
+            width = self.width(recipe)
+            return Trained("parallel", width, layers, targets, joined=self.joined)
+
+        in_vision = vision_layers(recipe, places)
+        return replace(
+            of(language_layers(recipe, places), recipe.lora_targets),
+            vision=of(in_vision, recipe.vision_targets) if in_vision else None,
+        )
+
+    def width(self, recipe: Any) -> int:
+        """Numbers a token between what it puts beside a projection, of which autograd keeps one."""
+        return recipe.rank
