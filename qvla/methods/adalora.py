@@ -11,7 +11,10 @@ from qvla.methods.placement import PROJECTIONS, ProjectionFields
 from qvla.methods.places import Places
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from peft import AdaLoraConfig
+    from transformers import TrainerCallback
 
 # A run begins with half as many ranks again as it ends with (the paper's section 4).
 SPARE = 1.5
@@ -53,6 +56,11 @@ class AdaLoraMethod(AroundProjections):
             target_modules=self.targets(recipe, places),
             total_step=1,  # PEFT asks for one; the run tells it how many there are
         )
+
+    def callbacks(self, checkpoint: Path | None) -> list[TrainerCallback]:
+        from qvla.methods.adalora_budget import Budget
+
+        return [Budget(checkpoint)]
 
     def width(self, recipe: AdaLoraFields) -> int:
         return round(SPARE * recipe.rank)

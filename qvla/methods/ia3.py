@@ -34,7 +34,7 @@ class Ia3Method(AroundProjections):
     peft_type = "IA3"
     merges = True
     on_nf4 = False
-    nf4_reason = "PEFT's layers of 4 bits for IA3 fail at their first forward pass"
+    nf4_reason = "PEFT's layers for it give keys in float32, which attention does not take there"
     mixes = False  # PEFT's layers have no `adapter_names`
 
     def config(self, recipe: ProjectionFields, places: Places) -> IA3Config:

@@ -15,8 +15,11 @@ from qvla.errors import QvlaError
 from qvla.methods.places import Places
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from peft import PeftConfig, PeftModel
     from torch import nn
+    from transformers import TrainerCallback
 
 
 class TrainingError(QvlaError):
@@ -94,6 +97,10 @@ class Method(ABC):
     @abstractmethod
     def trained(self, recipe: Any, places: Places) -> Trained:
         """What it trains in a model of these places; raises QvlaError."""
+
+    def callbacks(self, checkpoint: Path | None) -> list[TrainerCallback]:
+        """What it does in training beside the steps; `checkpoint` is what a run goes on from."""
+        return []
 
     def makes(self, values: Mapping[str, Any]) -> bool:
         """Whether an adapter whose configuration has these values is one of this method."""

@@ -107,6 +107,8 @@ class Attempt:
             take_weights(model, recipe.start_from)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer = _trainer(recipe, backbone, model, self.training, self.evaluation, self.ender)
+        for callback in recipe.kind.method.callbacks(checkpoint):
+            trainer.add_callback(callback)
         with self.ender.listening():
             result = trainer.train(
                 resume_from_checkpoint=None if checkpoint is None else str(checkpoint)
