@@ -218,7 +218,7 @@ def test_paligemma_2_has_norms_and_caps_of_its_own(norms: bool) -> None:
         pytest.param("qvla", False, marks=pytest.mark.slow),
         pytest.param("qvla", True, marks=pytest.mark.slow),
         pytest.param("lora", False, marks=pytest.mark.slow),
-        ("bitfit", False),
+        pytest.param("bitfit", False, marks=pytest.mark.slow),
         pytest.param("prefix", False, marks=pytest.mark.slow),
         pytest.param("crossmodal", True, marks=pytest.mark.slow),
     ],
