@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn.functional import dropout, linear
 
 from qvla.methods.rows import BASE, RowLayer, RowTuner, put, take
-from qvla.methods.tuner import TunerError, checked_count, peft_type_named
+from qvla.methods.tuner import TunerError, checked_count, peft_type_named, shortened
 
 MULTITASK = peft_type_named("MULTITASK")
 MOST_TASKS = 64
@@ -65,12 +65,15 @@ class MultiTaskConfig(PeftConfig):
         good = all(isinstance(name, str) and name and "/" not in name for name in names)
         if not (good and len(set(names)) == len(names) and 0 < len(names) <= MOST_TASKS):
             raise TunerError(
-                f"Tasks must be 1 to {MOST_TASKS} different names without a /, not {self.tasks!r}."
+                f"Tasks must be 1 to {MOST_TASKS} different names without a /, not "
+                f"{shortened(self.tasks)}."
             )
         if self.task is not None and self.task not in names:
-            raise TunerError(f"There is no task {self.task!r}: the tasks are {', '.join(names)}.")
+            raise TunerError(
+                f"There is no task {shortened(self.task)}: the tasks are {', '.join(names)}."
+            )
         if not 0 <= self.dropout < 1:
-            raise TunerError(f"Dropout must be at least 0 and less than 1, not {self.dropout!r}.")
+            raise TunerError(f"Dropout must be at least 0 and less than 1, not {self.dropout}.")
 
 
 class MultiTaskLinear(RowLayer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from reprlib import repr as shortened
 from typing import Any, ClassVar
 
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -205,7 +206,7 @@ def checked_layers(
     if not found or not all(is_whole(layer) and layer >= 0 for layer in found):
         raise fault(
             f"Layers must be one or more indices of {tower} layers counted from 0, or None for "
-            f"all, not {layers!r}."
+            f"all, not {shortened(layers)}."
         )
     return sorted(set(found))
 
@@ -213,7 +214,7 @@ def checked_layers(
 def checked_count(what: str, value: Any, fault: type[TunerError]) -> int:
     """A whole number of at least 1; `what` begins the sentence of the refusal."""
     if not is_whole(value) or value < 1:
-        raise fault(f"{what} must be a whole number of at least 1, not {value!r}.")
+        raise fault(f"{what} must be a whole number of at least 1, not {shortened(value)}.")
     return int(value)
 
 
@@ -222,7 +223,7 @@ def checked_spread(value: Any, fault: type[TunerError]) -> float:
     if not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise fault(
             "The standard deviation of the initial weights must be a number of at least 0, not "
-            f"{value!r}."
+            f"{shortened(value)}."
         )
     return value
 

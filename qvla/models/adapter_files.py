@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ def _read_config(source: Path, folder: str | Path) -> tuple[dict[str, Any], Peft
     kind = values.get("peft_type")
     limits.check_numbers(values, AdapterError, str(folder))
     if not isinstance(kind, str) or kind not in PeftType.__members__:
-        raise AdapterError(f"{folder} is an adapter of an unknown method, {kind!r}.")
+        raise AdapterError(f"{folder} is an adapter of an unknown method, {shortened(kind)}.")
     try:
         config = PeftConfig.from_pretrained(str(source))
     except QvlaError as error:

@@ -85,6 +85,16 @@ ADAPTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "many tensors": (many_tensors, "20,001 tensors"),
     "float8": (as_float8, "as F8_E4M3"),
 }
+OWN_METHODS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "a prefix of a million": (
+        *("prefix", edited(num_virtual_tokens=10**6)),
+        "num_virtual_tokens of 1000000, which none of its weights has",
+    ),
+    "a prefix in a layer beyond": ("prefix", edited(layers=[0, 10**6]), "no decoder layer 1000000"),
+    "a million tasks": ("multi-task", edited(tasks=list(map(str, range(10**5)))), "1 to 64"),
+    "halves of a rank of a million": ("multi-task", edited(r=10**6), "which none of its weights"),
+    "maps of a rank of a million": ("cross-modal", edited(r=10**6), "which none of its weights"),
+}
 CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "code in its configuration": (with_code(CONFIG), "never done here"),
     "code in its processor": (with_code("processor_config.json"), "never done here"),
@@ -128,6 +138,25 @@ def test_a_hostile_adapter_is_one_sentence(
     assert reason in told(caught.value)
 
 
+@pytest.fixture(scope="module")
+def own(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("own")
+    names = ("prefix", "bitfit", "multi-task", "cross-modal")
+    return {name: make(name, tiny_checkpoint, root / name) for name in names}
+
+
+@pytest.mark.parametrize("case", OWN_METHODS)
+def test_a_hostile_adapter_of_our_own_methods_is_one_sentence(
+    backbone: Backbone, own: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    name, spoil, reason = OWN_METHODS[case]
+    bad = Path(shutil.copytree(own[name], tmp_path / "bad"))
+    spoil(bad)
+    with pytest.raises(AdapterError) as caught:
+        load_adapter(backbone, bad, "caption")
+    assert reason in told(caught.value)
+
+
 @pytest.mark.parametrize("case", CHECKPOINTS)
 def test_a_hostile_checkpoint_is_one_sentence(
     tiny_checkpoint: Path, tmp_path: Path, case: str
@@ -141,6 +170,23 @@ def test_a_hostile_checkpoint_is_one_sentence(
 
 
 ODD = (None, True, -1, 0, 10**9, 10**400, 1.5, "", "x" * 5000, "\x00", [], [1], {}, {"a": {}})
+
+
+def test_our_own_configurations_with_an_odd_value_each(
+    backbone: Backbone, own: dict[str, Path], tmp_path: Path
+) -> None:
+    draw = random.Random(0)
+    every = json.loads((own["bitfit"] / ADAPTER).read_text())  # it has no field of its own
+    for folder in own.values():
+        values = json.loads((folder / ADAPTER).read_text())
+        for key in sorted(values.keys() - every.keys()):
+            bad = Path(shutil.copytree(folder, tmp_path / "bad", dirs_exist_ok=True))
+            text = json.dumps({**values, key: draw.choice([odd for odd in ODD if odd != 10**400])})
+            (bad / ADAPTER).write_text(text)
+            try:
+                load_adapter(backbone, bad, "caption")
+            except QvlaError as error:
+                told(error)
 
 
 def test_a_hundred_configurations_with_an_odd_value_each(
