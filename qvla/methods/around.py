@@ -19,6 +19,7 @@ class AroundProjections(Method):
     """Wraps the projections that the recipe's placement names, and nothing else."""
 
     joined: ClassVar[bool] = False  # see `Trained`
+    outputs: ClassVar[int] = 0
 
     def targets(self, recipe: ProjectionFields, places: Places) -> str:
         """They as PEFT's `target_modules`; raises TrainingError for one that there is not."""
@@ -30,12 +31,15 @@ class AroundProjections(Method):
     def trained(self, recipe: ProjectionFields, places: Places) -> Trained:
         def of(layers: Sequence[int], targets: Sequence[str]) -> Trained:
             width = self.width(recipe)
-            return Trained("parallel", width, layers, targets, joined=self.joined)
+            return Trained(
+                "parallel", width, layers, targets, joined=self.joined, outputs=self.outputs
+            )
 
         in_vision = vision_layers(recipe, places)
+        sees = in_vision or recipe.projector
         return replace(
             of(language_layers(recipe, places), recipe.lora_targets),
-            vision=of(in_vision, recipe.vision_targets) if in_vision else None,
+            vision=of(in_vision, recipe.vision_targets) if sees else None,
         )
 
     def width(self, recipe: Any) -> int:

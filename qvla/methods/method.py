@@ -34,10 +34,11 @@ class Trained:
     `full` is everything; `sequential` something of `width` behind some sublayers (`sites` are
     attention, mlp), with `norms` the norms that come next too; `parallel` something low-rank beside
     some projections (`sites` are their names), whose `width` is its rank, `joined` from parts anew
-    in each step; `prefix` keys and values of `width` more tokens; `input` maps of the rank `width`
-    to what is added to the decoder's input; `sight` differences of biases in the vision tower,
-    through which gradients then flow too. `vision` is the same of the vision tower, where anything
-    else is trained there; of `full` it is everything too.
+    in each step, and for which the projection's output is kept `outputs` times; `prefix` keys and
+    values of `width` more tokens; `input` maps of the rank `width` to what is added to the
+    decoder's input; `sight` differences of biases in the vision tower, through which gradients then
+    flow too. `vision` is the same of the vision tower, where anything else is trained there; of
+    `full` it is everything too.
     """
 
     form: Literal["full", "sequential", "parallel", "prefix", "input", "sight"] = "full"
@@ -46,6 +47,7 @@ class Trained:
     sites: Collection[str] = ()
     norms: bool = False
     joined: bool = False
+    outputs: int = 0
     vision: Trained | None = None
 
 

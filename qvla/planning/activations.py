@@ -63,7 +63,9 @@ class Decoder:
         self.trained = trained
         self.full = trained.form == "full"
         # Whether gradients flow through the first layer's input already.
-        self.from_input = trained.form in ("full", "input", "sight")
+        seen = trained.form == "sight" or trained.vision is not None
+        self.from_input = trained.form in ("full", "input") or seen
+        self.from_photos = self.full or seen
         self.hidden = text.hidden_size
         self.width = text.intermediate_size
         self.layers = text.num_hidden_layers
@@ -83,9 +85,9 @@ class Decoder:
         """
         step = self.step
         kept = step.tokens  # which positions' logits are wanted: a byte each
-        if checkpointing or self.trained.form in ("full", "sight"):
+        if checkpointing or self.from_photos:
             kept += step.tokens  # which positions are the photo's, of an input with gradients
-        if self.trained.form == "sight":
+        if self.from_photos and not self.full:
             kept += 8 * step.rows  # which photos the rows have
         if self.trained.form == "input" and step.compute < FLOAT:
             kept += 2 * step.compute * self.trained.width * self.hidden  # the second of two maps
@@ -244,6 +246,7 @@ class Decoder:
             kept += self._cast(inputs, width) if live or self.full else 0
             if name in around:
                 kept += step.compute * step.tokens * trained.width  # between its two matrices
+                kept += step.compute * step.tokens * trained.outputs * width
                 if step.compute < FLOAT or trained.joined:
                     kept += step.compute * trained.width * (width + (inputs if live else 0))
         return kept, live or bool(around)
@@ -277,64 +280,3 @@ class Decoder:
     def _cast(self, inputs: int, outputs: int) -> int:
         """A base's weight in the compute type, which the gradient of its product's input needs."""
         return self.step.compute * inputs * outputs if self.step.casts_base else 0
-
-
-class Tower:
-    """What the vision tower keeps when it trains, and uses when it does not."""
-
-    def __init__(self, config: Any, step: Step, biases: bool = False) -> None:
-        """With `biases` no weight trains, but what is added to the layers' outputs."""
-        vision = config.vision_config
-        self.step = step
-        self.biases = biases
-        self.hidden = vision.hidden_size
-        self.width = vision.intermediate_size
-        self.layers = vision.num_hidden_layers
-        self.heads = vision.num_attention_heads
-        self.patch = vision.num_channels * vision.patch_size**2
-        self.pixels = step.rows * vision.num_channels * vision.image_size**2
-        self.projected = config.projection_dim
-        self.tokens = step.rows * step.image_tokens
-
-    def inputs(self) -> int:
-        """The photos as float32 pixels."""
-        return FLOAT * self.pixels
-
-    def features(self) -> int:
-        """What the projector hands to the decoder."""
-        return self.step.compute * self.tokens * self.projected
-
-    def forward(self) -> int:
-        """The most at once without gradients: the MLP between its projections, and the stream."""
-        step = self.step
-        return self.tokens * (2 * step.compute * self.width + (step.residual + FLOAT) * self.hidden)
-
-    def saved(self, checkpointing: bool) -> int:
-        """Kept when the tower trains."""
-        step = self.step
-        each = step.residual * self.tokens * self.hidden if checkpointing else self.recomputed()
-        kept = self.layers * each + self._norm()
-        # what the projector takes in, and the pixels where they are cast
-        kept += 0 if self.biases else step.compute * self.tokens * self.hidden
-        if step.casts_base:
-            pixels = 0 if self.biases else self.pixels + self.hidden * self.patch
-            kept += step.compute * (pixels + self.hidden * self.projected)
-        return kept
-
-    def recomputed(self) -> int:
-        """Kept by one layer."""
-        step, hidden, tokens = self.step, self.hidden, self.tokens
-        # of the projections, which a difference of biases does not need
-        inputs = (
-            0 if self.biases else (3 if step.casts_base else 1) * step.compute * tokens * hidden
-        )
-        # queries, keys, values and output, and the logarithmic sums of the scores
-        attention = 4 * step.compute * tokens * hidden + FLOAT * tokens * self.heads
-        mlp = step.compute * tokens * (self.width if self.biases else hidden + 2 * self.width)
-        weights = 4 * hidden**2 + 2 * hidden * self.width
-        casts = step.compute * weights if step.casts_base else 0
-        return 2 * self._norm() + inputs + attention + mlp + casts
-
-    def _norm(self) -> int:
-        """LayerNorm: its input, and mean and deviation of every token."""
-        return self.step.residual * self.tokens * self.hidden + 2 * FLOAT * self.tokens

@@ -26,8 +26,9 @@ from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.families import family_of
 from qvla.models.int8_embedding import CHUNK_BYTES
 from qvla.models.params import read_model_config, report
-from qvla.planning.activations import Decoder, Step, Tower
+from qvla.planning.activations import Decoder, Step
 from qvla.planning.gpus import fitting
+from qvla.planning.tower import Tower
 from qvla.planning.trainable import Skeleton, optimiser_bytes
 from qvla.settings import load_settings
 
@@ -186,7 +187,7 @@ def plan(
         weights = _nf4_bytes(model, skeleton, embeddings_8bit, device == "cpu" and not training)
     if variant != "base":
         trained, sizes = skeleton.train(adapter, adapter_fields)
-        weights += number * sum(sizes)
+        weights += number * (sum(sizes) + skeleton.fixed)
 
     step = Step(
         rows=batch_size * (1 if training else num_beams),
@@ -264,13 +265,12 @@ def _step_activations(
 
     `unpacked` and `head` are what products with quantised weights unpack: of a layer, of the head.
     """
-    trains_sight = decoder.trained.form in ("full", "sight")
-    tower = Tower(config, decoder.step, biases=not decoder.full)
+    tower = Tower(config, decoder.step, decoder.trained)
     held = tower.inputs() + tower.features()
     kept = decoder.saved(checkpointing)
     layer = decoder.transient_layer(unpacked)
     recomputed = decoder.recomputed() if checkpointing else 0
-    if trains_sight:
+    if tower.trains:
         kept += tower.saved(checkpointing)
         recomputed = max(recomputed, tower.recomputed()) if checkpointing else 0
     moments = (

@@ -29,6 +29,8 @@ class Skeleton:
             if isinstance(module, nn.Linear) and name != self._family.head
         }
         self.sizes: list[int] = [tensor.numel() for tensor in self._model.parameters()]
+        # Numbers that an adapter holds and does not train, such as VeRA's random matrices.
+        self.fixed = 0
 
     def train(self, method: Method, recipe: Any) -> tuple[Trained, list[int]]:
         """What a method trains by a recipe, or by what has its fields of one, and the sizes of the
@@ -38,7 +40,11 @@ class Skeleton:
         trained, adapter = method.trained(recipe, places), method.config(recipe, places)
         if adapter is None:
             return trained, self.sizes
+        own = {id(tensor) for tensor in (*self._model.parameters(), *self._model.buffers())}
         adapted = method.outline(self._model, adapter)
+        held = {id(one): one.numel() for one in (*adapted.parameters(), *adapted.buffers())
+                if id(one) not in own and not one.requires_grad}  # fmt: skip
+        self.fixed = sum(held.values())
         return trained, [tensor.numel() for tensor in adapted.parameters() if tensor.requires_grad]
 
 

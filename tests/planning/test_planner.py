@@ -169,7 +169,7 @@ def test_what_is_kept_is_what_autograd_keeps(tiny_checkpoint: Path, case: tuple)
     )
     planned = Decoder(config, step, trained_by(recipe, config)).saved(checkpointing)
     if method in ("full", "bitfit"):
-        tower = Tower(config, step, biases=method == "bitfit")
+        tower = Tower(config, step, trained_by(recipe, config))
         planned += tower.saved(checkpointing)
         if method == "full" and not autocast:
             planned += tower.inputs()  # kept as they came, and counted as inputs

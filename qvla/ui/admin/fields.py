@@ -13,6 +13,7 @@ from qvla.methods.recipe import Recipe, TrainingError
 from qvla.methods.registry import kinds_with
 
 LONGEST = 2000  # letters of a field
+LAYERS = ("layers", "vision_layers")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ USUAL = (
     Field("learning_rate", "Learning rate"),
     Field("reduction_factor", "Reduction factor"),
     Field("rank", "Rank"),
+    Field("block_size", "Block size"),
+    Field("virtual_tokens", "Virtual tokens"),
+    Field("tasks", "Tasks"),
+    Field("train_task", "Task to train"),
+    Field("towers", "Towers"),
+    Field("placement", "Placement"),
     Field("layers", "Decoder layers"),
     Field("optimiser", "Optimiser"),
     Field("augment", "Augmentation"),
@@ -66,7 +73,14 @@ RARE = (
     Field("activation", "Activation"),
     Field("sites", "Sublayers"),
     Field("lora_alpha", "LoRA alpha"),
-    Field("lora_targets", "LoRA targets", 300),
+    Field("lora_targets", "Decoder targets", 300),
+    Field("vision_targets", "Vision targets", 300),
+    Field("projector", "Projector"),
+    Field("vision_placement", "Vision placement"),
+    Field("vision_layers", "Vision layers"),
+    Field("preset", "Task preset"),
+    Field("adaptive_rank", "Rank by layer"),
+    Field("rank_pattern", "Rank by name"),
     Field("prefix", "Prompt"),
     Field("precision", "Base precision"),
     Field("gradient_checkpointing", "Gradient checkpointing"),
@@ -104,8 +118,14 @@ def component(field: Field) -> Any:
         return gr.CheckboxGroup(list(get_args(get_args(kind)[0])), value=default, **options)
     if kind is int and not optional:
         return gr.Number(default, precision=0, **options)
-    text = ", ".join(map(str, default)) if isinstance(default, list) else default
-    return gr.Textbox("" if text is None else str(text), max_lines=1, max_length=LONGEST, **options)
+    return gr.Textbox(as_text(default), max_lines=1, max_length=LONGEST, **options)
+
+
+def as_text(value: Any) -> str:
+    """A value as a field of text shows it."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def given_values(values: Sequence[Any]) -> dict[str, Any]:
@@ -120,7 +140,7 @@ def given_values(values: Sequence[Any]) -> dict[str, Any]:
         info = Recipe.model_fields[field.name]
         is_list = any(get_origin(kind) is list for kind in _members(info.annotation))
         if is_list and isinstance(value, str):
-            value = _layers(value) if field.name == "layers" else _parts(value)
+            value = _layers(value, field.label) if field.name in LAYERS else _parts(value)
             if not value and info.default is None:
                 continue
         if value is None or value == "":
@@ -133,13 +153,13 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _layers(text: str) -> list[int]:
+def _layers(text: str, label: str) -> list[int]:
     """Numbers and ranges, such as 0, 4-7."""
     layers: list[int] = []
     for part in _parts(text):
         ends = re.fullmatch(r"(\d{1,4})(?:\s*[-–]\s*(\d{1,4}))?", part)
         if ends is None:
-            raise TrainingError(f"Decoder layers are numbers such as 0, 4-7, not {part!r}.")
+            raise TrainingError(f"{label} are numbers such as 0, 4-7, not {part!r}.")
         first, last = int(ends[1]), int(ends[2] or ends[1])
         layers += range(first, last + 1)
     return list(dict.fromkeys(layers))

@@ -17,15 +17,24 @@ from qvla.data.examples import is_read_in_place, read_examples
 from qvla.data.risc import TABLE
 from qvla.errors import QvlaError
 from qvla.files import parse_json
-from qvla.methods.recipe import Recipe, make_recipe
-from qvla.methods.registry import makes_model
+from qvla.methods.recipe import Recipe, fields_of, make_recipe
+from qvla.methods.registry import KINDS, METHODS, makes_model
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.records import store as records
 from qvla.settings import Settings
 from qvla.tuning import forecast
 from qvla.tuning.forecast import Forecast
 from qvla.ui import units
-from qvla.ui.admin.fields import FIELDS, FIRST, RARE, USUAL, Field, component, given_values
+from qvla.ui.admin.fields import (
+    FIELDS,
+    FIRST,
+    RARE,
+    USUAL,
+    Field,
+    as_text,
+    component,
+    given_values,
+)
 from qvla.ui.admin.job_list import duration
 from qvla.ui.tables import record_folders
 from qvla.ui.uploads import UploadButton
@@ -74,6 +83,23 @@ class JobForm:
     def by_method(self) -> list[Any]:
         """The fields that come and go with the method."""
         return [self.of[field.name] for field in FIELDS if field.methods]
+
+    @property
+    def with_defaults(self) -> list[Any]:
+        """The fields that some method has a default of its own for."""
+        names = {name for method in METHODS.values() for name in method.defaults}
+        return [self.of[field.name] for field in FIELDS if field.name in names]
+
+    def start_from_method(self, kind: str) -> Updates:
+        """Those at the defaults of a method that was just chosen."""
+        usual = fields_of(KINDS[kind].method) if kind in KINDS else None
+        updates: Updates = {}
+        for field in FIELDS:
+            if self.of[field.name] in self.with_defaults and hasattr(usual, field.name):
+                value = getattr(usual, field.name)
+                is_text = isinstance(self.of[field.name], gr.Textbox)
+                updates[self.of[field.name]] = gr.update(value=as_text(value) if is_text else value)
+        return updates
 
     @property
     def changes(self) -> list[Any]:

@@ -128,6 +128,15 @@ class AdminTab:
             inputs=form.inputs,
             outputs=[*self.outputs, form.problem, self.new],
         ).then(None, js=TO_JOB)
+        chosen = gate.on(
+            form.of["method"].input,
+            lambda who, kind: form.start_from_method(kind),
+            name="choose_method",
+            inputs=[form.of["method"]],
+            outputs=form.with_defaults,
+            told_in=form.problem,
+        )
+        self._preview_on(chosen.then, "of_method")
         changed = gr.on(form.changes, None, js=SETTLE)
         self._preview_on(changed.then, "of_form")
         self._on(self.notice.button.click, self._set_aside, "set_aside")
