@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from qvla.methods.around import AroundProjections
-from qvla.methods.placement import PROJECTIONS, ProjectionFields
+from qvla.methods.placement import PROJECTIONS, ProjectionFields, check_blocks
 from qvla.methods.places import Places
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class BoftMethod(AroundProjections):
     def config(self, recipe: BoftFields, places: Places) -> BOFTConfig:
         from peft import BOFTConfig
 
+        check_blocks(recipe, places, self.title)
         return BOFTConfig(
             boft_block_size=recipe.block_size,
             boft_dropout=recipe.dropout,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qvla.methods.around import AroundProjections
-from qvla.methods.placement import PROJECTIONS, ProjectionFields
+from qvla.methods.placement import PROJECTIONS, ProjectionFields, check_blocks
 from qvla.methods.places import Places
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class OftMethod(AroundProjections):
     def config(self, recipe: OftFields, places: Places) -> OFTConfig:
         from peft import OFTConfig
 
+        check_blocks(recipe, places, self.title)
         return OFTConfig(
             oft_block_size=recipe.block_size,
             module_dropout=recipe.dropout,

@@ -175,6 +175,25 @@ def pattern(recipe: ProjectionFields, places: Places, title: str) -> str:
     return rf".*{parts[0]}" if len(parts) == 1 else rf".*(?:{_one_of(parts)})"
 
 
+def check_blocks(recipe: Any, places: Places, title: str) -> None:
+    """Raises TrainingError for a `block_size` that some wanted projection's inputs are no multiple
+    of. PEFT would take another one, or fail.
+    """
+    sizes = {
+        f"the {stack.title}'s {target}": stack.inputs(target)
+        for stack, _, targets in _wanted(recipe, places, title)
+        for target in targets
+    }
+    if recipe.projector:
+        sizes["the projector"] = places.vision.hidden
+    for name, inputs in sizes.items():
+        if inputs % recipe.block_size:
+            raise TrainingError(
+                f"A block size of {recipe.block_size} does not divide the {inputs} inputs of "
+                f"{name}: choose a divisor of that."
+            )
+
+
 def _wanted(
     recipe: ProjectionFields, places: Places, title: str
 ) -> list[tuple[Stack, list[int], list[str]]]:

@@ -15,6 +15,8 @@ class Stack:
         path: where the layers lie in the bare model; each is `{path}.{index}`.
         depth: how many there are.
         hidden: features of the stream that goes through them.
+        attended: features that attention's last projection takes in.
+        wide: features between the MLP's projections.
         projections: a layer's linear layers by name, each with the sublayer that it lies in.
         outputs: the projections that the sublayers `attention` and `mlp` end in.
     """
@@ -23,8 +25,15 @@ class Stack:
     path: str
     depth: int
     hidden: int
+    attended: int
+    wide: int
     projections: Mapping[str, str]
     outputs: Mapping[str, str]
+
+    def inputs(self, projection: str) -> int:
+        """Features that a projection takes in."""
+        last = {self.outputs["attention"]: self.attended, self.outputs["mlp"]: self.wide}
+        return last.get(projection, self.hidden)
 
 
 @dataclass(frozen=True)

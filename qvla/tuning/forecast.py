@@ -138,8 +138,9 @@ def command_line(recipe: Recipe) -> str:
 
 def _changed(recipe: Recipe) -> dict[str, Any]:
     values = {"method": recipe.method, **recipe.model_dump(mode="json", exclude_defaults=True)}
-    if values.get("learning_rate") == recipe.kind.method.learning_rate:
-        del values["learning_rate"]
+    method = recipe.kind.method
+    own = {**method.defaults, "learning_rate": method.learning_rate}
+    values = {name: value for name, value in values.items() if own.get(name) != value}
     return {name: value for name, value in values.items() if value is not None}
 
 

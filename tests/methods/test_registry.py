@@ -34,9 +34,19 @@ from qvla.tuning.methods import add_method, stand_in
 from tests.support.adapted import load, logits, make_inputs, randomise
 
 PLACEMENTS = {
-    "adapter": [{}, {"layers": [1], "sites": ["mlp"], "train_norms": True}],
+    "adapter": [
+        {},
+        {"layers": [1], "sites": ["mlp"], "train_norms": True},
+        {"towers": "both", "vision_placement": "top", "train_norms": True},
+        {"towers": "vision", "vision_layers": [0]},
+    ],
     "qvla": [{"layers": [0, 2], "reduction_factor": 4}],
-    "lora": [{}, {"layers": [0, 2], "lora_targets": ["q_proj", "up_proj"], "rank": 4}],
+    "lora": [
+        {},
+        {"layers": [0, 2], "lora_targets": ["q_proj", "up_proj"], "rank": 4},
+        {"towers": "both", "adaptive_rank": True, "rank_pattern": [r"layers\.0\..*q_proj=3"]},
+        {"preset": "captioning", "projector": True},
+    ],
     "qlora": [{"layers": [1], "lora_targets": ["o_proj"]}],
     "dora": [{"placement": "top"}, {"towers": "both", "placement": "sparse", "rank": 2}],
     "qdora": [{"layers": [1], "lora_targets": ["v_proj"]}],
@@ -49,7 +59,7 @@ PLACEMENTS = {
     "boft": [{}, {"towers": "vision", "placement": "top", "block_size": 8}],
     "qboft": [{"layers": [1]}],
     "ia3": [{}, {"preset": "grounding"}],
-    "prefix": [{}, {"layers": [0, 2], "virtual_tokens": 3}],
+    "prefix": [{}, {"layers": [0, 2], "virtual_tokens": 3}, {"placement": "top"}],
     "qprefix": [{"layers": [1]}],
     "bitfit": [{}],
     "qbitfit": [{}],
@@ -59,8 +69,10 @@ PLACEMENTS = {
     "qcrossmodal": [{"rank": 4}],
     "full": [{}],
 }
-OWN = ("bottleneck_", "lora_", "prefix_", "bitfit_", "multitask_", "crossmodal_",
-       "vera_", "oft_", "boft_", "ia3_")  # fmt: skip
+OWN = (
+    *("bottleneck_", "lora_", "prefix_", "bitfit_", "multitask_", "crossmodal_"),
+    *("vera_", "oft_", "boft_", "ia3_"),
+)
 CASES = [(name, given) for name, all_given in PLACEMENTS.items() for given in all_given]
 
 
@@ -82,8 +94,14 @@ def every(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
 def test_the_names_that_users_know_are_all_there() -> None:
     assert list(KINDS) == list(PLACEMENTS)
     assert get_args(Recipe.model_fields["method"].annotation) == tuple(KINDS)
-    with pytest.raises(TrainingError, match=r"method cannot be 'dora'.*'adapter', 'qvla'"):
-        recipe_for("model", "dora")
+    with pytest.raises(TrainingError, match=r"method cannot be 'reft'.*'adapter', 'qvla'"):
+        recipe_for("model", "reft")
+    for method in METHODS.values():
+        if method.on_nf4:
+            assert method.nf4_reason is None
+        else:
+            with pytest.raises(TrainingError, match=r"does not work on an NF4 base: .*Use "):
+                recipe_for("model", f"q{method.name}")
 
 
 @pytest.mark.parametrize(("name", "given"), CASES)
@@ -166,6 +184,9 @@ def test_rows_mix_if_the_entry_says_so(name: str, tiny_checkpoint: Path) -> None
     method, base = METHODS[name], load(tiny_checkpoint)
     config = method.config(fields_of(method), family_of(base.config).places(base.config))
     model = get_peft_model(base, config, adapter_name="one")
+    if not method.mixes and method.needs_import is None:
+        assert method_of(config.to_dict()) is method  # by which the line-up gives it its own view
+        return
     model.add_adapter("two", config)
     model.eval()
     batch = make_inputs(tiny_checkpoint, 3)
@@ -208,48 +229,44 @@ def test_lora_stays_out_of_the_vision_tower_which_has_projections_of_the_same_na
 
 def test_fields_are_those_of_the_recipe_and_say_whom_they_are_for() -> None:
     assert Recipe.model_fields.keys() >= FIELDS
-    assert kinds_with("lora_targets") == ("lora", "qlora", "multitask", "qmultitask")
-    assert kinds_with("rank") == (*kinds_with("lora_targets"), "crossmodal", "qcrossmodal")
+    around = {"lora", "dora", "adalora", "vera", "oft", "boft", "multitask"}
+    around |= {f"q{name}" for name in around} | {"ia3"}
+    assert set(kinds_with("lora_targets")) == set(kinds_with("projector")) == around
+    assert set(kinds_with("vision_layers")) == around | {"adapter", "qvla"}
+    assert set(kinds_with("layers")) == around | {"adapter", "qvla", "prefix", "qprefix"}
+    assert kinds_with("rank_pattern") == ("lora", "qlora", "dora", "qdora")
+    assert kinds_with("block_size") == ("oft", "qoft", "boft", "qboft")
     assert kinds_with("tasks") == kinds_with("train_task") == ("multitask", "qmultitask")
     assert kinds_with("virtual_tokens") == ("prefix", "qprefix")
     assert kinds_with("reduction_factor") == kinds_with("sites") == ("adapter", "qvla")
-    dropping = ("adapter", "qvla", "lora", "qlora", "multitask", "qmultitask")
-    assert kinds_with("dropout") == dropping
-    assert set(kinds_with("layers")) == {*dropping, "prefix", "qprefix"}
     assert kinds_with("epochs") == kinds_with("method") == ()
-    assert vars(fields_of(METHODS["lora"], rank=2)) == {
-        "rank": 2,
-        "lora_alpha": 32.0,
-        "lora_targets": list(Recipe.model_fields["lora_targets"].default),
-        "layers": None,
-        "dropout": 0.0,
-    }
+    given = vars(fields_of(METHODS["lora"], rank=2))
+    assert given.keys() == set(METHODS["lora"].fields)
+    assert (given["rank"], given["lora_alpha"], given["towers"]) == (2, 32.0, "language")
+    assert fields_of(METHODS["vera"]).rank == recipe_for("model", "vera").rank == 256
+    assert recipe_for("model", "vera", rank=16).rank == 16
 
 
 def test_what_a_method_does_not_have_is_refused_by_name() -> None:
-    with pytest.raises(TrainingError, match="LoRA has no setting called sites: it has rank"):
+    with pytest.raises(TrainingError, match="LoRA has no setting called sites: it has towers"):
         fields_of(METHODS["lora"], sites=["mlp"])
     with pytest.raises(TrainingError, match=r"no method 'full' that makes .* bottleneck, lora"):
         adapter_method("full")
-    assert method_of("VERA") is None and not makes_model("vera")
+    assert method_of({"peft_type": "LOHA"}) is None and not makes_model("loha")
 
 
 def test_what_comes_of_each_is_said_as_before() -> None:
-    assert {name: kind.made for name, kind in KINDS.items()} == {
+    said = {
         "adapter": "A bottleneck adapter on a frozen base",
         "qvla": "A bottleneck adapter trained on a frozen base in 4-bit NF4",
         "lora": "A LoRA adapter on a frozen base",
         "qlora": "A LoRA adapter trained on a frozen base in 4-bit NF4",
+        "qdora": "A DoRA adapter trained on a frozen base in 4-bit NF4",
         "prefix": "A prefix on a frozen base",
-        "qprefix": "A prefix trained on a frozen base in 4-bit NF4",
         "bitfit": "Differences of biases on a frozen base",
-        "qbitfit": "Differences of biases trained on a frozen base in 4-bit NF4",
-        "multitask": "A multi-task LoRA adapter on a frozen base",
-        "qmultitask": "A multi-task LoRA adapter trained on a frozen base in 4-bit NF4",
-        "crossmodal": "A cross-modal adapter on a frozen base",
-        "qcrossmodal": "A cross-modal adapter trained on a frozen base in 4-bit NF4",
         "full": "A base model of which all weights were trained",
     }
+    assert {name: KINDS[name].made for name in said} == said
     for kind in KINDS.values():
         assert kind.method.on_nf4 or not kind.quantised
         assert kind.method.link.startswith("https://arxiv.org/abs/")

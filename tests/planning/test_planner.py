@@ -21,13 +21,15 @@ from qvla.captioning.prompts import IGNORED
 from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.cli import main as cli
 from qvla.methods.bottleneck import BottleneckConfig
+from qvla.methods.method import Trained
 from qvla.methods.recipe import Recipe, TrainingError, make_recipe
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.backbone import Precision, load_backbone
 from qvla.models.footprint import census
 from qvla.planning import gpus, planner
-from qvla.planning.activations import Decoder, Step, Tower, Trained
+from qvla.planning.activations import Decoder, Step
 from qvla.planning.planner import PlanError, plan
+from qvla.planning.tower import Tower
 from qvla.planning.trainable import optimiser_bytes
 from qvla.records.measure import tensors_measured
 from qvla.settings import EMBEDDED_MODEL

@@ -94,12 +94,15 @@ class Family(ABC):
     def places(self, config: Any) -> Places:
         """Where methods go in a model of that configuration."""
         text, vision = config.text_config, config.vision_config
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return Places(
             language=Stack(
                 title="decoder",
                 path=self.decoder_layers,
                 depth=text.num_hidden_layers,
                 hidden=text.hidden_size,
+                attended=text.num_attention_heads * head,
+                wide=text.intermediate_size,
                 projections=self.projections,
                 outputs=self.outputs,
             ),
@@ -108,6 +111,8 @@ class Family(ABC):
                 path=self.tower_layers,
                 depth=vision.num_hidden_layers,
                 hidden=vision.hidden_size,
+                attended=vision.hidden_size,
+                wide=vision.intermediate_size,
                 projections=self.tower_projections,
                 outputs=self.tower_outputs,
             ),
