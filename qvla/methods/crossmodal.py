@@ -66,11 +66,10 @@ class CrossModalLayer(tuner.OwnLayer):
     """The first decoder layer, whose input is changed; a hook tells which tokens are a photo's."""
 
     adapter_layer_names = tuple(f"crossmodal_{way}" for way in WAYS)
-    size: int  # D
 
     def __init__(self, base_layer: nn.Module, embedding: Any, image_token: int) -> None:
         super().__init__(base_layer)
-        self.size = embedding.weight.shape[1]
+        self.size: int = embedding.weight.shape[1]
         self.image_token = image_token
         self.photo: torch.Tensor | None = None  # (B, T) bool, from the embedding to this layer
         self.hook = embedding.register_forward_pre_hook(self._note)
@@ -134,15 +133,16 @@ def _attended(photo: torch.Tensor, mask: torch.Tensor | None, causal: bool) -> t
     last = (photo * places).amax(1)  # (B,)
     if mask is None:
         return places <= last[:, None] if causal else torch.ones_like(photo)
-    seen = mask.expand(len(photo), -1, -1, -1)[torch.arange(len(photo)), 0, last]  # (B, T)
+    rows = torch.arange(len(photo), device=photo.device)
+    seen = mask.expand(len(photo), -1, -1, -1)[rows, 0, last]  # (B, T)
     seen = seen[:, -photo.shape[1] :]  # without what came before, from a cache
     return seen if seen.dtype == torch.bool else seen == 0
 
 
 def _mean(hidden: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """(B, T, D) over the positions (B, T), in float32; zero where there is none."""
-    weights = where.float()[..., None]
-    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
+    chosen = where.float()[..., None]
+    return (hidden.float() * chosen).sum(1) / chosen.sum(1).clamp(min=1)
 
 
 register_peft_method(
