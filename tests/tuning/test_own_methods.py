@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import PaliGemmaForConditionalGeneration
 
 from qvla.data.examples import read_examples
-from qvla.methods.recipe import TrainingError
+from qvla.methods.recipe import TrainingError, fields_of
+from qvla.methods.registry import METHODS
 from qvla.models.adapters import load_adapter
+from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.backbone import load_backbone
+from qvla.models.families import built_in, family_of
 from qvla.tuning.training import train
 from tests.support.adapted import logits, make_inputs
 from tests.support.colours import batch_of, plain_loss, recipe_for
@@ -26,7 +29,7 @@ from tests.support.colours import batch_of, plain_loss, recipe_for
         ("bitfit", 0.1, {}),
         ("multitask", 0.03, {"rank": 4, "tasks": ["caption", "vqa"], "train_task": "vqa"}),
         ("crossmodal", 0.3, {"rank": 4}),
-        ("qprefix", 0.3, {"virtual_tokens": 8}),
+        pytest.param("qprefix", 0.3, {"virtual_tokens": 8}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_learns_and_its_folder_answers_as_peft_alone_has_it(
@@ -92,3 +95,27 @@ def test_an_odd_rank_has_no_halves(tiny_checkpoint: Path, data: Path, tmp_path: 
     recipe = recipe_for(tiny_checkpoint, data, tmp_path / "out", method="multitask", rank=3)
     with pytest.raises(TrainingError, match="even rank for its two halves, not 3"):
         train(recipe)
+
+
+def test_full_size_counts_follow_from_the_sizes() -> None:
+    config = built_in()[PALIGEMMA_3B]()
+    family = family_of(config)
+    model, counts = family.skeleton(config), {}
+    for name, given in (
+        ("prefix", {}),
+        ("multitask", {"tasks": ["a", "b", "c"]}),
+        ("crossmodal", {}),
+    ):
+        method = METHODS[name]
+        with torch.device("meta"):
+            recipe = fields_of(method, **given)
+            adapted = get_peft_model(model, method.config(recipe, family.places(config)))
+            counts[name] = method.count(adapted).total
+            model = adapted.unload()
+    hidden, wide, keys, layers, rank, tokens = 2048, 16384, 256, 18, 16, 20
+    sides = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + wide)
+    assert counts == {
+        "prefix": layers * tokens * 2 * keys,
+        "multitask": (1 + 3) * (rank // 2) * layers * sides,
+        "crossmodal": 2 * (2 * rank * hidden + 1),
+    }
