@@ -1,11 +1,8 @@
-"""What a fine-tune run will take, told before it begins: parameters, memory, time, and the command
-line that does the same.
-"""
+"""What a fine-tune run will take, told before it begins: parameters, memory and time."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvla.data.examples import is_read_in_place, read_examples
-from qvla.methods.recipe import Recipe, flag, make_recipe
+from qvla.methods.recipe import Recipe, make_recipe
 from qvla.methods.registry import FIELDS
 from qvla.records.store import Kept
 
@@ -121,27 +118,6 @@ def speed_of(recipe: Recipe, cards: Iterable[dict[str, Any]], kept: Iterable[Kep
         if one.record.what == "bench/training" and one.record.model == name and measured:
             found = Speed(measured, f"the training suite on {_machine(one)}")
     return found
-
-
-def command_line(recipe: Recipe) -> str:
-    """The shell command that runs the same recipe; what is at its default is left out."""
-    words = ["python", "-m", "qvla", "train"]
-    for name, value in _changed(recipe).items():
-        if isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{flag(name)}")
-        elif isinstance(value, (list, tuple)):
-            words += [f"--{flag(name)}", *map(str, value)]
-        else:
-            words += [f"--{flag(name)}", str(value)]
-    return shlex.join(words)
-
-
-def _changed(recipe: Recipe) -> dict[str, Any]:
-    values = {"method": recipe.method, **recipe.model_dump(mode="json", exclude_defaults=True)}
-    method = recipe.kind.method
-    own = {**method.defaults, "learning_rate": method.learning_rate}
-    values = {name: value for name, value in values.items() if own.get(name) != value}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 @lru_cache(maxsize=64)

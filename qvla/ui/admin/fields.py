@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
@@ -11,6 +10,7 @@ import gradio as gr
 
 from qvla.methods.recipe import Recipe, TrainingError
 from qvla.methods.registry import kinds_with
+from qvla.methods.values import numbers, parts
 
 LONGEST = 2000  # letters of a field
 LAYERS = ("layers", "vision_layers")
@@ -140,29 +140,13 @@ def given_values(values: Sequence[Any]) -> dict[str, Any]:
         info = Recipe.model_fields[field.name]
         is_list = any(get_origin(kind) is list for kind in _members(info.annotation))
         if is_list and isinstance(value, str):
-            value = _layers(value, field.label) if field.name in LAYERS else _parts(value)
+            value = numbers(value, field.label) if field.name in LAYERS else parts(value)
             if not value and info.default is None:
                 continue
         if value is None or value == "":
             continue
         given[field.name] = value
     return given
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _layers(text: str, label: str) -> list[int]:
-    """Numbers and ranges, such as 0, 4-7."""
-    layers: list[int] = []
-    for part in _parts(text):
-        ends = re.fullmatch(r"(\d{1,4})(?:\s*[-–]\s*(\d{1,4}))?", part)
-        if ends is None:
-            raise TrainingError(f"{label} are numbers such as 0, 4-7, not {part!r}.")
-        first, last = int(ends[1]), int(ends[2] or ends[1])
-        layers += range(first, last + 1)
-    return list(dict.fromkeys(layers))
 
 
 def _members(annotation: Any) -> list[Any]:

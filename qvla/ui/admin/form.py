@@ -17,6 +17,7 @@ from qvla.data.examples import is_read_in_place, read_examples
 from qvla.data.risc import TABLE
 from qvla.errors import QvlaError
 from qvla.files import parse_json
+from qvla.methods.command import command_line
 from qvla.methods.recipe import Recipe, fields_of, make_recipe
 from qvla.methods.registry import KINDS, METHODS, makes_model
 from qvla.models.architectures import PALIGEMMA_3B
@@ -292,9 +293,7 @@ def render_forecast(found: Forecast, recipe: Recipe) -> str:
         for name, _, fit in found.plan.fits
     )
     # The job has a folder of its own; a run from a shell names one.
-    command = forecast.command_line(
-        recipe.model_copy(update={"output": Path("runs") / recipe.method})
-    )
+    command = command_line(recipe.model_copy(update={"output": Path("runs") / recipe.method}))
     return (
         f'<h3>What it will take</h3><dl class="facts">{shown}</dl><ul class="gpus">{gpus}</ul>'
         f"<details class='command'><summary>The same from a shell</summary>"

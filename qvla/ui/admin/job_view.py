@@ -11,8 +11,8 @@ import gradio as gr
 
 from qvla.errors import QvlaError
 from qvla.jobs.publishing import pane_of, shown_name
+from qvla.methods.command import command_line
 from qvla.methods.recipe import make_recipe
-from qvla.tuning import forecast
 from qvla.ui.admin import curves
 from qvla.ui.admin.job_list import PANE_TITLES
 from qvla.ui.admin.job_parts import render_head, render_log, render_notes, render_samples
@@ -181,7 +181,7 @@ def full_model_note(folder: Path) -> str:
 def _recipe(job: Job) -> str:
     """The command line that does the same; of a recipe of another release, its values."""
     try:
-        text = forecast.command_line(make_recipe(**job.recipe))
+        text = command_line(make_recipe(**job.recipe))
     except QvlaError:
         text = "\n".join(f"{name}: {value}" for name, value in job.recipe.items())
     return (

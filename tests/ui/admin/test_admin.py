@@ -404,7 +404,7 @@ def test_a_fine_tune_is_queued_as_the_form_says(
         ({"optimiser": "adamw_8bit"}, "needs a CUDA GPU"),
         ({"batch_size": 0}, "batch_size cannot be"),
         ({"layers": "9"}, "cannot name layer 9"),
-        ({"layers": "all but one"}, "Decoder layers are numbers"),
+        ({"layers": "all but one"}, "Layers are numbers"),
         ({"learning_rate": "fast"}, "learning_rate cannot be"),
         ({"method": "lora", "lora_targets": "w_proj"}, "no projection 'w_proj'"),
     ],
