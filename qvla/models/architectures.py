@@ -7,3 +7,4 @@ names alone, which brings nothing heavy with it.
 from __future__ import annotations
 
 PALIGEMMA_3B = "google/paligemma-3b-pt-224"
+PALIGEMMA2_3B = "google/paligemma2-3b-pt-224"

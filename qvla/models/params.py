@@ -54,7 +54,7 @@ def report(
     family, entry = family_of(config), adapter_method(method)
     base = family.skeleton(config)
     counts = census(base)
-    quantised = _nf4(config)
+    quantised = nf4_sizes(config)
     adapter = entry.config(fields_of(entry, **fields), family.places(config))
     assert adapter is not None  # `adapter_method` gives none that makes no adapter
     adapters = entry.count(entry.outline(base, adapter))
@@ -87,7 +87,7 @@ def read_model_config(model: str | Path) -> PreTrainedConfig:
         raise BackboneError(f"{error} Built in: {', '.join(known)}.") from error
 
 
-def _nf4(config: PreTrainedConfig) -> dict[str, Any]:
+def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     """What quantising would store, by putting bitsandbytes' layers in as Transformers does.
 
     The layers that it leaves alone are named by Transformers' own rule: the embeddings, the output

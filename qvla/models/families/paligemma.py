@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import (
+    Gemma2Config,
     GemmaConfig,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
@@ -22,25 +23,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
 
 from qvla.errors import QvlaError
-from qvla.models.architectures import PALIGEMMA_3B
+from qvla.models.architectures import PALIGEMMA2_3B, PALIGEMMA_3B
 from qvla.models.families.family import IGNORED, Family
 
 
 def paligemma_3b_224() -> PaliGemmaConfig:
-    """SigLIP So400m/14 at 224 pixels and Gemma 2B (PaliGemma, table 1).
-
-    SigLIP's pooling head is left out, as in the published checkpoint: PaliGemma never uses it.
-    """
-    vision = SiglipVisionConfig(  # type: ignore[call-arg] # what it does not declare it keeps
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        patch_size=14,
-        image_size=224,
-        projection_dim=2048,
-        vision_use_head=False,
-    )
+    """SigLIP So400m/14 at 224 pixels and Gemma 2B (PaliGemma, table 1)."""
     text = GemmaConfig(
         vocab_size=257216,
         hidden_size=2048,
@@ -53,12 +41,49 @@ def paligemma_3b_224() -> PaliGemmaConfig:
         eos_token_id=1,
         pad_token_id=0,
     )
+    return _with_siglip(text)
+
+
+def paligemma2_3b_224() -> PaliGemmaConfig:
+    """SigLIP So400m/14 at 224 pixels and Gemma 2 2B (PaliGemma 2, table 1; Gemma 2, arXiv
+    2408.00118, table 1), as Transformers' `convert_paligemma2_weights_to_hf.py` has it.
+    """
+    text = Gemma2Config(
+        vocab_size=257216,
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    return _with_siglip(text)
+
+
+def _with_siglip(text: GemmaConfig | Gemma2Config) -> PaliGemmaConfig:
+    """SigLIP's pooling head is left out, as in the published checkpoints: PaliGemma never uses
+    it.
+    """
+    vision = SiglipVisionConfig(  # type: ignore[call-arg] # what it does not declare it keeps
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        patch_size=14,
+        image_size=224,
+        projection_dim=text.hidden_size,
+        vision_use_head=False,
+    )
     return PaliGemmaConfig(  # type: ignore[call-arg] # the same
         vision_config=vision,
         text_config=text,
         image_token_id=257152,
-        projection_dim=2048,
-        hidden_size=2048,
+        projection_dim=text.hidden_size,
+        hidden_size=text.hidden_size,
         bos_token_id=2,
         eos_token_id=1,
         pad_token_id=0,
@@ -85,7 +110,7 @@ class PaliGemma(Family):
     projector = "model.multi_modal_projector"
     projector_linears = ("linear",)
 
-    built_in: ClassVar = {PALIGEMMA_3B: paligemma_3b_224}
+    built_in: ClassVar = {PALIGEMMA_3B: paligemma_3b_224, PALIGEMMA2_3B: paligemma2_3b_224}
     # Transformers renames them when it loads, since version 4.52.
     published: ClassVar = {
         "model.language_model.": "language_model.model.",
