@@ -37,6 +37,7 @@ VERBS = {
     "score": Verb("score captions of any system against references", "qvla.cli.score"),
     "data": Verb("fetch, check and count data sets", "qvla.cli.data"),
     "plan": Verb("predict memory and the GPUs that suffice", "qvla.cli.plan"),
+    "explore": Verb("count what a way to adapt a model costs and touches", "qvla.cli.explore"),
     "params": Verb("count a model's parameters without loading weights", "qvla.cli.params"),
     "serve": Verb("open the app in a browser", "qvla.cli.serve"),
     "bench": Verb("measure speed and memory as ratios on this machine", "qvla.cli.bench"),

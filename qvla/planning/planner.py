@@ -25,7 +25,7 @@ from qvla.models import nf4
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.families import family_of
 from qvla.models.int8_embedding import CHUNK_BYTES
-from qvla.models.params import read_model_config, report
+from qvla.models.params import read_model_config
 from qvla.planning.activations import Decoder, Step
 from qvla.planning.gpus import fitting
 from qvla.planning.tower import Tower
@@ -115,6 +115,7 @@ def plan(
     attention: str | None = None,
     device: str = "cuda",
     method: str = "bottleneck",
+    skeleton: Skeleton | None = None,
     **fields: Any,
 ) -> Plan:
     """Predicts the memory of one process.
@@ -138,6 +139,7 @@ def plan(
         attention: the decoder's, eager or sdpa; by default as a recipe chooses it for the device.
         device: cuda or cpu.
         method: of the adapter, a name in `qvla.methods.registry`.
+        skeleton: of this model, where the caller has one already: of this method, if of any.
         fields: what a recipe may say of that method, such as `reduction_factor`; what is left out
             is at the recipe's default.
 
@@ -179,12 +181,12 @@ def plan(
     if embeddings_8bit is None:
         embeddings_8bit = load_settings().nf4_embeddings == "int8"
 
-    skeleton = Skeleton(config)
+    skeleton = skeleton or Skeleton(config)
     trained, sizes = Trained(), skeleton.sizes
     number = WIDTHS[precision] if full else 4  # adapters are held in float32
     weights = WIDTHS[precision] * sum(sizes)
     if quantised:
-        weights = _nf4_bytes(model, skeleton, embeddings_8bit, device == "cpu" and not training)
+        weights = _nf4_bytes(skeleton, embeddings_8bit, device == "cpu" and not training)
     if variant != "base":
         trained, sizes = skeleton.train(adapter, adapter_fields)
         weights += number * (sum(sizes) + skeleton.fixed)
@@ -220,7 +222,8 @@ def plan(
 
 
 def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> Plan:
-    """The plan of a fine-tune run. `shapes` are `plan`'s numbers of tokens, where they are known.
+    """The plan of a fine-tune run, or of another `task` with what it makes. `shapes` are `plan`'s
+    numbers of tokens, where they are known, and its `skeleton`.
 
     Without a `device` the recipe's own holds, `auto` being a GPU where there is one.
     """
@@ -238,7 +241,6 @@ def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> P
     return plan(
         recipe.model,
         _variant(recipe.kind),
-        task="training",
         batch_size=recipe.batch_size,
         gradient_checkpointing=recipe.recomputes,
         optimiser=recipe.optimiser,
@@ -290,12 +292,9 @@ def _captioning_activations(
     return held + max(tower.forward(), decoder.prefill() + decoder.cache(tokens)) + unpacked
 
 
-def _nf4_bytes(
-    model: str | Path, skeleton: Skeleton, embeddings_8bit: bool, for_captions_on_the_cpu: bool
-) -> int:
+def _nf4_bytes(skeleton: Skeleton, embeddings_8bit: bool, for_captions_on_the_cpu: bool) -> int:
     """Weights of an NF4 base, which are packed for captions where the CPU has AVX-512 BF16."""
-    counts = report(model)["weight_bytes"]
-    size = counts["nf4_int8_embeddings" if embeddings_8bit else "nf4"]
+    size = skeleton.nf4_bytes["nf4_int8_embeddings" if embeddings_8bit else "nf4"]
     if for_captions_on_the_cpu and has_avx512bf16():
         for rows, columns in skeleton.linear_layers.values():
             if rows % nf4.PACKED_ROWS == 0 and columns % nf4.BLOCK == 0:

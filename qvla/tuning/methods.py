@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from qvla.methods.recipe import Recipe, TrainingError
@@ -12,6 +13,7 @@ from qvla.models.adapter_files import read_adapter
 from qvla.models.adapter_filling import fill
 from qvla.models.backbone import Backbone
 from qvla.models.families import family_of
+from qvla.planning.trainable import Skeleton
 
 Trained = PeftModel | PreTrainedModel
 # Settings of an adapter that may differ between a run and the one that it starts from.
@@ -28,15 +30,15 @@ def adapter_config(config: PreTrainedConfig, recipe: Recipe) -> PeftConfig | Non
     return recipe.kind.method.config(recipe, family_of(config).places(config))
 
 
-def stand_in(config: PreTrainedConfig, recipe: Recipe) -> Trained:
+def stand_in(config: PreTrainedConfig, recipe: Recipe) -> nn.Module:
     """The model as the recipe would train it, on the meta device: shapes without memory.
 
     Raises TrainingError for decoder layers or targets that this base does not have, and what
     `adapter_config` raises.
     """
-    adapter = adapter_config(config, recipe)
-    model = family_of(config).skeleton(config)
-    return model if adapter is None else recipe.kind.method.outline(model, adapter)
+    skeleton = Skeleton(config)
+    skeleton.train(recipe.kind.method, recipe)
+    return skeleton.model
 
 
 def add_method(backbone: Backbone, recipe: Recipe) -> Trained:
