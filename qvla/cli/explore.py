@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # The fields of a recipe that belong to methods, in the recipe's own order.
 OWN = [name for name in Recipe.model_fields if name in FIELDS]
+ALSO = {"lora_targets": ("--targets",)}
 FACTS = {
     "trainable_params": "trained parameters",
     "total_params": "all parameters",
@@ -52,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if _is_switch(name):
             group.add_argument(f"--{flag(name)}", action=argparse.BooleanOptionalAction, help=text)
         else:
-            group.add_argument(f"--{flag(name)}", metavar="VALUE", help=text.replace("%", "%%"))
+            flags = [f"--{flag(name)}", *ALSO.get(name, ())]
+            group.add_argument(*flags, dest=name, metavar="VALUE", help=text.replace("%", "%%"))
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print a table as CSV")
@@ -149,4 +151,6 @@ def _site(site: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "not counted"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -17,7 +17,6 @@ from qvla.methods.command import command_line
 from qvla.methods.method import Method
 from qvla.methods.recipe import Recipe, make_recipe
 from qvla.methods.registry import KINDS, METHODS, Kind
-from qvla.models.families.family import LANGUAGE_MODEL, VISION_TOWER
 from qvla.models.params import read_model_config
 from qvla.planning.planner import plan
 from qvla.planning.sites import Site, Tower, find_sites, find_towers, operations
@@ -27,7 +26,6 @@ from qvla.planning.trainable import Skeleton
 
 DATA = "RISC"  # that the command line names; any other does as well
 NF4 = "nf4"
-GRADIENTS = "Quantised weights take no gradients, and this method trains the base's own."
 
 
 class ExploreError(QvlaError):
@@ -42,7 +40,7 @@ class Exploration:
     `adapter_bytes` is the size of the file that is saved; `train_bytes` and `serve_bytes` are the
     planner's totals on a GPU, for a batch of the recipe's size and for one photo.
     `token_operations` are added to each token that the decoder writes, `photo_operations` to each
-    photo's way through the vision tower, both before a merge.
+    photo's way through the vision tower, both before a merge, and None where they were not counted.
     """
 
     model: str
@@ -60,8 +58,8 @@ class Exploration:
     nf4_reason: str
     train_bytes: int
     serve_bytes: int
-    token_operations: int
-    photo_operations: int
+    token_operations: int | None
+    photo_operations: int | None
     sites: tuple[Site, ...]
     towers: tuple[Tower, ...]
     code: str
@@ -103,13 +101,15 @@ def explore(
     skeleton = Skeleton(read_model_config(model))
     recipe = recipe_for(model, kind, precision, _with_factor(entry, fields, skeleton))
     family, base_params = skeleton.family, sum(skeleton.sizes)
-    bare = skeleton.model
+    places, bare = family.places(skeleton.config), skeleton.model
     linear = [name for name, _ in bare.named_modules() if name in skeleton.linear_layers]
-    touched = entry.touched(bare, recipe, family)
+    touched = entry.touched(bare, recipe, places)
     skeleton.train(entry, recipe)
     adapted = skeleton.model
     sites = find_sites(bare, adapted, touched, family)
     trained = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+    seeing = operations(adapted, (site for site in sites if site.sees))
+    tokens = family.image_tokens(skeleton.config)
     return Exploration(
         model=str(model),
         method=entry.name,
@@ -126,12 +126,11 @@ def explore(
         nf4_reason=nf4_reason(entry),
         train_bytes=_memory(recipe, skeleton, "training"),
         serve_bytes=_memory(recipe, skeleton, "captioning"),
-        token_operations=operations(adapted, sites, LANGUAGE_MODEL),
-        photo_operations=family.image_tokens(skeleton.config)
-        * operations(adapted, sites, VISION_TOWER),
+        token_operations=operations(adapted, (site for site in sites if not site.sees)),
+        photo_operations=None if seeing is None else seeing * tokens,
         sites=sites,
         towers=find_towers(linear, sites, skeleton.config, family),
-        code=code_for(str(model), recipe.base_precision, entry.config(recipe, family)),
+        code=code_for(str(model), recipe.base_precision, entry.config(recipe, places)),
         command=command_line(recipe),
     )
 
@@ -153,7 +152,7 @@ def find_kind(method: str, precision: str | None = None) -> Kind:
     for kind in found:
         if kind.quantised == (precision == NF4):
             return kind
-    raise ExploreError(f"{entry.title} does not work on an NF4 base: {nf4_reason(entry)}")
+    raise ExploreError(f"{entry.title} does not work on an NF4 base: {entry.nf4_reason}.")
 
 
 def recipe_for(
@@ -176,7 +175,8 @@ def recipe_for(
 
 def nf4_reason(method: Method) -> str:
     """Why a method does not work on a quantised base, in a sentence; empty where it does."""
-    return "" if method.on_nf4 else GRADIENTS
+    reason = method.nf4_reason or ""
+    return f"{reason[:1].upper()}{reason[1:]}." if not method.on_nf4 else ""
 
 
 def _with_factor(method: Method, fields: Mapping[str, Any], skeleton: Skeleton) -> dict[str, Any]:

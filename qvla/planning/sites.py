@@ -16,10 +16,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qvla.models.families.family import LANGUAGE_MODEL, VISION_TOWER, Family
+from qvla.models.families.family import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Family
 from qvla.models.footprint import part_of
 
 WRAPPER = "base_model.model."  # before a bare model's names in a PeftModel
+WHOLE = "whole layer"  # of what is put around a layer as such
 TITLES = {VISION_TOWER: "Vision tower", LANGUAGE_MODEL: "Language decoder"}
 
 
@@ -37,6 +38,11 @@ class Site:
     inputs: int | None
     outputs: int | None
     added: Mapping[str, tuple[int, ...]]
+
+    @property
+    def sees(self) -> bool:
+        """Whether photos go through it, and not the tokens that are written."""
+        return self.part in (VISION_TOWER, PROJECTOR)
 
     @property
     def parameters(self) -> int:
@@ -95,8 +101,9 @@ def find_towers(
         (VISION_TOWER, family.tower_layers, config.vision_config.num_hidden_layers),
         (LANGUAGE_MODEL, family.decoder_layers, config.text_config.num_hidden_layers),
     ):
-        inside = re.compile(rf"{re.escape(layers)}\.(\d+)\.(.+)")
-        lit = [(int(match[1]), match[2]) for one in sites if (match := inside.fullmatch(one.name))]
+        inside = re.compile(rf"{re.escape(layers)}\.(\d+)(?:\.(.+))?")
+        matches = filter(None, (inside.fullmatch(one.name) for one in sites))
+        lit = [(int(match[1]), match[2] or WHOLE) for match in matches]
         usual = (match[2] for name in linear if (match := inside.fullmatch(name)))
         rows = dict.fromkeys([*usual, *(row for _, row in lit)])
         found.append(Tower(TITLES[part], depth, tuple(rows), frozenset(lit)))
@@ -112,12 +119,12 @@ def layer_of(name: str, family: Family) -> int | None:
     return None
 
 
-def operations(model: nn.Module, sites: Sequence[Site], part: str) -> int:
-    """Floating-point operations that the adapter adds in a part of the model for a token that goes
-    through it alone, as when a caption is written.
+def operations(model: nn.Module, sites: Iterable[Site]) -> int | None:
+    """Floating-point operations that the adapter adds at these sites for a token that goes through
+    them alone, as when a caption is written; None where it is not at linear layers.
 
     They are counted by PyTorch in the wrapped modules themselves: products of matrices, and sums
-    and products of numbers. A method that is not at a linear layer adds none here.
+    and products of numbers. What trains the base's own weights adds none.
     """
     wrapped = {
         name.removeprefix(WRAPPER): module
@@ -128,8 +135,10 @@ def operations(model: nn.Module, sites: Sequence[Site], part: str) -> int:
     total = 0
     for site in sites:
         module = wrapped.get(site.name)
-        if site.part != part or site.inputs is None or module is None:
+        if module is None:
             continue
+        if site.inputs is None:
+            return None
         sizes = (type(module), site.inputs, site.outputs, *sorted(site.added.items()))
         if sizes not in seen:
             seen[sizes] = _added_operations(module, site.inputs)

@@ -1,4 +1,4 @@
-"""What the QVLA report says, to stand beside what is measured here and never among it."""
+"""What others report, to stand beside what is measured or counted here and never among it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from typing import Any
 from qvla.settings import ASSETS
 
 FILE = ASSETS / "reported.json"
+ADAPTERS_FILE = ASSETS / "reported_adapters.json"
 
 
 @lru_cache(maxsize=1)
 def reported() -> dict[str, Any]:
-    """The figures of the report's tables I to III by variant, in the units their names end in.
+    """The figures of the QVLA report's tables I to III by variant, in the units their names end in.
 
     `table_2_corrected` holds what the report's own notebooks show where its table II errs, and
     `notes` says in words what to keep in mind with each figure.
     """
     return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def reported_adapters() -> dict[str, Any]:
+    """What a page on adapters for LLaVA reports: `results` by method, by `placements`, and the
+    `claims` that can be counted, each with the `digits` that it gives.
+    """
+    return json.loads(ADAPTERS_FILE.read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ from qvla.settings import ASSETS, Settings
 from qvla.ui import visitors
 from qvla.ui.admin.tab import AdminTab
 from qvla.ui.compare.tab import CompareTab
+from qvla.ui.explore.tab import ExploreTab
 from qvla.ui.measured.cider import CiderTab
 from qvla.ui.measured.latency import LatencyTab
 from qvla.ui.measured.memory import MemoryTab
@@ -53,6 +54,7 @@ TABS = (
     ("Memory", MemoryTab),
     ("Latency", LatencyTab),
     ("CIDEr", CiderTab),
+    ("Explore", ExploreTab),
     ("Admin", AdminTab),
 )
 
@@ -63,12 +65,16 @@ def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
         title="QVLA · satellite photo captions", delete_cache=(HOUR, 24 * HOUR), fill_width=True
     ) as app:
         gr.HTML(TITLE, elem_id="masthead")
+        made = {}
         with gr.Tabs():
             for name, kind in TABS:
                 with gr.Tab(name, id=name.lower(), elem_id=f"{name.lower()}-tab") as tab:
-                    made = kind(app, settings, loader)
-                if hasattr(made, "opened_with"):
-                    made.opened_with(tab)
+                    made[name] = kind(app, settings, loader)
+                if hasattr(made[name], "opened_with"):
+                    made[name].opened_with(tab)
+        for one in made.values():
+            if hasattr(one, "joined"):
+                one.joined(made)
     # Closed to direct calls, which would pass the queue by, with its length and its turns.
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
     return app

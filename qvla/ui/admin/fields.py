@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -13,7 +13,6 @@ from qvla.methods.registry import kinds_with
 from qvla.methods.values import numbers, parts
 
 LONGEST = 2000  # letters of a field
-LAYERS = ("layers", "vision_layers")
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,13 @@ RARE = (
     Field("bf16", "bfloat16 autocast"),
 )
 FIELDS = FIRST + USUAL + RARE
+LABELS = {field.name: field.label for field in FIELDS}
 
 
-def component(field: Field) -> Any:
-    """The component that fits the field's type, with the recipe's description as its help."""
+def component(field: Field, prefix: str = "job") -> Any:
+    """The component that fits the field's type, with the recipe's description as its help. `prefix`
+    begins its element's id.
+    """
     info = Recipe.model_fields[field.name]
     kinds = [kind for kind in _members(info.annotation) if kind is not type(None)]
     optional = len(kinds) < len(_members(info.annotation))
@@ -98,7 +100,7 @@ def component(field: Field) -> Any:
     options: dict[str, Any] = {
         "label": field.label,
         "info": info.description,
-        "elem_id": f"job-{field.name.replace('_', '-')}",
+        "elem_id": f"{prefix}-{field.name.replace('_', '-')}",
         "min_width": field.width,
         "visible": not field.methods or Recipe.model_fields["method"].default in field.methods,
         "interactive": True,
@@ -132,21 +134,38 @@ def given_values(values: Sequence[Any]) -> dict[str, Any]:
     """The recipe's values; what is empty, or not for the method, is left to its default."""
     if len(values) != len(FIELDS):
         raise TrainingError(f"The form has {len(FIELDS)} fields, not {len(values)}.")
+    own = {
+        field.name: value
+        for field, value in zip(FIELDS, values, strict=True)
+        if not field.methods or values[0] in field.methods
+    }
+    return read_values(own)
+
+
+def read_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in fields, by name, as the recipe takes it; what is empty is left out."""
     given: dict[str, Any] = {}
-    for field, value in zip(FIELDS, values, strict=True):
-        if field.methods and values[0] not in field.methods:
-            continue
+    for name, value in values.items():
         value = value.strip() if isinstance(value, str) else value
-        info = Recipe.model_fields[field.name]
-        is_list = any(get_origin(kind) is list for kind in _members(info.annotation))
-        if is_list and isinstance(value, str):
-            value = numbers(value, field.label) if field.name in LAYERS else parts(value)
+        info = Recipe.model_fields[name]
+        lists = [kind for kind in _members(info.annotation) if get_origin(kind) is list]
+        if lists and isinstance(value, str):
+            of_numbers = get_args(lists[0]) == (int,)
+            value = numbers(value, LABELS.get(name, name)) if of_numbers else parts(value)
             if not value and info.default is None:
                 continue
         if value is None or value == "":
             continue
-        given[field.name] = value
+        given[name] = value
     return given
+
+
+def written(field: Field, value: Any) -> Any:
+    """A recipe's value as its component shows it: the other way round."""
+    info = Recipe.model_fields[field.name]
+    kinds = [kind for kind in _members(info.annotation) if get_origin(kind) is list]
+    choices = bool(kinds) and get_origin(get_args(kinds[0])[0]) is Literal
+    return as_text(value) if isinstance(value, list) and not choices else value
 
 
 def _members(annotation: Any) -> list[Any]:

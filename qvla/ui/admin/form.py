@@ -35,7 +35,9 @@ from qvla.ui.admin.fields import (
     as_text,
     component,
     given_values,
+    written,
 )
+from qvla.ui.admin.gate import Gate
 from qvla.ui.admin.job_list import duration
 from qvla.ui.tables import record_folders
 from qvla.ui.uploads import UploadButton
@@ -60,6 +62,7 @@ class JobForm:
     def __init__(self, settings: Settings, jobs: Callable[[], Jobs]) -> None:
         self.settings, self._jobs = settings, jobs
         self.of: dict[str, Any] = {}
+        self.wanted = gr.State(None)  # the model that another tab asked for
         with gr.Row(elem_classes="job-form"):
             with gr.Column(min_width=300, scale=3):
                 self._place(FIRST)
@@ -131,13 +134,39 @@ class JobForm:
 
     # ---- what may be chosen -------------------------------------------------------------------
 
-    def choices(self) -> Updates:
-        """The base models and data to choose from; others may be typed."""
+    @property
+    def taking(self) -> list[Any]:
+        """What `take` fills."""
+        return [self.wanted, *self.inputs]
+
+    def take(self, values: dict[str, Any]) -> Updates:
+        """A recipe's values, by name, in the form's fields."""
+        filled = {
+            self.of[field.name]: gr.update(value=written(field, values[field.name]))
+            for field in FIELDS
+            if field.name in values
+        }
+        return {**filled, self.wanted: values.get("model")}
+
+    def keep_wanted(self, gate: Gate, event: Any) -> Any:
+        """Chooses the model that was asked for after this event, which chose the usual one."""
+        return gate.on(
+            event,
+            lambda who, wanted: self.choices(wanted) if wanted else {},
+            name="keep_wanted",
+            inputs=[self.wanted],
+            outputs=[self.of["model"], self.of["data"]],
+        )
+
+    def choices(self, wanted: str | None = None) -> Updates:
+        """The base models and data to choose from, with the one that is wanted; others may be
+        typed.
+        """
         models = [(_short(self.settings.model), self.settings.model), (PALIGEMMA_3B, PALIGEMMA_3B)]
         models += [(f"{folder.parent.name}, all weights", str(folder)) for folder in self._full()]
         return {
             self.of["model"]: gr.Dropdown(
-                choices=list(dict.fromkeys(models)), value=self.settings.model
+                choices=list(dict.fromkeys(models)), value=wanted or self.settings.model
             ),
             self.of["data"]: self._data(next(filter(_can_be_trained_on, self._folders()), None)),
         }
@@ -169,6 +198,7 @@ class JobForm:
     def forget(self) -> Updates:
         empty = gr.Dropdown(choices=[], value=None)
         return {
+            self.wanted: None,
             self.of["model"]: empty,
             self.of["data"]: empty,
             self.preview: "",

@@ -95,7 +95,7 @@ class AdminTab:
         signed_in = gate.wire(
             self.page, self._fill, [*self.outputs, *self._form_outputs], self._forget
         )
-        self._preview_on(signed_in.then, "after_sign_in")
+        self._preview_on(form.keep_wanted(gate, signed_in.then).then, "after_sign_in")
         looks = {"queue": False}
         self._on(self.timer.tick, self._look, "look", [view.seen, view.said_of], **looks)
         self._on(self.list.pick, self._pick, "pick", **looks).then(None, js=TO_JOB)
@@ -166,9 +166,9 @@ class AdminTab:
     def _on_fill(self, event: Any, name: str) -> None:
         opened = self.gate.on(
             event,
-            lambda who, job_id: {**self.gate.opened(who), **self._fill(who, job_id)},
+            lambda who, *given: {**self.gate.opened(who), **self._fill(who, *given)},
             name=name,
-            inputs=[self.list],
+            inputs=[self.list, self.form.wanted],
             outputs=[*self.outputs, *self._form_outputs],
         )
         self._preview_on(opened.then, f"after_{name}")
@@ -189,7 +189,15 @@ class AdminTab:
     def _form_outputs(self) -> list[Any]:
         form = self.form
         chosen = [form.of["model"], form.of["data"]]
-        return [self.new, *chosen, form.preview, form.problem, form.uploaded, self.rule]
+        return [
+            self.new,
+            form.wanted,
+            *chosen,
+            form.preview,
+            form.problem,
+            form.uploaded,
+            self.rule,
+        ]
 
     # ---- jobs ---------------------------------------------------------------------------------
 
@@ -246,15 +254,20 @@ class AdminTab:
 
     # ---- handlers, all behind the gate ---------------------------------------------------------
 
-    def _fill(self, who: Who, job_id: str | None = None) -> Updates:
+    def _fill(self, who: Who, job_id: str | None = None, wanted: str | None = None) -> Updates:
         shown = self._show(job_id)
         try:
-            shown |= self.form.choices()
+            shown |= self.form.choices(wanted)
             has_jobs = bool(self.jobs().all())
         except QvlaError:  # which `shown` has told already
             has_jobs = True
         clean = {**self.view.say(""), self.view.sure: gr.Row(visible=False)}
-        return {**shown, **clean, self.form.uploaded: "", self.new: gr.Accordion(open=not has_jobs)}
+        return {
+            **shown,
+            **clean,
+            self.form.uploaded: "",
+            self.new: gr.Accordion(open=bool(wanted) or not has_jobs),
+        }
 
     def _forget(self) -> Updates:
         view = self.view

@@ -1,0 +1,1 @@
+"""The Explore tab: what a way to adapt a model costs, before any weight is there."""

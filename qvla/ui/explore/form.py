@@ -1,0 +1,107 @@
+"""What may be chosen: model, method, precision of the base, and the method's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from qvla.data.allowed import model_place
+from qvla.errors import QvlaError
+from qvla.methods.recipe import Recipe
+from qvla.methods.registry import METHODS
+from qvla.models.architectures import PALIGEMMA_3B
+from qvla.settings import Settings
+from qvla.ui.admin.fields import FIELDS, component, read_values, written
+
+PRECISIONS = (
+    ("as trained by default", ""),
+    ("float32", "fp32"),
+    ("bfloat16", "bf16"),
+    ("NF4", "nf4"),
+)
+# Settings of a method that change neither a count nor a place.
+UNCOUNTED = {"activation", "dropout", "lora_alpha"}
+SHOWN = tuple(one for one in FIELDS if one.methods and one.name not in UNCOUNTED)
+LARGEST = 1_000_000  # of any number on the form
+
+
+class ExploreForm:
+    """Lays the form out where it is made; `inputs` are in the order of `chosen`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        models = dict.fromkeys([(settings.model_name, settings.model), (PALIGEMMA_3B,) * 2])
+        self.model = gr.Dropdown(
+            list(models),
+            value=settings.model,
+            label="Model",
+            info="or a folder or hub id whose configuration is at hand",
+            allow_custom_value=True,
+            elem_id="explore-model",
+        )
+        self.method = gr.Dropdown(
+            [(one.title, name) for name, one in METHODS.items()],
+            value="lora",
+            label="Method",
+            elem_id="explore-method",
+        )
+        self.precision = gr.Dropdown(
+            list(PRECISIONS), value="", label="Precision of the base", elem_id="explore-precision"
+        )
+        with gr.Row(elem_classes="fields"):
+            self.own = [component(field, prefix="explore") for field in SHOWN]
+        for field, one in zip(SHOWN, self.own, strict=True):
+            one.visible = field.name in METHODS["lora"].fields
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.model, self.method, self.precision, *self.own]
+
+    @property
+    def changes(self) -> list[Any]:
+        """The events at which a field other than the method has a new value that is meant, as in
+        the form of a job.
+        """
+        events = []
+        for one in (self.model, self.precision, *self.own):
+            typed = isinstance(one, (gr.Textbox, gr.Number))
+            events += [one.blur, one.submit] if typed else [one.input]
+        return events
+
+    def choices(self) -> gr.Dropdown:
+        """The models that are built in besides; Transformers comes with the question."""
+        from qvla.models.families import built_in
+
+        own = (self.settings.model_name, self.settings.model)
+        return gr.Dropdown(choices=[own, *((name, name) for name in built_in())])
+
+    def visible(self, method: str) -> dict[Any, Any]:
+        """The settings of that method, and no others."""
+        fields = METHODS[method].fields if method in METHODS else ()
+        pairs = zip(SHOWN, self.own, strict=True)
+        return {one: gr.update(visible=field.name in fields) for field, one in pairs}
+
+    def usual(self, method: str) -> list[Any]:
+        """What the settings stand at for that method, in the form's order."""
+        own = METHODS[method].defaults if method in METHODS else {}
+        fields = Recipe.model_fields
+        return [
+            written(field, own.get(field.name, fields[field.name].get_default())) for field in SHOWN
+        ]
+
+    def chosen(self, values: Sequence[Any]) -> tuple[str, str, str | None, dict[str, Any]]:
+        """Model, method, precision and the method's settings, what is empty left out; raises
+        QvlaError.
+        """
+        model, method, precision, *own = values
+        if method not in METHODS:
+            raise QvlaError(f"There is no method {method!r}: choose one of {', '.join(METHODS)}.")
+        fields = [field for field in SHOWN if field.name in METHODS[method].fields]
+        by_name = dict(zip((field.name for field in SHOWN), own, strict=True))
+        given = read_values({field.name: by_name[field.name] for field in fields})
+        for name, value in given.items():
+            if isinstance(value, (int, float)) and value > LARGEST:
+                raise QvlaError(f"The setting {name} can be {LARGEST:,} at most.")
+        return model_place(model, self.settings), method, precision or None, given

@@ -1,0 +1,135 @@
+"""The Explore tab in a real browser, wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Browser, Page, expect
+
+from qvla.captioning.loader import LineupLoader
+from qvla.errors import QvlaError
+from qvla.methods.registry import METHODS
+from qvla.models.architectures import PALIGEMMA_3B
+from qvla.planning.explorer import explore
+from qvla.settings import Settings
+from tests.support.contrasts import CONTRASTS
+from tests.support.serving import served
+from tests.support.tiny import build_tiny
+from tests.support.visitor import PATIENCE
+
+pytestmark = pytest.mark.browser
+PASSWORD = "open sesame"
+
+
+def no_weights(progress: object) -> None:
+    raise QvlaError("These tests need no weights.")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("app") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = Settings(
+        model=str(model),
+        device="cpu",
+        admin_password=PASSWORD,
+        jobs=tmp_path_factory.mktemp("jobs"),
+        worker="off",
+    )
+    with served(settings, LineupLoader(no_weights).start()) as address:
+        yield address
+
+
+def visit(browser: Browser, address: str, width: int, theme: str) -> Page:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.set_default_timeout(PATIENCE)
+    expect.set_options(timeout=PATIENCE)
+    page.goto(f"{address}?__theme={theme}#explore")
+    expect(page.locator("#explore-layers svg")).to_be_visible()
+    return page
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (390, "light")])
+def test_it_can_be_read(browser: Browser, address: str, width: int, theme: str) -> None:
+    page = visit(browser, address, width, theme)
+    page.click("#explore-compare")
+    expect(page.locator("#explore-table tbody tr")).to_have_count(len(METHODS))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    content = page.locator("#explore-tab-content")
+    text = content.locator(":is(h2, h3, p, li, dt, dd, td span, td small, th, text, code, button)")
+    found = text.evaluate_all(CONTRASTS)
+    # what stands on a lit matrix is judged by eye: its paper is no background
+    assert len(found) > 100
+    assert [pair for pair in found if pair[0] < 4.5 and not pair[1].isdigit()] == []
+    sizes = content.locator(":is(td, th, p, li, dd, small)").evaluate_all(
+        "all => Math.min(...all.filter(e => e.checkVisibility() && e.textContent.trim())"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
+    )
+    assert sizes >= 12
+    picture = page.locator("#explore-layers svg")
+    scale = picture.evaluate("s => s.getBoundingClientRect().width / s.viewBox.baseVal.width")
+    assert 12.5 * scale >= 11.5
+    expect(page.get_by_role("img", name="Layers that are touched")).to_be_visible()
+    page.close()
+
+
+def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
+    browser: Browser, address: str, model: Path
+) -> None:
+    page = visit(browser, address, 1280, "light")
+    facts = page.locator("#explore-facts")
+    page.locator("#explore-rank input").fill("4")
+    page.locator("#explore-rank input").press("Enter")
+    found = explore(model, "lora", rank=4)
+    expect(facts).to_contain_text(f"{found.trainable_params:,} of {found.total_params:,}")
+    page.locator("#explore-code .copy").first.click()
+    expect(page.locator("#explore-code .copy").first).to_have_text("Copied")
+    assert (
+        page.evaluate("navigator.clipboard.readText()")
+        == explore(str(model), "lora", rank=4).command
+    )
+
+    page.click("#explore-compare")
+    rows = page.locator("#explore-table tbody tr")
+    expect(rows).to_have_count(len(METHODS))
+    page.locator("#explore-table thead").get_by_role("button", name="Trained").click()
+    values = rows.evaluate_all("all => all.map(r => Number(r.children[1].dataset.value))")
+    assert values == sorted(values)
+    with page.expect_download() as download:
+        page.click("#explore-csv")
+    assert download.value.suggested_filename.endswith(".csv")
+    page.locator('#explore-table [data-method="bottleneck"]').click()
+    expect(facts).to_contain_text(f"{explore(model, 'bottleneck').trainable_params:,} of")
+
+    page.locator("#explore-model input").fill(PALIGEMMA_3B)
+    page.locator("#explore-model input").press("Enter")
+    expect(facts).to_contain_text("18,952,704 of")
+    page.locator("#explore-reduction-factor input").fill("32")
+    page.locator("#explore-reduction-factor input").press("Enter")
+    expect(facts).to_contain_text(
+        f"{explore(PALIGEMMA_3B, 'bottleneck', width=64).trainable_params:,}"
+    )
+    page.locator("#explore-precision input").click()
+    page.get_by_role("option", name="NF4").click()
+    expect(page.locator("#explore-code")).to_contain_text("--method qvla")
+    page.click("#explore-admin")
+    page.locator("#admin-password input").fill(PASSWORD)
+    page.locator("#admin-sign-in").click()
+    expect(page.locator("#job-model input")).to_have_value(PALIGEMMA_3B)
+    expect(page.locator("#job-reduction-factor input")).to_have_value("32")
+    expect(page.locator("#job-method").get_by_label("qvla", exact=True)).to_be_checked()
+
+    page.get_by_role("tab", name="Explore", exact=True).click()
+    page.locator("#explore-model input").fill("/etc")
+    page.locator("#explore-model input").press("Enter")
+    expect(page.locator("#explore-problem")).to_contain_text("neither a hub id nor in a folder")
+    page.close()
