@@ -42,6 +42,7 @@ VERBS = {
     "serve": Verb("open the app in a browser", "qvla.cli.serve"),
     "bench": Verb("measure speed and memory as ratios on this machine", "qvla.cli.bench"),
     "train": Verb("fine-tune an adapter", "qvla.tuning.training"),
+    "sweep": Verb("train and evaluate many recipes, one record each", "qvla.cli.sweep"),
     "import-adapterhub": Verb("convert an AdapterHub adapter", "qvla.cli.import_adapterhub"),
     "worker": Verb("run fine-tune jobs from the queue", "qvla.cli.worker"),
 }
