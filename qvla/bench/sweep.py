@@ -20,6 +20,7 @@ import yaml
 
 from qvla import locks
 from qvla.bench.sweep_config import EvaluationPlan, Run, Sweep, SweepError
+from qvla.bench.sweep_results import WHAT
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.lineup import device_of
 from qvla.data.examples import read_examples
@@ -42,7 +43,6 @@ from qvla.words import counted
 
 log = logging.getLogger(__name__)
 
-WHAT = "sweep run"
 CONTENDER = "run"  # what the evaluation calls the one that answers
 USAGE_FILE = "usage.json"  # in a run's folder: what training took, so that it is not lost
 PROTOCOL = "standard"

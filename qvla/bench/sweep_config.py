@@ -162,7 +162,7 @@ def label_of(recipe: Recipe) -> str:
     )
     own = [
         f"{name.replace('_', ' ')} {getattr(recipe, name)}"
-        for name in method.fields
+        for name in (*method.fields, "learning_rate")
         if getattr(recipe, name) != getattr(usual, name) or name == "rank"
     ]
     return ", ".join([recipe.method, *own, f"seed {recipe.seed}"])

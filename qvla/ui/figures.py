@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VARIANT_COLOURS = {"base": "#4f86bb", "adapter": "#b67b22", "qvla": "#1f9a70"}
 FURTHER_COLOURS = ("#5f86a8", "#a5757f", "#7d8f3f", "#3f9490", "#a97c50", "#8479a8")
+SYMBOLS = ("circle", "square", "diamond", "cross")  # of points whose colours begin anew
 KINDS = ("reported", "corrected", "planned", "measured")
 PATTERNS = {"reported": "/", "corrected": "x", "planned": "."}
 DASHES = {"reported": "dash", "corrected": "dot", "planned": "longdash"}
@@ -143,6 +144,39 @@ def lines(
         nticks=6,
         hoverformat=".3~g",
     )
+    return figure
+
+
+def points(
+    series: Sequence[Series], joined: Sequence[Series], *, x_title: str, y_title: str
+) -> go.Figure:
+    """Points with their ranges over costs, whose axis is logarithmic, and curves across them."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for place, (one, colour) in enumerate(_coloured(series)):
+        symbol = SYMBOLS[place // len(FURTHER_COLOURS) % len(SYMBOLS)]
+        figure.add_scatter(
+            name=one.name,
+            x=list(one.x),
+            y=list(one.y),
+            error_y=_range(one),
+            mode="markers",
+            marker={"size": 10, "color": colour, "symbol": symbol},
+            hovertemplate=_hover(""),
+        )
+    for one in joined:
+        figure.add_scatter(
+            name=one.name,
+            x=list(one.x),
+            y=list(one.y),
+            mode="lines",
+            line=_stroke(one.kind, NEUTRAL),
+            hoverinfo="skip",
+        )
+    _lay_out(figure, y_title=y_title, series=[*series, *joined], logarithmic=False, x_title=x_title)
+    title = {"text": x_title, "font": {"size": 13}}
+    figure.update_xaxes(title=title, type="log", nticks=6, exponentformat="SI", hoverformat=".4~s")
     return figure
 
 

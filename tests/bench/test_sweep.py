@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from qvla.bench import sweep as sweeps
 from qvla.bench.sweep_config import SweepError, expand, read_sweep
+from qvla.bench.sweep_results import WHAT
 from qvla.cli.main import main
 from qvla.methods.method import TrainingError
 from qvla.methods.registry import KINDS
@@ -148,7 +149,7 @@ def test_a_sweep_goes_on_after_a_cut_and_records_what_fails(
 
     monkeypatch.setattr(attempt, "publish", cut)
     assert main(asked) == 130
-    assert len(records.find(sweeps.WHAT, [tmp_path / "records"])) == 2
+    assert len(records.find(WHAT, [tmp_path / "records"])) == 2
     capsys.readouterr()
 
     asked_for: list[str] = []
@@ -225,6 +226,6 @@ def test_a_killed_sweep_resumes_from_its_checkpoint(
     killed.wait()
     assert not list((tmp_path / "records").glob("*.json"))
     subprocess.run(asked, env=child_environment(), check=True, capture_output=True)
-    (kept,) = records.find(sweeps.WHAT, [tmp_path / "records"])
+    (kept,) = records.find(WHAT, [tmp_path / "records"])
     assert kept.record.numbers["train_steps"] == 400
     assert kept.record.numbers["train_processor_seconds"] is None  # so it was resumed
