@@ -28,7 +28,6 @@ from qvla.errors import QvlaError
 from qvla.evaluation.evaluate import Evaluation, Scoring, evaluate
 from qvla.faults import first_line
 from qvla.files import parse_json, write_json
-from qvla.methods.recipe import Recipe
 from qvla.models.families import families
 from qvla.records import store as records
 from qvla.records.measure import give_back_memory, held_memory, measured
@@ -46,6 +45,7 @@ log = logging.getLogger(__name__)
 CONTENDER = "run"  # what the evaluation calls the one that answers
 USAGE_FILE = "usage.json"  # in a run's folder: what training took, so that it is not lost
 PROTOCOL = "standard"
+UNTRAINED = {"trained_parameters": 0, "saved_bytes": 0, "train_steps": 0}
 
 Numbers = dict[str, "int | float | None"]
 
@@ -101,8 +101,7 @@ def _record(sweep: Sweep, run: Run, out: Path, records_folder: Path) -> records.
         "sweep": sweep.name,
         "label": run.label,
         "key": run.key,
-        "recipe": run.recipe.card(),
-        "method": run.recipe.kind.method.name,
+        "recipe": {**run.recipe.card(), **({} if run.trains else {"method": run.label})},
         "evaluation": sweep.evaluation.model_dump(mode="json"),
         "device": device_of(run.recipe.device),
         "threads": torch.get_num_threads(),
@@ -115,12 +114,15 @@ def _record(sweep: Sweep, run: Run, out: Path, records_folder: Path) -> records.
     series: dict[str, list[float]] = {}
     data = None
     try:
-        numbers |= _trained(run)
-        card = parse_json((run.recipe.output / CARD_FILE).read_bytes())
-        curve = [row for row in card["curve"] if "loss" in row]
-        series = {name: [float(row[name]) for row in curve] for name in ("step", "loss")}
-        series = {f"training/{name}": values for name, values in series.items()}
-        protocol["training_data"] = card["data"]
+        if run.trains:
+            numbers |= _trained(run)
+            card = parse_json((run.recipe.output / CARD_FILE).read_bytes())
+            curve = [row for row in card["curve"] if "loss" in row]
+            for name in ("step", "loss"):
+                series[f"training/{name}"] = [float(row[name]) for row in curve]
+            protocol["training_data"] = card["data"]
+        else:
+            numbers |= UNTRAINED
         evaluation = _evaluated(run, sweep.evaluation, out, records_folder)
         numbers |= _scores(evaluation)
         data, files = evaluation.record.data, evaluation.record.files
@@ -183,7 +185,7 @@ def _evaluated(run: Run, plan: EvaluationPlan, out: Path, records_folder: Path) 
     """The run's own captions, scored."""
     examples = read_examples(run.recipe.data, splits=[plan.split], sources=run.recipe.sources)
     return evaluate(
-        _settings(run.recipe),
+        _settings(run),
         examples,
         [CONTENDER],
         data=run.recipe.data.name,
@@ -196,16 +198,17 @@ def _evaluated(run: Run, plan: EvaluationPlan, out: Path, records_folder: Path) 
     )
 
 
-def _settings(recipe: Recipe) -> Settings:
+def _settings(run: Run) -> Settings:
     """A line-up of one: what was trained, on its base in the precision that a visitor gets."""
+    recipe = run.recipe
     is_adapter = recipe.kind.method.is_adapter
     contender: dict[str, Any] = {
         "name": CONTENDER,
         "title": recipe.output.name,
-        "base": recipe.model if is_adapter else str(recipe.output),
-        "precision": "nf4" if recipe.kind.quantised else "auto",
+        "base": recipe.model if is_adapter or not run.trains else str(recipe.output),
+        "precision": "nf4" if recipe.kind.quantised and run.trains else "auto",
     }
-    if is_adapter:
+    if is_adapter and run.trains:
         contender["adapter"] = str(recipe.output)
     file = recipe.output.with_name(f"{recipe.output.name}.lineup.yaml")
     file.write_text(yaml.safe_dump([contender]), encoding="utf-8")

@@ -34,6 +34,7 @@ from qvla.methods.registry import KINDS
 # What a run does for the sweep's sake alone; a file may say otherwise.
 QUIET: dict[str, Any] = {"eval_splits": [], "sample_photos": 0, "save_steps": 50}
 EVERY_METHOD = "all"
+BASE = "base"  # the label of the run that trains nothing
 OUR_OWN = ("output", "start_from")  # of a recipe: the sweep says where things lie
 
 
@@ -49,6 +50,7 @@ class EvaluationPlan(BaseModel):
     split: str = "val"
     photos: int | None = Field(None, ge=1)  # always the same even sample
     resamples: int = Field(1000, ge=1)
+    base: bool = True  # whether the untrained base is scored too, first
     max_new_tokens: int = Field(40, ge=1)
 
 
@@ -59,6 +61,7 @@ class Run:
     label: str
     key: str
     recipe: Recipe
+    trains: bool = True  # else it is the recipe's base as it is
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ def read_sweep(path: Path, folder: Path, defaults: Mapping[str, Any]) -> Sweep:
     if not runs:
         raise SweepError(f"{path} names no runs.")
     in_turn = sorted(runs.values(), key=lambda run: run.recipe.seed)
+    if evaluation.base:
+        first = in_turn[0]
+        key = _key(first.recipe, evaluation, BASE)
+        output = folder / f"{BASE}-{key}"
+        recipe = first.recipe.model_copy(update={"output": output})
+        in_turn.insert(0, Run(BASE, key, recipe, trains=False))
     return Sweep(path.stem, evaluation, tuple(in_turn))
 
 
@@ -146,9 +155,11 @@ def _run(values: Mapping[str, Any], evaluation: EvaluationPlan, folder: Path) ->
     return Run(label_of(recipe), key, recipe)
 
 
-def _key(recipe: Recipe, evaluation: EvaluationPlan) -> str:
+def _key(recipe: Recipe, evaluation: EvaluationPlan, untrained: str = "") -> str:
     """Twelve digits of a hash over all that a run's figures hang on but the photos themselves."""
     asked = recipe.model_dump(mode="json", exclude=MAY_CHANGE)
+    if untrained:
+        asked = {"base": untrained, "prefix": recipe.prefix}
     asked |= {"model": recipe.model_name, "data": recipe.data.name}
     text = json.dumps([asked, evaluation.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

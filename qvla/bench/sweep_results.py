@@ -13,6 +13,7 @@ from qvla.records.store import Kept, Record
 
 WHAT = "sweep run"  # of the records
 METRIC = "CIDEr"
+WITH_RANK = ("rank ", "lora alpha ")  # parts of a name that change with the rank
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Results:
-    """Choices that may be compared, and the records of runs that failed."""
+    """Choices that may be compared, the base that they began with, and the runs that failed."""
 
     choices: tuple[Choice, ...]
     failed: tuple[Kept, ...]
+    base: Kept | None = None
 
 
 def results_of(kept: Iterable[Kept]) -> list[Results]:
@@ -93,7 +95,9 @@ def over_rank(choices: Iterable[Choice]) -> dict[str, list[Choice]]:
     families: dict[str, list[Choice]] = {}
     for choice in choices:
         if "rank" in choice.name:
-            rest = ", ".join(part for part in choice.name.split(", ") if "rank " not in part)
+            rest = ", ".join(
+                part for part in choice.name.split(", ") if not part.startswith(WITH_RANK)
+            )
             families.setdefault(rest, []).append(choice)
     return {
         rest: sorted(own, key=lambda one: one.recipe["rank"])
@@ -102,22 +106,29 @@ def over_rank(choices: Iterable[Choice]) -> dict[str, list[Choice]]:
     }
 
 
-def law_over_rank(family: Sequence[Choice]) -> PowerLaw:
-    """CIDEr as a power of the rank, every seed a point; raises FitError where there is none."""
+def law_over_rank(family: Sequence[Choice], base: float = 0.0) -> PowerLaw:
+    """What CIDEr gains over the base's as a power of the rank, every seed a point.
+
+    Raises FitError where there is none, as for a run that is no better than the base.
+    """
     points = [
-        (one.recipe["rank"], kept.record.number(METRIC)) for one in family for kept in one.kept
+        (one.recipe["rank"], kept.record.number(METRIC) - base)
+        for one in family
+        for kept in one.kept
     ]
-    return fit([rank for rank, _ in points], [score for _, score in points])
+    return fit([rank for rank, _ in points], [gain for _, gain in points])
 
 
 def _results(kept: Sequence[Kept]) -> Results:
     whole = [one for one in kept if one.record.protocol.get("failed") is None]
     by_recipe: dict[str, list[Kept]] = {}
-    for one in whole:
+    trained = [one for one in whole if one.record.numbers.get("train_steps")]
+    for one in trained:
         by_recipe.setdefault(_but_seed(one.record), []).append(one)
     return Results(
         tuple(_choice(own) for own in by_recipe.values()),
         tuple(one for one in kept if one.record.protocol.get("failed") is not None),
+        next((one for one in whole if one not in trained), None),
     )
 
 

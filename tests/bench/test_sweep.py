@@ -19,9 +19,9 @@ from qvla.bench.sweep_config import SweepError, expand, read_sweep
 from qvla.bench.sweep_results import WHAT
 from qvla.cli.main import main
 from qvla.methods.method import TrainingError
-from qvla.methods.registry import KINDS
+from qvla.methods.registry import KINDS, METHODS
 from qvla.records import store as records
-from qvla.settings import child_environment
+from qvla.settings import ASSETS, child_environment
 from qvla.tuning import attempt
 from qvla.tuning.checkpoints import checkpoints_in
 from tests.support.colours import write_colours
@@ -35,7 +35,7 @@ COMMON = {
     "log_steps": 1,
     "cache_mb": 0,
 }
-EVALUATION = {"split": "val", "photos": 3, "resamples": 20, "max_new_tokens": 4}
+EVALUATION = {"split": "val", "photos": 3, "resamples": 20, "max_new_tokens": 4, "base": False}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_sweep_goes_on_after_a_cut_and_records_what_fails(
         {"method": "lora", "rank": 2, "layers": [7]},  # the model has three
         {"method": "adapter", "reduction_factor": 4},
     ]
-    config = write_config(tmp_path, runs)
+    config = write_config(tmp_path, runs, evaluation={**EVALUATION, "base": True})
     asked = command(config, tiny_checkpoint, colours, tmp_path, "--json")
 
     # Cut off in the last run, after its first step was saved: as a kill would, with no farewell.
@@ -149,7 +149,7 @@ def test_a_sweep_goes_on_after_a_cut_and_records_what_fails(
 
     monkeypatch.setattr(attempt, "publish", cut)
     assert main(asked) == 130
-    assert len(records.find(WHAT, [tmp_path / "records"])) == 2
+    assert len(records.find(WHAT, [tmp_path / "records"])) == 3
     capsys.readouterr()
 
     asked_for: list[str] = []
@@ -164,10 +164,13 @@ def test_a_sweep_goes_on_after_a_cut_and_records_what_fails(
     assert main(asked) == 1  # one failed
     assert asked_for == ["adapter"]  # and the others were not done again
     rows = json.loads(capsys.readouterr().out)
-    assert [row["state"] for row in rows] == ["done", "failed", "done"]
-    assert "cannot name layer 7" in rows[1]["why"]
+    assert [row["state"] for row in rows] == ["done", "done", "failed", "done"]
+    assert "layer 7" in rows[2]["why"]
 
-    first = records.read(rows[0]["record"])
+    base = records.read(rows[0]["record"])
+    assert (base.variants, base.numbers["trained_parameters"]) == (("base",), 0)
+    assert base.items == 3
+    first = records.read(rows[1]["record"])
     weights = next((tmp_path / "out").glob("lora-*/adapter_model.safetensors"))
     with safe_open(weights, "pt") as stored:
         trained = sum(stored.get_tensor(name).numel() for name in stored.keys())  # noqa: SIM118
@@ -180,7 +183,7 @@ def test_a_sweep_goes_on_after_a_cut_and_records_what_fails(
     assert first.items == 3
     assert first.protocol["recipe"]["rank"] == 4
     assert len(first.series["training/loss"]) == 2
-    resumed = records.read(rows[2]["record"])
+    resumed = records.read(rows[3]["record"])
     assert resumed.numbers["train_processor_seconds"] is None  # a part of it was lost
     assert resumed.numbers["trained_parameters"] > 0
 
@@ -193,9 +196,27 @@ def test_a_sweep_goes_on_after_a_cut_and_records_what_fails(
     again = json.loads(capsys.readouterr().out)
     assert [row["record"] == old["record"] for row, old in zip(again, rows, strict=True)] == [
         True,
+        True,
         False,
         True,
     ]
+
+
+def test_the_shipped_sweep_has_every_method_and_what_the_explorer_plots() -> None:
+    file = ASSETS / "sweeps" / "methods.yaml"
+    sweep = read_sweep(file, Path("out"), {"model": "some/model", "data": Path("data")})
+    assert not sweep.runs[0].trains
+    trained = [run.recipe for run in sweep.runs if run.trains]
+    assert {recipe.kind.method for recipe in trained} == set(METHODS.values())
+    assert len({(one.max_steps, one.batch_size, one.gradient_accumulation) for one in trained}) == 1
+    for seed in range(3):
+        own = [one for one in trained if one.seed == seed]
+        plain = [one for one in own if one.towers == "language" and one.placement == "all"]
+        assert {one.rank for one in plain if one.method == "lora"} == {4, 8, 16, 32, 64}
+        widths = {256 // one.reduction_factor for one in plain if one.method == "adapter"}
+        assert widths >= {4, 8, 16, 32, 64}
+        placed = {(one.towers, one.placement) for one in own if one.method == "lora"}
+        assert len(placed) == 5
 
 
 def test_two_at_once_in_one_folder_are_refused(

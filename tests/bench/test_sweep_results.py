@@ -82,3 +82,16 @@ def test_the_law_over_ranks_is_that_of_the_scores() -> None:
     law = law_over_rank(families["lora"])
     assert (law.coefficient, law.exponent) == pytest.approx((0.2, 0.5))
     assert law.points == 6
+
+
+def test_what_is_gained_over_the_base_has_a_law_of_its_own() -> None:
+    kept = [sweep_run("base", 0.3)]
+    kept += [
+        sweep_run(f"lora, rank {rank}, lora alpha {2 * rank}", 0.3 + 0.1 * rank**0.25, rank=rank)
+        for rank in (4, 8, 16)
+    ]
+    (results,) = results_of(kept)
+    assert results.base is kept[0]
+    assert len(results.choices) == 3
+    law = law_over_rank(over_rank(results.choices)["lora"], base=0.3)
+    assert (law.coefficient, law.exponent) == pytest.approx((0.1, 0.25))

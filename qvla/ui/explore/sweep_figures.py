@@ -66,7 +66,7 @@ def sweep_panel(kept: Iterable[Kept]) -> SweepPanel:
         ),
         Shown(against(choices, _seconds, "Seconds of processor time to train"), "", None),
         Shown(against(choices, _peak, "Memory to train, most, bytes"), "", None),
-        _over_rank(choices),
+        _over_rank(choices, results.base),
     )
 
 
@@ -113,12 +113,13 @@ def rows(choices: Iterable[Choice]) -> list[tuple[object, ...]]:
     ]
 
 
-def law_sentence(name: str, family: Sequence[Choice]) -> str:
+def law_sentence(name: str, family: Sequence[Choice], base: float) -> str:
     """The power law fitted over a method's ranks, and whether the page's exponent holds here."""
     try:
-        law = law_over_rank(family)
+        law = law_over_rank(family, base)
     except FitError as error:
-        return f"{name}: {error}"
+        return f"{name}: no law can be fitted to what was gained over the base. {error}"
+    gain = "CIDEr less the base's" if base else "CIDEr"
     verdict = (
         f"The claimed exponent of about {CLAIMED_EXPONENT} lies within that"
         if law.holds(CLAIMED_EXPONENT)
@@ -127,34 +128,36 @@ def law_sentence(name: str, family: Sequence[Choice]) -> str:
     flat = ", and neither does more rank help measurably" if law.low <= 0 <= law.high else ""
     flat = flat if not law.holds(CLAIMED_EXPONENT) else ""
     return (
-        f"{name}: CIDEr = {law.coefficient:.3f} · r^{law.exponent:.3f}, the exponent with a "
+        f"{name}: {gain} = {law.coefficient:.3f} · r^{law.exponent:.3f}, the exponent with a "
         f"standard error of {law.error:.3f} (95 % interval {law.low:.3f} to {law.high:.3f}, "
         f"{law.points} runs, R² {law.explained:.2f}). {verdict}{flat}; the claimed constant is "
         f"about {CLAIMED_COEFFICIENT}."
     )
 
 
-def _over_rank(choices: Sequence[Choice]) -> Shown:
+def _over_rank(choices: Sequence[Choice], untrained: Kept | None) -> Shown:
     families = over_rank(choices)
     if not families:
         return Shown(None, '<p class="empty">No method was measured at three ranks.</p>', None)
+    base = 0.0 if untrained is None else untrained.record.number(SCORE)
     series, joined, said = [], [], []
     for name, family in families.items():
         ranks = [one.recipe["rank"] for one in family]
         low, high = [one.low for one in family], [one.high for one in family]
         series.append(Series(name, ranks, [one.score for one in family], low=low, high=high))
-        said.append(law_sentence(name, family))
+        said.append(law_sentence(name, family, base))
         try:
-            law = law_over_rank(family)
+            law = law_over_rank(family, base)
         except FitError:
             continue
-        joined.append(Series(f"{name}, power law", ranks, [law.at(rank) for rank in ranks]))
+        joined.append(Series(f"{name}, power law", ranks, [base + law.at(rank) for rank in ranks]))
     ranks = sorted({rank for one in series for rank in one.x})
-    claimed = [CLAIMED_COEFFICIENT * rank**CLAIMED_EXPONENT for rank in ranks]
+    claimed = [base + CLAIMED_COEFFICIENT * rank**CLAIMED_EXPONENT for rank in ranks]
     joined.append(Series("0.2 · r^0.5, reported", ranks, claimed, kind="reported"))
     notes = notes_html(
         "The page claims that performance follows a power of the rank, with α about 0.2 and β "
-        "about 0.5. It does not say of which measure; CIDEr itself is taken here.",
+        "about 0.5. It does not say of which measure; here it is what CIDEr gains over the base "
+        "as it was before training, where that was scored.",
         "A point of the fit is one run. The fit treats runs as independent and the photos as "
         "given, so its error is of seeds and of departures from the law alone.",
     )
