@@ -22,6 +22,7 @@ SUITES = {
     "memory": Suite("bytes by part, and peaks", "qvla.bench.memory_suite"),
     "latency": Suite("time to first token, per token, throughput", "qvla.bench.latency"),
     "training": Suite("images a second and peak of a fine-tune", "qvla.bench.training"),
+    "methods": Suite("an adapter of each method against the base", "qvla.bench.methods_suite"),
     "report": Suite("the report's tables, reported and measured", "qvla.bench.report"),
     "cpu": Suite("evaluation and scoring against plain loops", "qvla.bench.cpu"),
 }
