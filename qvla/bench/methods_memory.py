@@ -51,7 +51,7 @@ def measure(settings: Settings, folders: Sequence[str]) -> dict[str, int]:
 
 def bytes_of(trees: Iterable[nn.Module]) -> int:
     """Bytes of all parameters and buffers of some module trees, each storage counted once."""
-    sizes = {}
+    sizes: dict[int, int] = {}
     for tree in trees:
         for tensor in (*tree.parameters(), *tree.buffers()):
             storage = tensor.untyped_storage()
