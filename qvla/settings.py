@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     lineup: Path | None = Field(
         None, description="YAML file with other contenders than base, adapter and qvla"
     )
+    bank: Path | None = Field(
+        None, description="folder of adapters, any of which a request may name (captioning/bank.py)"
+    )
+    bank_mb: int = Field(
+        1024, ge=1, le=2**20, description="what the bank's adapters may take in memory, 2^20 bytes"
+    )
     nf4_embeddings: Embeddings = Field(
         "int8", description="of QVLA's embedding table, which NF4 leaves as it is"
     )
@@ -134,7 +140,7 @@ class Settings(BaseSettings):
         description="unset: the first free one from 7860",
     )
 
-    @field_validator("data", "examples", "home", "records", "jobs", "lineup")
+    @field_validator("data", "examples", "home", "records", "jobs", "lineup", "bank")
     @classmethod
     def _expanded(cls, folder: Path | None) -> Path | None:
         return None if folder is None else folder.expanduser()

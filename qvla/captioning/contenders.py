@@ -123,6 +123,11 @@ def title_of(name: str) -> str:
     return TITLES.get(name, name)
 
 
+def base_identity(base: str) -> str:
+    """The same for all spellings of one folder; a hub id as it is."""
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
 def with_weights(contenders: Sequence[Contender]) -> list[str]:
     """Names of the contenders that lack no adapter; the others are told of on the log."""
     for one in contenders:

@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from PIL import Image
 
-from qvla.captioning.contenders import check_names
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import (
     Cancelled,
@@ -57,12 +56,12 @@ def caption(
 ) -> list[dict[str, Caption]]:
     """Captions of RGB images, all in one batch: one dict an image, in the order given.
 
-    Of all contenders, unless `variants` names some. The caller chooses how many images a batch
-    holds. Raises QvlaError when a variant is unknown,
+    Of all contenders, unless `variants` names some, of them or of the bank's tasks. The caller
+    chooses how many images a batch holds. Raises QvlaError when a variant is unknown,
     CaptioningError when one is not available, and its OutOfMemoryError when the batch does not fit
     into memory.
     """
-    names = _names(lineup, variants)
+    names = lineup.known(variants)
     _check_images(images)
     for name in names:
         variant = lineup.variant(name)
@@ -71,7 +70,7 @@ def caption(
     if not images:
         return []
     generations = [
-        Generation(shared, own, images, decoding, prefix)
+        Generation(shared, own, images, decoding, prefix, lineup.bring)
         for shared, own in _by_backbone(lineup, names)
     ]
     answers: dict[str, list[Caption]] = {}
@@ -107,7 +106,7 @@ def stream(
     Closing the iterator stops generation at the next token. With beams only the final captions
     come. Raises QvlaError for unknown variants before anything runs.
     """
-    names = _names(lineup, variants)
+    names = lineup.known(variants)
     _check_images([image])
     state = {}
     for name in names:
@@ -115,7 +114,7 @@ def stream(
         state[name] = Partial() if variant.available else Partial(done=True, error=variant.reason)
     running = [name for name in names if not state[name].done]
     generations = [
-        Generation(shared, own, [image], decoding, prefix)
+        Generation(shared, own, [image], decoding, prefix, lineup.bring)
         for shared, own in _by_backbone(lineup, running)
     ]
     return _states(state, generations)
@@ -161,7 +160,8 @@ def _run_and_tell(generation: Generation, news: queue.SimpleQueue[tuple[str, Par
                 news.put((name, partial))
 
     def fail(sentence: str) -> None:
-        tell({name: replace(last, done=True, error=sentence) for name, last in latest.items()})
+        left = {name: last for name, last in latest.items() if not last.done}
+        tell({name: replace(last, done=True, error=sentence) for name, last in left.items()})
 
     try:
         generation.run(tell)
@@ -172,10 +172,6 @@ def _run_and_tell(generation: Generation, news: queue.SimpleQueue[tuple[str, Par
     except Exception:
         log.exception("captioning failed for %s", ", ".join(generation.variants))
         fail("Captioning failed for a reason that stands in the log; try another photo.")
-
-
-def _names(lineup: Lineup, variants: Sequence[str] | None) -> list[str]:
-    return list(lineup.names()) if variants is None else check_names(variants, lineup.names())
 
 
 def _check_images(images: Sequence[Image.Image]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,12 +80,15 @@ class Generation:
         images: Sequence[Image.Image],
         decoding: Decoding,
         prefix: str,
+        bring: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
     ) -> None:
+        """`bring` loads what of the variants is not in memory yet, and says why one cannot be."""
         self.shared = shared
         self.variants = variants
         self.images = images
         self.decoding = decoding
         self.prefix = prefix
+        self.bring = bring
         self.cancelled = threading.Event()
 
     def run(
@@ -93,11 +96,22 @@ class Generation:
     ) -> dict[str, list[Caption]]:
         """The captions of each variant; `tell` hears of the first image's after every token, and of
         its end as soon as its batch has ended.
+
+        A variant that cannot be loaded is told of as its `error`, and the others go on; without
+        `tell` it is a CaptioningError.
         """
         with self._turn():
+            faults = self.bring(self.variants) if self.bring is not None else {}
+            if faults and tell is None:
+                raise CaptioningError(next(iter(faults.values())))
+            if tell is not None and faults:
+                tell({name: Partial(done=True, error=fault) for name, fault in faults.items()})
+            able = [name for name in self.variants if name not in faults]
+            if not able:
+                return {}
             try:
                 with torch.inference_mode():
-                    return self._generate(tell)
+                    return self._generate(able, tell)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -123,10 +137,10 @@ class Generation:
             self.shared.lock.release()
 
     def _generate(
-        self, tell: Callable[[dict[str, Partial]], None] | None
+        self, variants: Sequence[str], tell: Callable[[dict[str, Partial]], None] | None
     ) -> dict[str, list[Caption]]:
         backbone = self.shared.loaded
-        batches = self.shared.batches(self.variants)
+        batches = self.shared.batches(variants)
         start = clock(backbone.device)
         pixels = encode_images(backbone.processor, self.images).to(backbone.device)
         seen = None
@@ -144,7 +158,7 @@ class Generation:
             if tell is not None:
                 tell({name: finished(of_images[0]) for name, of_images in captions.items()})
             answers |= captions
-        return {name: answers[name] for name in self.variants}
+        return {name: answers[name] for name in variants}
 
     def _look(self, model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         """What a model's vision tower and projector see in each image: (B, N, D)."""

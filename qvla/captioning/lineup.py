@@ -1,30 +1,33 @@
-"""The line-up: contenders over shared weights.
+"""The line-up: contenders over shared weights, and the tasks of a bank.
 
 This file alone decides which weights answer under which name. Weights are held once for each base
-and precision (`shared_backbone`). The engine asks for the backbone of a contender, and holds its
-lock while it generates.
+and precision (`bases`). The engine asks for the backbone of a contender, and holds its lock while
+it generates. Contenders are loaded at the start and stay; tasks are loaded when they are named.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers.utils import logging as transformers_logging
 
+from qvla.captioning.bank import Bank
+from qvla.captioning.bases import Bases
 from qvla.captioning.contenders import (
+    MOST,
     VARIANTS,
     Contender,
     LineupError,
+    check_names,
     default_contenders,
 )
+from qvla.captioning.residents import Residents
 from qvla.captioning.shared_backbone import SharedBackbone
-from qvla.errors import QvlaError
 from qvla.models.adapters import AdapterError
-from qvla.models.backbone import Precision
 from qvla.models.checkpoint import BackboneError
 
 log = logging.getLogger(__name__)
@@ -54,12 +57,14 @@ class Lineup:
     """Contenders with their weights, made by `Lineup.load` or `Lineup.of`."""
 
     def __init__(
-        self, contenders: Sequence[Contender], backbones: dict[str, SharedBackbone]
+        self, contenders: Sequence[Contender], bases: Bases, bank: Bank | None = None
     ) -> None:
-        """`backbones` are by contender; several contenders may have the same one."""
+        self.bank = bank
         self._contenders = {contender.name: contender for contender in contenders}
-        self._shared = backbones
+        self._bases = bases
+        self._residents = Residents(bank.limit_bytes if bank else 0)
         self._variants: dict[str, Variant] = {}
+        self._changing = threading.Lock()  # one change of who is there at a time
 
     @classmethod
     def load(
@@ -99,6 +104,7 @@ class Lineup:
         device: str = "auto",
         nf4_embeddings: str | None = None,
         device_lock: Path | None = None,
+        bank: Bank | None = None,
         variants: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Lineup:
@@ -106,7 +112,8 @@ class Lineup:
 
         A precision of auto is bf16 on CUDA and fp32 on the CPU; `nf4_embeddings` are as in
         `load_backbone`. Only what the asked `variants` answer from is loaded, all by default; a
-        contender that needs an adapter and has none loads nothing until `swap_adapter` brings one.
+        contender that needs an adapter and has none loads nothing until `swap_adapter` brings one,
+        and a task of the `bank` nothing until it is named.
         With a `device_lock` captioning goes before fine-tunes on the same device (`sharing`).
         `progress` is called with a sentence before each step. Raises BackboneError when the float
         base of the first contender is needed and cannot be loaded, and QvlaError for a name that
@@ -114,27 +121,9 @@ class Lineup:
         """
         report = progress or log.info
         transformers_logging.disable_progress_bar()  # `report` tells instead
-        device = device_of(device)
-        held: dict[tuple[str, Precision], SharedBackbone] = {}
-        backbones = {}
-        for contender in contenders:
-            precision = precision_of(contender.precision, device)
-            key = (_identity(contender.base), precision)
-            if key not in held:
-                held[key] = SharedBackbone(
-                    contender.base,
-                    precision,
-                    device,
-                    embeddings=nf4_embeddings if precision is Precision.NF4 else None,
-                    device_lock=device_lock,
-                )
-            backbones[contender.name] = held[key]
-            if contender.needs_adapter:
-                held[key].needing[contender.name] = contender.title
-        lineup = cls(contenders, backbones)
-        asked = lineup.names() if variants is None else variants
-        for name in asked:
-            lineup._check(name)
+        bases = Bases(device, nf4_embeddings=nf4_embeddings, device_lock=device_lock)
+        lineup = cls(contenders, bases, bank)
+        asked = lineup.known(variants)
         for contender in contenders:
             lineup._prepare(contender, contender.name in asked, report)
         ready = ", ".join(one.title for one in lineup.variants() if one.available)
@@ -145,22 +134,91 @@ class Lineup:
         """The contenders' names, in the order of the panes."""
         return tuple(self._contenders)
 
+    def contenders(self) -> tuple[Contender, ...]:
+        return tuple(self._contenders.values())
+
+    def tasks(self) -> tuple[Contender, ...]:
+        """What the bank has besides, as it lies there now."""
+        return () if self.bank is None else tuple(self.bank.tasks(self._contenders).values())
+
+    def known(self, names: Sequence[str] | None) -> list[str]:
+        """The names, of contenders or tasks, each once; of all contenders without any.
+
+        Raises QvlaError for a name that is neither's.
+        """
+        if names is None:
+            return list(self._contenders)
+        if not isinstance(names, str) and all(name in self._contenders for name in names):
+            return check_names(names, self.names())
+        return check_names(names, [*self._contenders, *(task.name for task in self.tasks())])
+
     def title(self, name: str) -> str:
-        self._check(name)
-        return self._contenders[name].title
+        return self._of(name).title
 
     def variant(self, name: str) -> Variant:
-        """Who answers under this name now; raises QvlaError for a name that is no contender's."""
-        self._check(name)
-        return self._variants[name]
+        """Who answers under this name now; raises QvlaError for a name that nobody has."""
+        task = self._of(name)
+        if name in self._contenders:
+            return self._variants[name]
+        size = self._residents.size(name)
+        return self._described(task, task.adapter, extra=size, known=size > 0)
 
     def variants(self) -> list[Variant]:
         return [self._variants[name] for name in self._contenders]
 
     def shared(self, name: str) -> SharedBackbone:
-        """The backbone on which a contender answers, with its lock."""
-        self._check(name)
-        return self._shared[name]
+        """The backbone on which a contender or task answers, with its lock."""
+        return self._bases.of(self._of(name))
+
+    def is_in_memory(self, name: str) -> bool:
+        """Whether a name answers without loading anything first."""
+        return name in self._contenders or name in self._residents.names()
+
+    def bring(self, names: Sequence[str]) -> dict[str, str]:
+        """Loads the adapters of those names that are tasks, all of which are on one backbone.
+
+        Hold its lock, until they have answered. Returns why one cannot, in a sentence by its name.
+        """
+        tasks = {task.name: task for task in self.tasks()} if self.bank else {}
+        tasks = {name: tasks[name] for name in names if name in tasks}
+        if not tasks:
+            return {}
+        return self._residents.bring(self.shared(next(iter(tasks))), list(tasks.values()))
+
+    def add(self, contender: Contender, *, shown: str | None = None) -> None:
+        """Puts a further contender at the end of the line-up, ready to answer.
+
+        All or nothing. Raises LineupError for a name or title that is taken, or when there are too
+        many, and AdapterError or BackboneError where it cannot be loaded.
+        """
+        with self._changing:
+            self._check_new(contender)
+            shared = self._bases.of(contender)
+            with shared.lock:
+                was_loaded = shared.backbone is not None
+                try:
+                    shared.load()
+                    if contender.adapter is not None:
+                        shared.attach(contender.name, contender.adapter)
+                except AdapterError:
+                    if not was_loaded:
+                        shared.backbone = None  # nobody else answers from it
+                    raise
+                self._record(contender, folder=shown or contender.adapter)
+                self._contenders = {**self._contenders, contender.name: contender}
+
+    def remove(self, name: str) -> None:
+        """Takes a contender out of the line-up, once the generation under way has ended."""
+        with self._changing:
+            contender = self._checked(name)
+            if len(self._contenders) == 1:
+                raise LineupError(f"{contender.title} is the last one there: leave it.")
+            shared = self._bases.of(contender)
+            with shared.lock:
+                others = {key: one for key, one in self._contenders.items() if key != name}
+                self._contenders = others
+                shared.needing[name] = contender.title  # who still waits to ask it is told so
+                shared.detach(name)
 
     def swap_adapter(self, name: str, folder: str | Path, *, shown: str | None = None) -> None:
         """Puts another adapter behind a contender, once the generation under way has ended.
@@ -172,23 +230,23 @@ class Lineup:
         with shared.lock:
             shared.load()
             shared.attach(name, folder)
-            self._record(name, folder=shown or folder)
+            self._record(self._contenders[name], folder=shown or folder)
 
     def drop_adapter(self, name: str) -> None:
         """Leaves a contender without its adapter, once the generation under way has ended."""
         shared = self._adapted(name)
         with shared.lock:
             shared.detach(name)
-            self._record(name, reason=NO_ADAPTER)
+            self._record(self._contenders[name], reason=NO_ADAPTER)
 
     def _prepare(self, contender: Contender, asked: bool, report: Progress) -> None:
         """Loads what one contender answers from, and writes down how it stands."""
-        shared = self._shared[contender.name]
+        shared = self._bases.of(contender)
         if not asked:
-            self._record(contender.name, reason=NOT_ASKED)
+            self._record(contender, reason=NOT_ASKED)
             return
         if contender.adapter is None and contender.needs_adapter:
-            self._record(contender.name, reason=NO_ADAPTER)
+            self._record(contender, reason=NO_ADAPTER)
             return
         base = Path(contender.base).name
         try:
@@ -199,61 +257,72 @@ class Lineup:
                 report(f"Attaching the adapter {Path(contender.adapter).name} to {base}.")
                 shared.attach(contender.name, contender.adapter)
         except (AdapterError, BackboneError) as error:
-            first = self._shared[next(iter(self._contenders))]
+            first = self._bases.of(next(iter(self._contenders.values())))
             if isinstance(error, BackboneError) and shared is first:
                 raise
             log.warning("%s is not available: %s", contender.title, error)
-            self._record(contender.name, reason=str(error))
+            self._record(contender, reason=str(error))
         else:
-            self._record(contender.name, folder=contender.adapter)
+            self._record(contender, folder=contender.adapter)
 
-    def _record(self, name: str, *, folder: str | Path | None = None, reason: str = "") -> None:
-        shared = self._shared[name]
+    def _record(
+        self, contender: Contender, *, folder: str | Path | None = None, reason: str = ""
+    ) -> None:
+        extra = self._bases.of(contender).adapter_bytes.get(contender.name, 0)
+        self._variants[contender.name] = self._described(
+            contender, folder, extra=extra, known=not reason, reason=reason
+        )
+
+    def _described(
+        self,
+        contender: Contender,
+        folder: str | Path | None,
+        *,
+        extra: int,
+        known: bool,
+        reason: str = "",
+    ) -> Variant:
+        """`extra` are the bytes of its own adapter, beside the base's; `known`: it was loaded."""
+        shared = self._bases.of(contender)
         backbone = shared.backbone
-        self._variants[name] = Variant(
-            name=name,
-            title=self._contenders[name].title,
+        return Variant(
+            name=contender.name,
+            title=contender.title,
             model=Path(shared.model).name,
             adapter=None if folder is None else Path(folder).name,
             precision=shared.precision.value,
             device=shared.device if backbone is None else str(backbone.device),
-            weight_bytes=0 if reason else shared.weight_bytes(name),
+            weight_bytes=shared.weight_bytes() + extra if known else 0,
             available=not reason,
             reason=reason,
         )
 
-    def _check(self, name: str) -> None:
-        if name not in self._contenders:
+    def _of(self, name: str) -> Contender:
+        """The contender or task of that name."""
+        found = self._contenders.get(name)
+        if found is None and self.bank is not None:
+            found = self.bank.find(name)
+        return self._checked(name) if found is None else found
+
+    def _checked(self, name: str) -> Contender:
+        found = self._contenders.get(name)
+        if found is None:
             known = ", ".join(self._contenders)
             raise LineupError(f"There is no variant {name!r} here: choose one of {known}.")
+        return found
+
+    def _check_new(self, contender: Contender) -> None:
+        if len(self._contenders) >= MOST:
+            raise LineupError(f"There are {MOST} panes already, and no more can be: take one back.")
+        if any(contender.title == one.title for one in self._contenders.values()):
+            raise LineupError(f"There is a pane with the title {contender.title!r} already.")
+        if contender.name in (*self._contenders, *(task.name for task in self.tasks())):
+            raise LineupError(
+                f"There is a pane or a task with the name {contender.name!r} already."
+            )
 
     def _adapted(self, name: str) -> SharedBackbone:
-        self._check(name)
-        if not self._contenders[name].needs_adapter:
+        contender = self._checked(name)
+        if not contender.needs_adapter:
             raise LineupError(f"{name} answers without an adapter: name a variant that has one.")
-        return self._shared[name]
-
-
-def device_of(device: str) -> str:
-    """The device that `auto` stands for here: CUDA where there is one, else the CPU."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def precision_of(precision: str, device: str) -> Precision:
-    """The precision that `auto` stands for on a device: bf16 on CUDA and fp32 on the CPU."""
-    if precision == "auto":
-        return Precision.BF16 if device.startswith("cuda") else Precision.FP32
-    try:
-        return Precision(precision)
-    except ValueError:
-        known = ", ".join(one.value for one in Precision)
-        raise QvlaError(
-            f"There is no precision {precision!r}: use auto or one of {known}."
-        ) from None
-
-
-def _identity(base: str) -> str:
-    """The same for all spellings of one folder; a hub id as it is."""
-    return str(Path(base).resolve()) if Path(base).is_dir() else base
+        return self._bases.of(contender)

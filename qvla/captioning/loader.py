@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from qvla.captioning.bank import Bank, bank_of
 from qvla.captioning.contenders import Contender, contenders_of, default_contenders
 from qvla.errors import QvlaError
 from qvla.settings import EMBEDDED_MODEL, Settings
@@ -45,12 +46,19 @@ class NotReadyError(QvlaError):
 class LineupLoader:
     """Holds the line-up from before it exists. Every method may be called from any thread."""
 
-    def __init__(self, load: Load, contenders: Sequence[Contender] | None = None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        contenders: Sequence[Contender] | None = None,
+        bank: Bank | None = None,
+    ) -> None:
         """`load` is given a function to report each step to, and returns the line-up.
 
-        `contenders` are those that the line-up will have, the default three unless they are given.
+        `contenders` and `bank` are those that the line-up will have, the default three and none
+        unless they are given.
         """
-        self.contenders = tuple(contenders or default_contenders(EMBEDDED_MODEL))
+        self.bank = bank
+        self._planned = tuple(contenders or default_contenders(EMBEDDED_MODEL))
         self._load = load
         self._changed = threading.Condition()
         self._lineup: Lineup | None = None
@@ -63,7 +71,7 @@ class LineupLoader:
     def of(cls, settings: Settings, *, then: Then | None = None) -> LineupLoader:
         """Loads what the settings name; `then` may still change the line-up before it is shown."""
 
-        contenders = contenders_of(settings)
+        contenders, bank = contenders_of(settings), bank_of(settings)
 
         def load(progress: Callable[[str], None]) -> Lineup:
             progress("Importing PyTorch and Transformers.")
@@ -74,13 +82,14 @@ class LineupLoader:
                 device=settings.device,
                 nf4_embeddings=settings.nf4_embeddings,
                 device_lock=settings.device_lock,
+                bank=bank,
                 progress=progress,
             )
             if then is not None:
                 then(settings, lineup, progress)
             return lineup
 
-        return cls(load, contenders)
+        return cls(load, contenders, bank)
 
     def start(self) -> LineupLoader:
         """Starts loading, or starts it again after a failure; otherwise does nothing."""
@@ -101,6 +110,19 @@ class LineupLoader:
     def lineup(self) -> Lineup | None:
         """The line-up once it is loaded, else None."""
         return self._lineup
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """Those of the line-up as it is now, or as it will be once it is loaded."""
+        lineup = self._lineup
+        return self._planned if lineup is None else lineup.contenders()
+
+    @property
+    def tasks(self) -> tuple[Contender, ...]:
+        """What the bank offers besides."""
+        if self.bank is None:
+            return ()
+        return tuple(self.bank.tasks([one.name for one in self.contenders]).values())
 
     def wait(self, timeout: float | None = None) -> Lineup | None:
         """The line-up, waiting for it up to `timeout` seconds; None when that was too short.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qvla.captioning.bank import bank_of
 from qvla.captioning.contenders import contenders_of
 from qvla.settings import Settings, load_settings
 
@@ -39,6 +40,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="YAML file with other contenders than base, adapter and qvla",
+    )
+
+
+def add_bank_argument(parser: argparse.ArgumentParser) -> None:
+    """Of the verbs that take the bank's tasks as contenders."""
+    parser.add_argument(
+        "--bank",
+        type=Path,
+        metavar="DIR",
+        help="folder of adapters, any of which may be named as a variant; loaded when it is",
     )
 
 
@@ -91,6 +102,7 @@ def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
         contenders_of(settings),
         device=settings.device,
         nf4_embeddings=settings.nf4_embeddings,
+        bank=bank_of(settings),
         variants=variants,
         progress=log.info,
     )

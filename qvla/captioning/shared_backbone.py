@@ -147,9 +147,9 @@ class SharedBackbone:
             view.model.set_adapter(view.adapters[contender], inference_mode=True)
         return view.model
 
-    def weight_bytes(self, contender: str) -> int:
-        """Bytes of all the weights that answer for the contender."""
-        return weight_bytes(self.loaded.model) + self.adapter_bytes.get(contender, 0)
+    def weight_bytes(self) -> int:
+        """Bytes of the base's weights, without any adapter's."""
+        return weight_bytes(self.loaded.model)
 
     def _batch(self, view: View | None, names: list[str]) -> Batch:
         if view is None:

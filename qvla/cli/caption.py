@@ -14,8 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvla.captioning.contenders import check_names, contenders_of
+from qvla.captioning.bank import bank_of
+from qvla.captioning.contenders import Contender, check_names, contenders_of
 from qvla.captioning.options import (
+    add_bank_argument,
     add_decoding_arguments,
     add_model_arguments,
     decoding_of,
@@ -49,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant",
         default=ALL,
-        help="a contender, such as qvla; all (the default) is all there are",
+        help="a contender, such as qvla, or a task of the bank; all (the default) is all "
+        "contenders there are",
     )
+    add_bank_argument(parser)
     parser.add_argument(
         "--batch-size", type=positive, default=8, metavar="N", help="photos at once (default 8)"
     )
@@ -67,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints or writes the results in the order given; exit code 1 when one is no caption."""
-    settings = settings_of(options)
+    settings = settings_of(options, "bank")
     decoding = decoding_of(options)
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
@@ -184,13 +188,24 @@ def _read(photo: str, settings: Settings) -> Photo | QvlaError:
 
 
 def _asked(settings: Settings, choice: str) -> list[str]:
-    known = [one.name for one in contenders_of(settings)]
-    return known if choice == ALL else check_names([choice], known)
+    contenders = [one.name for one in contenders_of(settings)]
+    return contenders if choice == ALL else check_names([choice], list(_known(settings)))
+
+
+def _known(settings: Settings) -> dict[str, Contender]:
+    """The contenders by name, and then the bank's tasks."""
+    contenders = {one.name: one for one in contenders_of(settings)}
+    bank = bank_of(settings)
+    return contenders if bank is None else {**contenders, **bank.tasks(contenders)}
 
 
 def _lineup(settings: Settings, asked: Sequence[str], *, every: bool) -> tuple[Lineup, list[str]]:
     """The line-up and the variants that will answer: all that are there, or just the named one."""
     lineup = load_lineup(settings, asked)
+    if not every:
+        with lineup.shared(asked[0]).lock:
+            for fault in lineup.bring(asked).values():
+                raise QvlaError(fault)
     missing = [lineup.variant(name) for name in asked if not lineup.variant(name).available]
     if missing and not every:
         raise QvlaError(f"{missing[0].title} is not available: {missing[0].reason}")
@@ -207,7 +222,7 @@ def _file(
     if path is None:
         yield None
         return
-    contenders = [one for one in contenders_of(settings) if one.name in asked]
+    contenders = [one for name, one in _known(settings).items() if name in asked]
     made_with = {
         "contenders": [one.model_dump() for one in contenders],
         "weights": [_weights(name) for one in contenders for name in (one.base, one.adapter)],

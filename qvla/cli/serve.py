@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from qvla import proxies
-from qvla.captioning.options import add_model_arguments, settings_of
+from qvla.captioning.options import add_bank_argument, add_model_arguments, settings_of
 from qvla.errors import QvlaError
 
 
@@ -16,12 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="photos in the RISC layout, for the gallery"
     )
+    add_bank_argument(parser)
     add_model_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Returns when the app is stopped with Ctrl-C."""
-    settings = settings_of(options, "host", "port", "data")
+    settings = settings_of(options, "host", "port", "data", "bank")
     # Before Gradio is imported, which makes an HTTP client.
     proxies.spare(settings.host)
     if (fault := proxies.fault()) is not None:

@@ -16,11 +16,12 @@ from typing import Any
 
 from PIL import Image
 
+from qvla.captioning.bases import device_of, precision_of
 from qvla.captioning.contenders import contenders_of
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.generation import CaptioningError, OutOfMemoryError
-from qvla.captioning.lineup import Lineup, device_of, precision_of
+from qvla.captioning.lineup import Lineup
 from qvla.captioning.options import load_lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.imagery import open_image

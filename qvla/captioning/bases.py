@@ -1,0 +1,65 @@
+"""The weights below a line-up: each base is held once in each precision, whoever answers."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import torch
+
+from qvla.captioning.contenders import Contender, base_identity
+from qvla.captioning.shared_backbone import SharedBackbone
+from qvla.errors import QvlaError
+from qvla.models.backbone import Precision
+
+
+class Bases:
+    """Makes backbones when they are first asked for; their weights are loaded by `load` alone."""
+
+    def __init__(
+        self, device: str, *, nf4_embeddings: str | None = None, device_lock: Path | None = None
+    ) -> None:
+        """`nf4_embeddings` are as in `load_backbone`; for the `device_lock` see `sharing`."""
+        self.device = device_of(device)
+        self._nf4_embeddings = nf4_embeddings
+        self._device_lock = device_lock
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, Precision], SharedBackbone] = {}
+
+    def of(self, contender: Contender) -> SharedBackbone:
+        """The backbone on which a contender answers. Raises QvlaError for its precision."""
+        precision = precision_of(contender.precision, self.device)
+        key = (base_identity(contender.base), precision)
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = SharedBackbone(
+                    contender.base,
+                    precision,
+                    self.device,
+                    embeddings=self._nf4_embeddings if precision is Precision.NF4 else None,
+                    device_lock=self._device_lock,
+                )
+            shared = self._held[key]
+        if contender.needs_adapter:
+            shared.needing[contender.name] = contender.title
+        return shared
+
+
+def device_of(device: str) -> str:
+    """The device that `auto` stands for here: CUDA where there is one, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision_of(precision: str, device: str) -> Precision:
+    """The precision that `auto` stands for on a device: bf16 on CUDA and fp32 on the CPU."""
+    if precision == "auto":
+        return Precision.BF16 if device.startswith("cuda") else Precision.FP32
+    try:
+        return Precision(precision)
+    except ValueError:
+        known = ", ".join(one.value for one in Precision)
+        raise QvlaError(
+            f"There is no precision {precision!r}: use auto or one of {known}."
+        ) from None
