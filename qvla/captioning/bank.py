@@ -53,7 +53,12 @@ class Bank:
 
     def find(self, name: str) -> Contender | None:
         """One task by its name; None where there is none of that name."""
-        return self.tasks().get(name) if NAME.fullmatch(name) else None
+        if not NAME.fullmatch(name) or not (self.folder / name).is_dir():
+            return None
+        try:
+            return self._task(self.folder / name, _told(self.folder).get(name, {}), ())
+        except LineupError:
+            return None
 
     def _read(self, taken: Collection[str]) -> tuple[dict[str, Contender], dict[str, str]]:
         tasks: dict[str, Contender] = {}
@@ -86,7 +91,7 @@ class Bank:
             )
         if name in taken:
             raise LineupError("A contender has that name already: rename the task's folder.")
-        if folder.resolve().parent != self.folder.resolve():
+        if folder.resolve() != self.folder.resolve() / name:
             raise LineupError("It is a link to elsewhere: put the adapter's own folder there.")
         if not (folder / CONFIG).is_file():
             raise LineupError(f"It is no adapter, it has no {CONFIG}.")

@@ -21,6 +21,8 @@ from qvla.faults import is_out_of_memory
 from qvla.models.families import family_of
 from qvla.records.measure import clock
 
+Bring = Callable[[SharedBackbone, Sequence[str]], Mapping[str, str]]
+
 TURN_POLL = 0.1  # seconds between looks at whether a request that waits for its turn was cancelled
 
 
@@ -80,7 +82,7 @@ class Generation:
         images: Sequence[Image.Image],
         decoding: Decoding,
         prefix: str,
-        bring: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+        bring: Bring | None = None,
     ) -> None:
         """`bring` loads what of the variants is not in memory yet, and says why one cannot be."""
         self.shared = shared
@@ -101,7 +103,7 @@ class Generation:
         `tell` it is a CaptioningError.
         """
         with self._turn():
-            faults = self.bring(self.variants) if self.bring is not None else {}
+            faults = self.bring(self.shared, self.variants) if self.bring is not None else {}
             if faults and tell is None:
                 raise CaptioningError(next(iter(faults.values())))
             if tell is not None and faults:

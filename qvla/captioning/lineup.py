@@ -148,9 +148,10 @@ class Lineup:
         """
         if names is None:
             return list(self._contenders)
-        if not isinstance(names, str) and all(name in self._contenders for name in names):
-            return check_names(names, self.names())
-        return check_names(names, [*self._contenders, *(task.name for task in self.tasks())])
+        known = [name for name in names if self._find(name) is not None]
+        if len(known) < len(names):  # only then is the whole bank read
+            known = [*self._contenders, *(task.name for task in self.tasks())]
+        return check_names(names, known)
 
     def title(self, name: str) -> str:
         return self._of(name).title
@@ -174,16 +175,16 @@ class Lineup:
         """Whether a name answers without loading anything first."""
         return name in self._contenders or name in self._residents.names()
 
-    def bring(self, names: Sequence[str]) -> dict[str, str]:
-        """Loads the adapters of those names that are tasks, all of which are on one backbone.
+    def bring(self, shared: SharedBackbone, names: Sequence[str]) -> dict[str, str]:
+        """Loads the adapters of those names that are tasks, which answer on this backbone.
 
         Hold its lock, until they have answered. Returns why one cannot, in a sentence by its name.
         """
-        tasks = {task.name: task for task in self.tasks()} if self.bank else {}
-        tasks = {name: tasks[name] for name in names if name in tasks}
-        if not tasks:
+        if self.bank is None:
             return {}
-        return self._residents.bring(self.shared(next(iter(tasks))), list(tasks.values()))
+        found = [self.bank.find(name) for name in names if name not in self._contenders]
+        tasks = [task for task in found if task is not None and self._bases.of(task) is shared]
+        return self._residents.bring(shared, tasks)
 
     def add(self, contender: Contender, *, shown: str | None = None) -> None:
         """Puts a further contender at the end of the line-up, ready to answer.
@@ -299,10 +300,11 @@ class Lineup:
 
     def _of(self, name: str) -> Contender:
         """The contender or task of that name."""
+        return self._find(name) or self._checked(name)
+
+    def _find(self, name: str) -> Contender | None:
         found = self._contenders.get(name)
-        if found is None and self.bank is not None:
-            found = self.bank.find(name)
-        return self._checked(name) if found is None else found
+        return self.bank.find(name) if found is None and self.bank is not None else found
 
     def _checked(self, name: str) -> Contender:
         found = self._contenders.get(name)

@@ -203,8 +203,9 @@ def _lineup(settings: Settings, asked: Sequence[str], *, every: bool) -> tuple[L
     """The line-up and the variants that will answer: all that are there, or just the named one."""
     lineup = load_lineup(settings, asked)
     if not every:
-        with lineup.shared(asked[0]).lock:
-            for fault in lineup.bring(asked).values():
+        shared = lineup.shared(asked[0])
+        with shared.lock:
+            for fault in lineup.bring(shared, asked).values():
                 raise QvlaError(fault)
     missing = [lineup.variant(name) for name in asked if not lineup.variant(name).available]
     if missing and not every:

@@ -1,18 +1,24 @@
-"""Adapters of finished jobs in the panes of the Compare tab, in place of those of the settings.
+"""Adapters of finished jobs in the panes of the Compare tab: in place of those of the settings, or
+in panes of their own.
 
 `published.json` among the jobs says which job answers in which pane, so that a restart changes
-nothing. Where it cannot be done again, the pane answers as the settings say, and `problems` why.
+nothing. Where it cannot be done again, the pane answers as the settings say, or is not there, and
+`problems` says why.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from qvla.captioning.contenders import NAME, TITLES, Contender, base_identity
 from qvla.errors import QvlaError
 from qvla.files import parse_json, write_json
 from qvla.methods.registry import KINDS
@@ -24,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE = "published.json"
-TITLES = {"adapter": "Adapter", "qvla": "QVLA"}
 
 _lock = threading.RLock()  # one change at a time: of the file, and of the line-up with it
 _problems: dict[Path, dict[str, str]] = {}  # by the file
@@ -36,11 +41,17 @@ class PublishingError(QvlaError):
 
 @dataclass(frozen=True)
 class Published:
-    """What answers in a pane: a job's adapter, and the base that it was made for."""
+    """What answers in a pane: a job's adapter, and the base that it was made for.
+
+    A pane of its own has a title, and the precision of its base; the panes of the settings have
+    both from there.
+    """
 
     job: str
     folder: str
     model: str
+    title: str = ""
+    precision: str = ""
 
     @property
     def name(self) -> str:
@@ -55,6 +66,11 @@ def pane_of(kind: str) -> str | None:
     return "qvla" if found.quantised else "adapter"
 
 
+def pane_title(pane: str) -> str:
+    """A pane as buttons and lists call it."""
+    return f"{TITLES[pane]} pane" if pane in TITLES else "pane of its own"
+
+
 def shown_name(job_id: str) -> str:
     """A job's short name, as panes and lists show it."""
     return f"job {job_id.rpartition('-')[2]}"
@@ -64,10 +80,10 @@ def published(settings: Settings) -> dict[str, Published]:
     """What was published, by pane; a file that cannot be read says that nothing was."""
     try:
         values = parse_json(_file(settings).read_bytes())
-        return {pane: Published(**values[pane]) for pane in TITLES if pane in values}
+        return {pane: Published(**one) for pane, one in values.items() if NAME.fullmatch(pane)}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         log.warning("%s cannot be read (%s).", _file(settings), error)
         return {}
 
@@ -86,18 +102,7 @@ def publish(
     Comparisons under way end with the adapter that they began with. Raises PublishingError, or
     AdapterError, and then the pane answers as before.
     """
-    pane, model = pane_of(recipe["method"]), str(recipe["model"])
-    if pane is None:
-        raise PublishingError(
-            "All weights of the base were trained, so this is a model of its own and no adapter: "
-            f"serve it with QVLA_MODEL={folder} python -m qvla serve."
-        )
-    if _identity(model) != _identity(settings.model):
-        raise PublishingError(
-            f"It was trained on {Path(model).name} and the panes show {Path(settings.model).name}: "
-            f"serve that model with QVLA_MODEL={model} to publish it."
-        )
-    one = Published(job_id, str(folder), model)
+    pane, one = _to_publish(settings, job_id, recipe, folder)
     with _lock:
         lineup.swap_adapter(pane, folder, shown=one.name)
         _write(settings, {**published(settings), pane: one})
@@ -105,8 +110,61 @@ def publish(
     return pane
 
 
+def add_pane(
+    settings: Settings, lineup: Lineup, job_id: str, recipe: dict[str, Any], folder: Path
+) -> str:
+    """Puts a finished job's adapter into a further pane of its own, and returns its name.
+
+    Raises PublishingError, LineupError when there are too many panes, or AdapterError, and then
+    nothing has changed.
+    """
+    _, one = _to_publish(settings, job_id, recipe, folder)
+    one = replace(
+        one,
+        title=f"{recipe['method']}, {one.name}",
+        precision="nf4" if KINDS[recipe["method"]].quantised else settings.precision,
+    )
+    with _lock:
+        others = published(settings)
+        if any(other.job == job_id for other in others.values()):
+            raise PublishingError("This adapter answers in a pane already: take it back first.")
+        contender = _contender(_own_name(job_id), one)
+        lineup.add(contender, shown=one.name)
+        _write(settings, {**others, contender.name: one})
+    return contender.name
+
+
+def add_to_bank(
+    settings: Settings, lineup: Lineup, job_id: str, recipe: dict[str, Any], folder: Path
+) -> str:
+    """Copies a finished job's adapter into the bank, and returns the task's name.
+
+    There it stays, whatever becomes of the job. Raises PublishingError.
+    """
+    _to_publish(settings, job_id, recipe, folder)
+    if settings.bank is None:
+        raise PublishingError("There is no bank: name a folder for it by QVLA_BANK.")
+    name = _own_name(job_id)
+    with _lock:
+        if name in lineup.names():
+            raise PublishingError("This adapter has a pane of its own: take it back first.")
+        new, place = settings.bank / f".{name}", settings.bank / name
+        if place.exists():
+            raise PublishingError(f"The bank has a task {name} already.")
+        try:
+            shutil.rmtree(new, ignore_errors=True)  # what a copy that was cut off left
+            shutil.copytree(folder, new)
+            new.rename(place)
+        except OSError as error:
+            raise PublishingError(f"The bank {settings.bank} cannot be written to.") from error
+    return name
+
+
 def take_back(settings: Settings, lineup: Lineup, pane: str) -> None:
-    """The pane answers as the settings say again: with their adapter, or not at all."""
+    """The pane answers as the settings say again: with their adapter, or not at all.
+
+    A pane of its own is taken away.
+    """
     with _lock:
         others = published(settings)
         if others.pop(pane, None) is None:
@@ -115,11 +173,16 @@ def take_back(settings: Settings, lineup: Lineup, pane: str) -> None:
         told = _problems.setdefault(_file(settings), {})
         told.pop(pane, None)
         try:
-            if own is None:
+            if pane not in TITLES:
+                if pane in lineup.names():  # where it could not be put there, it is not
+                    lineup.remove(pane)
+            elif own is None:
                 lineup.drop_adapter(pane)
             else:
                 lineup.swap_adapter(pane, own)
         except QvlaError as error:
+            if pane not in TITLES:
+                raise
             lineup.drop_adapter(pane)
             told[pane] = f"The {TITLES[pane]} pane has no adapter now: {error}"
         _write(settings, others)
@@ -132,23 +195,60 @@ def apply(settings: Settings, lineup: Lineup, report: Callable[[str], None] = lo
         for pane, one in published(settings).items():
             report(f"Attaching the published adapter of {one.name}.")
             try:
-                if _identity(one.model) != _identity(settings.model):
+                if base_identity(one.model) != base_identity(settings.model):
                     raise PublishingError(
                         f"it was trained on {Path(one.model).name}, and the panes show "
                         f"{Path(settings.model).name}."
                     )
-                lineup.swap_adapter(pane, one.folder, shown=one.name)
+                if pane in TITLES:
+                    lineup.swap_adapter(pane, one.folder, shown=one.name)
+                else:
+                    lineup.add(_contender(pane, one), shown=one.name)
             except QvlaError as error:
+                stands = "A pane is missing"
+                if pane in TITLES:
+                    stands = f"The {TITLES[pane]} pane answers as the settings say"
                 told[pane] = (
-                    f"The {TITLES[pane]} pane answers as the settings say, because the published "
-                    f"adapter of {one.name} cannot be used: {error}"
+                    f"{stands}, because the published adapter of {one.name} cannot be used: {error}"
                 )
                 log.warning("%s", told[pane])
 
 
-def _identity(model: str) -> str:
-    """The same for all spellings of one folder; a hub id as it is."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+def _to_publish(
+    settings: Settings, job_id: str, recipe: dict[str, Any], folder: Path
+) -> tuple[str, Published]:
+    """The pane of its method, and what will answer there. Raises PublishingError."""
+    pane, model = pane_of(recipe["method"]), str(recipe["model"])
+    if pane is None:
+        raise PublishingError(
+            "All weights of the base were trained, so this is a model of its own and no adapter: "
+            f"serve it with QVLA_MODEL={folder} python -m qvla serve."
+        )
+    if base_identity(model) != base_identity(settings.model):
+        raise PublishingError(
+            f"It was trained on {Path(model).name} and the panes show {Path(settings.model).name}: "
+            f"serve that model with QVLA_MODEL={model} to publish it."
+        )
+    return pane, Published(job_id, str(folder), model)
+
+
+def _own_name(job_id: str) -> str:
+    return f"job-{job_id.rpartition('-')[2]}"
+
+
+def _contender(pane: str, one: Published) -> Contender:
+    """Who answers in a pane of its own. Raises PublishingError for what cannot be in the file."""
+    try:
+        return Contender(
+            name=pane,
+            title=one.title,
+            base=one.model,
+            precision=one.precision,
+            adapter=one.folder,
+            needs_adapter=True,
+        )
+    except ValidationError as error:
+        raise PublishingError(f"{FILE} says of it what cannot be.") from error
 
 
 def _file(settings: Settings) -> Path:

@@ -204,8 +204,21 @@ def test_a_reload_loses_nothing(
     page = visit(context, address)
     choose(page, write_photo(tmp_path / "my field.png", size=(90, 60)))
     expect(page.locator(".photo-view figcaption")).to_contain_text("my field.png")
+    page.get_by_role("button", name="Panes", exact=True).click()
+    ticks = page.locator("#pane-names input")
+    expect(ticks).to_have_count(ALL_PANES)
+    with keeping(page, '"chosen_panes":["base","qvla"]'):
+        page.get_by_label("Adapter", exact=True).uncheck()
+    expect(page.locator(".pane h3")).to_have_text(["Base", "QVLA"])
+    page.get_by_label("QVLA", exact=True).uncheck()
+    expect(page.locator("#pane-note")).to_contain_text("Choose 2 to 6 panes")
+    expect(page.locator(".pane h3")).to_have_text(["Base", "QVLA"])
+    with keeping(page, '"chosen_panes":["base","qvla"]'):
+        page.get_by_label("QVLA", exact=True).check()
+    expect(page.locator("#pane-note")).not_to_contain_text("Choose")
     page.click("#compare")
     expect(page.locator("table.history tbody tr")).to_have_count(1)
+    expect(page.locator(".pane h3")).to_have_text(["Base", "QVLA"])
     with keeping(page, 'many planes of base"'):
         page.locator("#references textarea").fill("many planes of base")
     shared = page.locator(".pane").first.locator("mark")
@@ -221,6 +234,9 @@ def test_a_reload_loses_nothing(
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator(".photo-view figcaption")).to_contain_text("my field.png")
     expect(page.locator(".pane .caption").first).to_have_text("many planes of base")
+    expect(page.locator(".pane h3")).to_have_text(["Base", "QVLA"])
+    ticked = page.locator("#pane-names input").evaluate_all("all => all.map(one => one.checked)")
+    assert ticked == [True, False, True]
     expect(page.locator(".pane .scores dd")).to_have_text(figures)
     expect(page.locator("#references textarea")).to_have_value("many planes of base")
     expect(page.locator("table.history tbody tr")).to_have_count(1)

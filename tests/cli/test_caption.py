@@ -183,3 +183,29 @@ def test_a_name_that_is_no_text_costs_no_result(
     assert os.fsencode(odd["photo"]) == path
     assert run("caption", folder, files[1], *base, "--out", out)[0] == 0
     assert len(lines_of(out)) == 2
+
+
+def test_a_task_of_a_bank_is_named_like_a_contender(
+    run: Run, weights: Weights, files: list[str], tmp_path: Path
+) -> None:
+    bank = tmp_path / "bank"
+    shutil.copytree(weights.adapter, bank / "ships")
+    shutil.copytree(weights.other_adapter, bank / "roofs")
+    (bank / "roofs" / "adapter_model.safetensors").write_bytes(b"torn")
+    common = ["caption", files[0], "--model", weights.model, "--max-new-tokens", LENGTH, "--json"]
+
+    def text(name: str, *options: object) -> str:
+        code, output, _ = run(*common, "--variant", name, *options)
+        assert code == 0
+        [result] = json.loads(output)
+        assert list(result["variants"]) == [name]
+        return result["variants"][name]["caption"]
+
+    told = text("adapter", "--adapter", weights.adapter)
+    assert text("ships", "--bank", bank) == told != text("base", "--bank", bank)
+    for name, words in (("roofs", "damaged"), ("boats", "ships"), ("../ships", "ships")):
+        code, output, errors = run(*common, "--bank", bank, "--variant", name)
+        assert (code, output) == (UNUSABLE, "")
+        assert words in errors and "Traceback" not in errors
+    code, _, errors = run(*common, "--bank", tmp_path / "none", "--variant", "base")
+    assert code == UNUSABLE and "not a folder" in errors

@@ -14,12 +14,21 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from qvla.captioning.bank import bank_of
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.lineup import Lineup
 from qvla.data.imagery import open_image
 from qvla.jobs import publishing
-from qvla.jobs.publishing import PublishingError, apply, publish, published, take_back
+from qvla.jobs.publishing import (
+    PublishingError,
+    add_pane,
+    add_to_bank,
+    apply,
+    publish,
+    published,
+    take_back,
+)
 from qvla.jobs.push import PushError, model_card, push, pushed_files
 from qvla.jobs.service import Jobs
 from qvla.models.adapters import AdapterError
@@ -106,6 +115,79 @@ def test_a_finished_adapter_of_any_kind_answers_in_its_pane_and_goes_again(
     assert again.variant(pane).adapter == f"job {made[method][-8:]}"
     take_back(settings, lineup, pane)
     assert said(lineup, photo) == before
+    assert published(settings) == {}
+
+
+def test_adapters_of_any_kind_get_panes_of_their_own_and_lose_them_again(
+    settings: Settings, jobs: Jobs, made: dict[str, str], lineup: Lineup, tmp_path: Path
+) -> None:
+    photo = write_photo(tmp_path / "photo.png", seed=5)
+    before = said(lineup, photo)
+    names = {}
+    for method in ("lora", "qvla"):
+        job = jobs.get(made[method])
+        names[method] = add_pane(settings, lineup, job.id, job.recipe, jobs.adapter(job.id))
+        with pytest.raises(PublishingError, match="take it back first"):
+            add_pane(settings, lineup, job.id, job.recipe, jobs.adapter(job.id))
+    now = said(lineup, photo)
+    assert list(now) == [*before, *names.values()]
+    assert {name: now[name] for name in before} == before
+    alone = Lineup.load(
+        settings.model,
+        adapter=jobs.adapter(made["lora"]),
+        nf4_adapter=jobs.adapter(made["qvla"]),
+        device="cpu",
+    )
+    due = said(alone, photo)
+    assert (now[names["lora"]], now[names["qvla"]]) == (due["adapter"], due["qvla"])
+    assert lineup.title(names["lora"]) == f"lora, job {made['lora'][-8:]}"
+    with pytest.raises(PublishingError, match="QVLA_MODEL="):
+        full = jobs.get(made["full"])
+        add_pane(settings, lineup, full.id, full.recipe, jobs.adapter(full.id))
+
+    file = settings.jobs / publishing.FILE
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values[names["qvla"]]["precision"] = "int3"
+    values["../pane"] = values[names["lora"]]
+    file.write_text(json.dumps(values), encoding="utf-8")
+    again = Lineup.load(settings.model, adapter=settings.adapter, device="cpu")
+    apply(settings, again)
+    assert again.names() == ("base", "adapter", "qvla", names["lora"])
+    assert said(again, photo)[names["lora"]] == now[names["lora"]]
+    assert "A pane is missing" in publishing.problems(settings)[names["qvla"]]
+    for name in names.values():
+        take_back(settings, again, name)
+    assert again.names() == ("base", "adapter", "qvla")
+    assert (published(settings), publishing.problems(settings)) == ({}, {})
+    for name in names.values():
+        lineup.remove(name)
+    assert said(lineup, photo) == before
+
+
+def test_a_finished_adapter_becomes_a_task_of_the_bank(
+    settings: Settings, jobs: Jobs, made: dict[str, str], lineup: Lineup, tmp_path: Path
+) -> None:
+    (tmp_path / "bank").mkdir()
+    own = settings.model_copy(update={"bank": tmp_path / "bank"})
+    for method, precision in (("lora", "auto"), ("qlora", "nf4")):
+        job = jobs.get(made[method])
+        task = add_to_bank(own, lineup, job.id, job.recipe, jobs.adapter(job.id))
+        assert bank_of(own).tasks()[task].precision == precision
+        for file in jobs.adapter(job.id).iterdir():
+            assert (own.bank / task / file.name).read_bytes() == file.read_bytes()
+        with pytest.raises(PublishingError, match="already"):
+            add_to_bank(own, lineup, job.id, job.recipe, jobs.adapter(job.id))
+    with pytest.raises(PublishingError, match="QVLA_BANK"):
+        add_to_bank(settings, lineup, job.id, job.recipe, jobs.adapter(job.id))
+    assert len(list(own.bank.iterdir())) == 2
+
+
+def test_what_was_published_before_there_were_panes_of_their_own_is_read(tmp_path: Path) -> None:
+    settings = Settings(jobs=tmp_path)
+    old = {"adapter": {"job": "20260101-000000-abcdef12", "folder": "/f", "model": "m"}}
+    (tmp_path / publishing.FILE).write_text(json.dumps(old), encoding="utf-8")
+    assert published(settings)["adapter"].name == "job abcdef12"
+    (tmp_path / publishing.FILE).write_text("[]", encoding="utf-8")
     assert published(settings) == {}
 
 

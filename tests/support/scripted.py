@@ -27,9 +27,13 @@ class Script:
         options: Any,
         references: Sequence[str],
         stopped: threading.Event,
+        names: Sequence[str] | None = None,
     ) -> Iterator[Panes]:
         self.asked.append(references)
-        *first, last = self.steps
+        *first, last = [
+            tuple(pane for pane in step if names is None or pane.name in names)
+            for step in self.steps
+        ]
         yield from first
         while not self.gate.wait(0.05):
             if stopped.is_set():

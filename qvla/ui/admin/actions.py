@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradio.utils import get_upload_folder
 
+from qvla.captioning.contenders import TITLES
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.jobs import publishing
-from qvla.jobs.publishing import TITLES, PublishingError, pane_of, shown_name
+from qvla.jobs.publishing import PublishingError, pane_of, pane_title, shown_name
 from qvla.settings import Settings
 from qvla.ui.background import Tasks
 from qvla.ui.origins import job_records
@@ -48,13 +50,23 @@ class JobActions:
         return f"{shown_name(job_id).capitalize()} is deleted."
 
     def publish(self, jobs: Jobs, job_id: str) -> str:
+        pane = self._published(publishing.publish, jobs, job_id)
+        return f"The {pane_title(pane)} answers with this adapter now."
+
+    def add_pane(self, jobs: Jobs, job_id: str) -> str:
+        self._published(publishing.add_pane, jobs, job_id)
+        return "This adapter has a pane of its own now, which visitors can choose."
+
+    def add_to_bank(self, jobs: Jobs, job_id: str) -> str:
+        task = self._published(publishing.add_to_bank, jobs, job_id)
+        return f"The bank has this adapter as the task {task} now."
+
+    def _published(self, publish: Callable[..., str], jobs: Jobs, job_id: str) -> str:
         folder = _done(jobs, job_id)
-        lineup = self.loader.lineup
-        if lineup is None:
+        if self.loader.lineup is None:
             raise PublishingError(LOADING)
         recipe = jobs.get(job_id).recipe
-        pane = publishing.publish(self.settings, lineup, job_id, recipe, folder)
-        return f"The {TITLES[pane]} pane answers with this adapter now."
+        return publish(self.settings, self.loader.lineup, job_id, recipe, folder)
 
     def take_back(self, job_id: str) -> str:
         pane = panes_of(self.settings).get(job_id)
@@ -65,7 +77,9 @@ class JobActions:
                 "The weights are still loading: take it back when they are there."
             )
         publishing.take_back(self.settings, self.loader.lineup, pane)
-        return f"The {TITLES[pane]} pane answers as the settings say."
+        if pane not in TITLES:
+            return "Its pane is gone."
+        return f"The {pane_title(pane)} answers as the settings say."
 
     def pack(self, jobs: Jobs, job_id: str) -> str:
         """A zip of the adapter's folder, in Gradio's cache under a name that nobody guesses."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from qvla.jobs.publishing import shown_name
+from qvla.jobs.publishing import pane_title, shown_name
 from qvla.settings import ASSETS
 from qvla.ui.admin.run_rows import Reached
 from qvla.words import counted
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SCRIPT = (ASSETS / "ui" / "jobs.js").read_text(encoding="utf-8")
 NO_JOBS = '<p class="empty">No fine-tune has been queued yet: fill in the form to start one.</p>'
-PANE_TITLES = {"adapter": "Adapter pane", "qvla": "QVLA pane"}
 
 
 def job_list(**options: Any) -> gr.HTML:
@@ -108,7 +107,7 @@ def moment(when: datetime | None) -> str:
 
 
 def _item(job: Job, is_chosen: bool, reached: Reached, pane: str) -> str:
-    live = f'<span class="chip" data-state="live">{PANE_TITLES[pane]}</span>' if pane else ""
+    live = f'<span class="chip" data-state="live">{pane_title(pane)}</span>' if pane else ""
     return (
         f'<li><button type="button" class="job" data-job="{escape(job.id)}" '
         f'data-state="{job.state.value}" '

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from qvla.errors import QvlaError
-from qvla.jobs.publishing import pane_of, shown_name
+from qvla.jobs.publishing import pane_of, pane_title, shown_name
 from qvla.methods.command import command_line
 from qvla.methods.recipe import make_recipe
 from qvla.ui.admin import curves
-from qvla.ui.admin.job_list import PANE_TITLES
 from qvla.ui.admin.job_parts import render_head, render_log, render_notes, render_samples
 from qvla.ui.admin.run_rows import RunRows
 
@@ -31,7 +30,8 @@ RESUMABLE = ("failed", "cancelled", "interrupted")
 class JobView:
     """Lays the view out where it is made. `seen` tells which figures the page shows already."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_bank: bool) -> None:
+        self.has_bank = has_bank
         self.seen = gr.State(())
         self.said_of = gr.State(())  # the moment of a job that the message is about
         with gr.Column(visible=False, elem_id="job-view", elem_classes="job-view") as self.frame:
@@ -40,6 +40,8 @@ class JobView:
                 self.cancel = _button("Cancel", "job-cancel")
                 self.resume = _button("Resume", "job-resume")
                 self.publish = _button("Publish", "job-publish", variant="primary")
+                self.add_pane = _button("Add as a pane", "job-add-pane")
+                self.add_to_bank = _button("Add to the bank", "job-add-to-bank")
                 self.take_back = _button("Take back", "job-take-back")
                 self.download = _button("Download", "job-download")
                 self.delete = _button("Delete", "job-delete")
@@ -95,7 +97,14 @@ class JobView:
     @property
     def outputs(self) -> list[Any]:
         shown = [self.frame, self.head, self.finished, self.samples, self.notes, self.log]
-        buttons = [self.cancel, self.resume, self.publish, self.take_back, self.delete]
+        buttons = [
+            self.cancel,
+            self.resume,
+            self.publish,
+            self.add_pane,
+            self.take_back,
+            self.delete,
+        ]
         plots = [self.loss, self.memory, self.rate]
         return [*shown, *buttons, self.download, *plots, self.recipe, self.seen]
 
@@ -154,11 +163,12 @@ class JobView:
         done, over = state == "done", state not in ("queued", "running")
         own = pane_of(method)
         can_publish = done and own is not None and pane is None
-        title = PANE_TITLES.get(own or "", "")
         return {
             self.cancel: gr.Button(visible=not over and not job.cancel_requested),
             self.resume: gr.Button(visible=state in RESUMABLE),
-            self.publish: gr.Button(f"Publish in the {title}", visible=can_publish),
+            self.publish: gr.Button(f"Publish in the {pane_title(own or '')}", visible=can_publish),
+            self.add_pane: gr.Button(visible=can_publish),
+            self.add_to_bank: gr.Button(visible=can_publish and self.has_bank),
             self.take_back: gr.Button(visible=pane is not None),
             self.download: gr.Button(visible=done),
             self.delete: gr.Button(visible=over and pane is None),

@@ -70,7 +70,7 @@ class AdminTab:
                 gr.HTML("<h3>Jobs</h3>", elem_classes="section-title")
                 self.list = job_list(elem_id="job-list", label="Jobs")
             with gr.Column(min_width=300, elem_classes="job-column"):
-                self.view = JobView()
+                self.view = JobView(has_bank=self.settings.bank is not None)
                 self.evaluation = JobEvaluation(self.settings, self.actions, self.view)
         self.timer = gr.Timer(POLL_SECONDS, active=False)
 
@@ -105,6 +105,8 @@ class AdminTab:
         self._on(view.keep_it.click, self._pick, "keep", **looks)
         self._on(view.delete_it.click, self._do(self.actions.delete), "delete")
         self._on(view.publish.click, self._do(self.actions.publish), "publish")
+        self._on(view.add_pane.click, self._do(self.actions.add_pane), "add_pane")
+        self._on(view.add_to_bank.click, self._do(self.actions.add_to_bank), "add_to_bank")
         self._on(
             view.take_back.click,
             self._do(lambda jobs, job_id: self.actions.take_back(job_id)),

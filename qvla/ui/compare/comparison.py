@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from qvla.captioning.contenders import Contender
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.ui.panes import Pane, PaneState, idle_panes
@@ -28,6 +30,8 @@ FRAME_SECONDS = 0.05  # a page that changes more often than 20 times a second on
 POLL_SECONDS = 0.3
 STOPPED = "Stopped before the end."
 WAITING = "Waiting for a turn…"
+LOOKING = "Looking at the photo…"
+LOADING = "Loading its adapter from the bank…"
 LEFT = "You stopped it before its turn came."
 
 
@@ -37,15 +41,17 @@ def compare(
     options: Mapping[str, Any],
     references: Sequence[str],
     stopped: threading.Event,
+    names: Sequence[str] | None = None,
 ) -> Iterator[Panes]:
     """The newest state of all panes, until all are done or `stopped` is set.
 
-    `options` are the arguments of `Decoding`. Waits for the weights when they are still loading.
+    `options` are the arguments of `Decoding`; `names` are who answers, all contenders unless they
+    are given. Waits for the weights when they are still loading.
     Faults end up in the panes, not as errors. Closing the iterator stops the generation.
     """
     panes = tuple(
         replace(pane, state=PaneState.WAITING, message="Waiting for the weights…")
-        for pane in idle_panes(loader.contenders)
+        for pane in idle_panes(planned(loader, names))
     )
     lineup = None
     try:
@@ -61,7 +67,7 @@ def compare(
         # Only now: Transformers cannot be imported twice at once, and the loader imports it.
         from qvla.captioning.decoding import Decoding
 
-        yield from _stream(lineup, image, Decoding(**options), references, stopped)
+        yield from _stream(lineup, names, image, Decoding(**options), references, stopped)
     except QvlaError as error:
         yield tuple(replace(pane, state=PaneState.FAILED, message=str(error)) for pane in panes)
     except Exception as error:
@@ -73,10 +79,25 @@ def compare(
         yield tuple(replace(pane, state=PaneState.FAILED, message=sentence) for pane in panes)
 
 
-def lineup_panes(lineup: Lineup, state: PaneState, message: str) -> Panes:
-    """Panes with the identity of each variant, nothing said yet."""
+def planned(loader: LineupLoader, names: Sequence[str] | None) -> list[Contender]:
+    """The contenders and tasks of these names that there are; all contenders without names."""
+    known = {one.name: one for one in loader.contenders}
+    if names is None:
+        return list(known.values())
+    if not known.keys() >= set(names):
+        known |= {one.name: one for one in loader.tasks}
+    return [known[name] for name in names if name in known]
+
+
+def lineup_panes(
+    lineup: Lineup, names: Sequence[str] | None, state: PaneState, message: str
+) -> Panes:
+    """Panes with the identity of each variant, nothing said yet; of all contenders without names.
+
+    Raises QvlaError for a name that nobody has.
+    """
     panes = []
-    for variant in lineup.variants():
+    for variant in map(lineup.variant, lineup.names() if names is None else names):
         panes.append(
             Pane(
                 variant.name,
@@ -116,6 +137,7 @@ def score(panes: Sequence[Pane], references: Sequence[str]) -> Panes:
 
 def _stream(
     lineup: Lineup,
+    names: Sequence[str] | None,
     image: Image.Image,
     decoding: Decoding,
     references: Sequence[str],
@@ -123,7 +145,12 @@ def _stream(
 ) -> Iterator[Panes]:
     from qvla.captioning.engine import stream
 
-    panes = lineup_panes(lineup, PaneState.WAITING, "Looking at the photo…")
+    panes = tuple(
+        pane
+        if pane.state is PaneState.UNAVAILABLE or lineup.is_in_memory(pane.name)
+        else replace(pane, message=LOADING)
+        for pane in lineup_panes(lineup, names, PaneState.WAITING, LOOKING)
+    )
     yield panes
     available = [pane.name for pane in panes if pane.state is not PaneState.UNAVAILABLE]
     if not available:
@@ -144,11 +171,18 @@ def _stream(
                 last = time.monotonic()
     finally:
         partials.close()
-    yield score(panes, references)
+    yield score([_weighed(lineup, pane) for pane in panes], references)
+
+
+def _weighed(lineup: Lineup, pane: Pane) -> Pane:
+    """What a task weighs is known once its adapter was loaded."""
+    with suppress(QvlaError):  # it was taken away meanwhile
+        return replace(pane, weight_bytes=lineup.variant(pane.name).weight_bytes)
+    return pane
 
 
 def _update(pane: Pane, partial: Partial, references: Sequence[str]) -> Pane:
-    state, message = PaneState.STREAMING, "Looking at the photo…"
+    state, message = PaneState.STREAMING, pane.message
     if partial.error:
         state, message = PaneState.FAILED, partial.error
     elif partial.done:

@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
+from qvla.captioning.contenders import MOST, check_names
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
@@ -35,8 +36,10 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: str = "",
+        variants: str = "",
     ) -> dict[str, Any]:
-        """Captions one photo with every contender, by default base, adapter and qvla.
+        """Captions one photo with every contender, by default base, adapter and qvla, or with those
+        that `variants` names, with commas between: contenders, or tasks of the bank.
 
         Of each: caption, tokens, times in seconds, weights in bytes, and with references (one a
         line) its scores.
@@ -44,11 +47,22 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
         try:
             image = open_photo(photo, settings).image
+            names = _names(loader, variants)
         except QvlaError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        *_, panes = compare(loader, image, options, read_references(references), Event())
+        *_, panes = compare(loader, image, options, read_references(references), Event(), names)
         if all(pane.state in (PaneState.FAILED, PaneState.UNAVAILABLE) for pane in panes):
             raise gr.Error(panes[0].message, print_exception=False)
         return {pane.name: pane_record(pane) for pane in panes}
 
     return compare_photo
+
+
+def _names(loader: LineupLoader, variants: str | None) -> list[str] | None:
+    """Who is asked; None for all contenders. Raises QvlaError for names that nobody has."""
+    names = [name.strip() for name in (variants or "").split(",") if name.strip()]
+    if not names:
+        return None
+    if len(names) > MOST:
+        raise QvlaError(f"At most {MOST} variants answer at once: name fewer.")
+    return check_names(names, [one.name for one in (*loader.contenders, *loader.tasks)])

@@ -13,13 +13,16 @@ from typing import Annotated, Any, Literal
 
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
+from qvla.captioning.contenders import NAME
 from qvla.ui.compare.history import Comparison
+from qvla.ui.compare.offers import MOST
 from qvla.ui.panes import Pane
 
 MOST_BYTES = 400_000  # browsers keep 5 MB of text for an address, and this is kept encrypted
 MOST_COMPARISONS = 50
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,17 @@ class KeptPhoto:
 
 @dataclass(frozen=True)
 class Visit:
-    """All that a reload brings back. `filled` are the references that came with an example."""
+    """All that a reload brings back. `filled` are the references that came with an example.
+
+    `chosen_panes` names who answers, empty for the default; whether they are there is seen later.
+    """
 
     photo: KeptPhoto | None = None
     references: Annotated[str, StringConstraints(max_length=20_000)] = ""
     filled: Annotated[str, StringConstraints(max_length=20_000)] = ""
     panes: tuple[Pane, ...] = ()
     visited: tuple[Comparison, ...] = field(default=())
+    chosen_panes: Annotated[tuple[Name, ...], Field(max_length=MOST)] = ()
     version: Literal[1] = 1
 
 
@@ -60,6 +67,7 @@ def kept(
     filled: str,
     panes: Sequence[Pane],
     visited: Sequence[Comparison],
+    chosen_panes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the browser is given to keep: the oldest comparisons go when it would be too much.
 
@@ -67,7 +75,8 @@ def kept(
     """
     here = None if photo is None else KeptPhoto(photo.path, photo.orig_name or "")
     still = () if any(pane.state.busy for pane in panes) else tuple(panes)
-    visit = Visit(here, references, filled, still, tuple(visited)[-MOST_COMPARISONS:])
+    last = tuple(visited)[-MOST_COMPARISONS:]
+    visit = Visit(here, references, filled, still, last, tuple(chosen_panes))
     while visit.visited and len(_VISIT.dump_json(visit)) > MOST_BYTES:
         visit = replace(visit, visited=visit.visited[1:])
     return _VISIT.dump_python(visit, mode="json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,17 +13,18 @@ from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.compare import comparison, history, photo
+from qvla.ui.compare.choice import PaneChoice
 from qvla.ui.compare.controls import decoding_arguments, decoding_controls, read_references
 from qvla.ui.compare.endpoint import compare_endpoint
 from qvla.ui.compare.examples import example_grid
 from qvla.ui.compare.gallery import GalleryPanel
 from qvla.ui.compare.history_panel import HistoryPanel
-from qvla.ui.compare.kept import kept, read_kept
-from qvla.ui.compare.opening import opening
+from qvla.ui.compare.keeping import Shown, VisitKeeping
+from qvla.ui.compare.offers import answering, panes_of
 from qvla.ui.compare.taking import PhotoTaking
 from qvla.ui.compare.visits import Run, Runs, Wanted
 from qvla.ui.compare.weights import WeightsPanel
-from qvla.ui.panes import Pane, PaneState, idle_panes, render_panes
+from qvla.ui.panes import Pane, PaneState, render_panes
 from qvla.ui.photo_folder import PhotoFolder
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
 
@@ -32,10 +33,8 @@ SHOW_PANES = """() => {
   if (!document.querySelector(".photo-view img") || innerWidth >= 860) return;
   document.getElementById("panes").scrollIntoView({behavior: "smooth"});
 }"""
-STORAGE_KEY = "qvla-visit"  # in the browser; as secret too, since it keeps nothing from its owner
 NOT_TAKEN = "As many comparisons wait as may: try again in a moment."
 UNFORESEEN = "The comparison ended with an unforeseen fault; the app's log has the details."
-PHOTO_GONE = "The photo is no longer on the server: choose it again to compare it."
 Update = dict[Any, Any]
 
 
@@ -53,10 +52,10 @@ class CompareTab:
     # ---- layout -------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        self.shown = gr.State(idle_panes(self.loader.contenders))  # the panes as last rendered
+        idle = panes_of(self.loader, ())
+        self.shown = gr.State(idle)  # the panes as last rendered
         self.chosen = gr.State(None)  # the photo's FileData; a refused file does not get here
         self.filled = gr.State("")  # the references that came with an example
-        self.kept = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
         self.weights = WeightsPanel(self.settings, self.loader)
         with gr.Row(elem_classes="workbench"):
             with gr.Column(elem_classes="photo-column", min_width=280):
@@ -67,9 +66,7 @@ class CompareTab:
                 self.grid = example_grid(self.examples)
             with gr.Column(elem_classes="answer-column", min_width=280):
                 gr.HTML("<h2>Captions</h2>", elem_classes="sr-only")
-                self.panes = gr.HTML(
-                    render_panes(idle_panes(self.loader.contenders)), elem_id="panes", label="Panes"
-                )
+                self.panes = gr.HTML(render_panes(idle), elem_id="panes", label="Panes")
                 self.references = gr.Textbox(
                     "",  # not None, so that clients may leave it out
                     label="Ground truth",
@@ -81,9 +78,11 @@ class CompareTab:
                     placeholder="Filled in for examples; type your own for your photo.",
                     elem_id="references",
                 )
+                self.choice = PaneChoice(self.loader)
                 self.decoding = decoding_controls()
         self.gallery = GalleryPanel(self.settings.data)
         self.history = HistoryPanel()
+        self.variants = gr.Textbox("", visible=False, label="Variants")  # for programs alone
         self.result = gr.JSON(visible=False, label="Captions")
 
     # ---- events -------------------------------------------------------------------------------
@@ -91,35 +90,36 @@ class CompareTab:
     def _wire(self, page: gr.Blocks) -> None:
         quiet = {"show_progress": "hidden", "api_visibility": "undocumented"}
         captions = {"concurrency_limit": self.settings.concurrency, "concurrency_id": "captions"}
-        own = [self.photo, self.chosen, self.references, self.filled, self.panes, self.shown]
-        restored = page.load(
-            self._restore,
-            inputs=[self.kept],
-            outputs=[*own, *self.history.outputs],
-            queue=False,
-            api_name="restore_visit",
-            **quiet,
+        own = Shown(self.photo, self.chosen, self.references, self.filled, self.panes, self.shown)
+        keeping = VisitKeeping(
+            *(self.settings, self.loader, self.examples),
+            *(own, self.history, self.choice, self._told),
         )
-        self.weights.wire(restored, self.panes, self.shown)
+        self.weights.wire(keeping.wire(page), self.panes, self.shown, self.choice)
+        chosen = self.choice.wire(
+            self.panes, self.shown, lambda request: self.runs.is_busy(_visit(request))
+        )
+        keeping.after(chosen, "choice")
 
         take = PhotoTaking(
             self.settings, self.photo, self.chosen, self.references, self.filled, self._dropped
         )
         grid, gallery = self.grid, self.gallery.grid
-        before = [self.chosen, self.references, self.filled]
+        seats = self.choice.chosen
+        before, who = [self.chosen, self.references, self.filled, seats], [self.chosen, seats]
         for trigger, handler, inputs, name in (
             (self.photo.upload, take.upload, [self.photo, *before], "take_photo"),
             (self.photo.oversize, take.too_large, [self.chosen], "refuse_large_photo"),
-            (grid.pick, take.pick(self.examples), [grid, self.chosen], "take_example"),
-            (gallery.pick, take.pick(self.gallery.folder), [gallery, self.chosen], "take_gallery"),
+            (grid.pick, take.pick(self.examples), [grid, *who], "take_example"),
+            (gallery.pick, take.pick(self.gallery.folder), [gallery, *who], "take_gallery"),
         ):
-            taken = trigger(handler, inputs=inputs, outputs=own, api_name=name, **quiet)
-            self._keep_after(taken, name)
+            taken = trigger(handler, inputs=inputs, outputs=list(own), api_name=name, **quiet)
+            keeping.after(taken, name)
         self.gallery.wire()
 
         run = self.start.click(
             self._ask,
-            inputs=[self.chosen, self.references, *self.decoding],
+            inputs=[self.chosen, self.references, self.choice.chosen, *self.decoding],
             outputs=[self.photo, self.panes, self.shown, self.stop],
             queue=False,
             api_name="ask",
@@ -147,11 +147,11 @@ class CompareTab:
             "outputs": [self.panes, self.shown, *self.history.outputs],
         }
         scored = run.then(self._rescore, **rescore, api_name="score_after_comparison", **quiet)
-        self._keep_after(scored, "score_after_comparison")
+        keeping.after(scored, "score_after_comparison")
         scored = self.references.change(  # not `input`, which does not fire for pasted text
             self._rescore, **rescore, trigger_mode="always_last", api_name="score", **quiet
         )
-        self._keep_after(scored, "score")
+        keeping.after(scored, "score")
         self.stop.click(
             self._stop,
             inputs=[self.shown],
@@ -166,73 +166,19 @@ class CompareTab:
             api_name="clear_history",
             **quiet,
         )
-        self._keep_after(cleared, "clear_history")
+        keeping.after(cleared, "clear_history")
         gr.Button(visible=False).click(
             compare_endpoint(self.settings, self.loader),
-            inputs=[self.photo, self.references, *self.decoding],
+            inputs=[self.photo, self.references, *self.decoding, self.variants],
             outputs=[self.result],
             api_name="compare",
             **captions,
         )
 
-    def _keep_after(self, event: Any, name: str) -> None:
-        """Has the browser keep the visit as it is after this event."""
-        event.then(
-            kept,
-            inputs=[self.chosen, self.references, self.filled, self.shown, self.history.visited],
-            outputs=[self.kept],
-            queue=False,
-            show_progress="hidden",
-            api_name=f"keep_after_{name}",
-            api_visibility="undocumented",
-        )
-
-    def _restore(self, value: Any) -> Update:
-        visit = read_kept(value)
-        if visit is None:
-            return self._open()
-        updates = {
-            self.references: visit.references,
-            self.filled: visit.filled,
-            **self.history.show(visit.visited),
-        }
-        if visit.panes:
-            updates |= self._told(visit.panes)
-        file = visit.photo and visit.photo.file()
-        if visit.photo is None:
-            return updates
-        try:
-            if file is None:
-                raise QvlaError(PHOTO_GONE)
-            opened = photo.open_photo(file, self.settings)
-        except QvlaError as error:
-            return {**updates, self.photo: photo.refused(str(error), None)}
-        return {**updates, self.photo: photo.shown(file, opened), self.chosen: file}
-
-    def _open(self) -> Update:
-        """A first visit: the first example with the captions that are on record for it."""
-        found = opening(self.settings, self.loader.contenders, self.examples)
-        if found is None:
-            return {self.filled: gr.skip()}
-        example, panes = found
-        references = "\n".join(example.references)
-        try:
-            file = photo.in_cache(example.image)
-            opened = photo.open_photo(file, self.settings)
-        except QvlaError:
-            return {self.filled: gr.skip()}
-        return {
-            self.photo: photo.shown(file, opened),
-            self.chosen: file,
-            self.references: references,
-            self.filled: references,
-            **self._told(comparison.score(panes, example.references)),
-        }
-
-    def _dropped(self, request: gr.Request) -> Update:
+    def _dropped(self, seats: Sequence[str], request: gr.Request) -> Update:
         """Of the photo before: captions to come are stopped, and the panes emptied."""
         self.runs.stop(_visit(request), discard=True)
-        return self._told(self.weights.idle_panes())
+        return self._told(panes_of(self.loader, seats))
 
     # ---- the comparison -----------------------------------------------------------------------
 
@@ -240,6 +186,7 @@ class CompareTab:
         self,
         chosen: FileData | None,
         references: str,
+        seats: tuple[str, ...],
         max_new_tokens: float,
         num_beams: float,
         temperature: float,
@@ -253,10 +200,10 @@ class CompareTab:
         if chosen is None:
             return {self.photo: photo.refused("Choose a photo first.", None)}
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
-        wanted = Wanted(chosen, read_references(references), options)
+        wanted = Wanted(chosen, read_references(references), options, tuple(seats))
         if not self.runs.ask(_visit(request), wanted):
             return {self.shown: gr.skip()}
-        panes = comparison.waiting(self.weights.idle_panes())
+        panes = comparison.waiting(panes_of(self.loader, seats))
         return {
             self.photo: photo.PhotoInput(problem=""),
             self.stop: gr.Button(interactive=True),
@@ -275,8 +222,9 @@ class CompareTab:
         try:
             image = photo.open_photo(run.wanted.photo, self.settings).image
             wanted = run.wanted
+            names = answering(self.loader, wanted.seats)
             for panes in comparison.compare(
-                self.loader, image, wanted.options, wanted.references, run.stopped
+                self.loader, image, wanted.options, wanted.references, run.stopped, names
             ):
                 if run.discarded:
                     break
@@ -284,7 +232,7 @@ class CompareTab:
         except QvlaError as error:  # of the photo, which may have been swept away meanwhile
             yield {
                 self.photo: photo.refused(str(error), chosen),
-                **self._told(self.weights.idle_panes()),
+                **self._told(panes_of(self.loader, run.wanted.seats)),
             }
         finally:
             self.runs.end(visit, run)

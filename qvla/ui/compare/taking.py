@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ class PhotoTaking:
     """Handlers that fill these components. A file that is refused leaves all else as it was.
 
     `chosen` holds the photo that was taken last, and `filled` the references that came with it;
-    `dropped` gives the updates for what goes with the photo before.
+    `dropped` gives the updates for what goes with the photo before, given who is to answer.
     """
 
     settings: Settings
@@ -31,7 +31,7 @@ class PhotoTaking:
     chosen: gr.State
     references: gr.Textbox
     filled: gr.State
-    dropped: Callable[[gr.Request], Update]
+    dropped: Callable[[Sequence[str], gr.Request], Update]
 
     def upload(
         self,
@@ -39,6 +39,7 @@ class PhotoTaking:
         chosen: FileData | None,
         references: str,
         filled: str,
+        seats: Sequence[str],
         request: gr.Request,
     ) -> Update:
         """References that came with the photo before go with it; typed ones stay."""
@@ -46,7 +47,8 @@ class PhotoTaking:
             opened = photo.open_photo(file, self.settings)
         except QvlaError as error:
             return self._refuse(str(error), chosen)
-        return self._take(file, opened, "" if references == filled else references, "", request)
+        kept = "" if references == filled else references
+        return self._take(file, opened, kept, "", self.dropped(seats, request))
 
     def too_large(self, chosen: FileData | None) -> Update:
         return self._refuse(photo.too_large(self.settings), chosen)
@@ -54,7 +56,9 @@ class PhotoTaking:
     def pick(self, folder: PhotoFolder | None) -> Callable[..., Update]:
         """The handler of a pick from this folder, by the photo's name."""
 
-        def picked(name: str | None, chosen: FileData | None, request: gr.Request) -> Update:
+        def picked(
+            name: str | None, chosen: FileData | None, seats: Sequence[str], request: gr.Request
+        ) -> Update:
             try:
                 if folder is None:
                     raise QvlaError("There are no photos to pick from here.")
@@ -66,7 +70,7 @@ class PhotoTaking:
             except OSError:
                 return self._refuse(f"The photo {name} is missing from its folder.", chosen)
             references = "\n".join(example.references)
-            return self._take(file, opened, references, references, request)
+            return self._take(file, opened, references, references, self.dropped(seats, request))
 
         return picked
 
@@ -76,14 +80,14 @@ class PhotoTaking:
         opened: Photo,
         references: str,
         filled: str,
-        request: gr.Request,
+        dropped: Update,
     ) -> Update:
         return {
             self.photo: photo.shown(file, opened),
             self.chosen: file,
             self.references: references,
             self.filled: filled,
-            **self.dropped(request),
+            **dropped,
         }
 
     def _refuse(self, sentence: str, chosen: FileData | None) -> Update:

@@ -11,11 +11,15 @@ from gradio.data_classes import FileData
 
 @dataclass(frozen=True)
 class Wanted:
-    """A comparison that was asked for; `options` are the arguments of `Decoding`."""
+    """A comparison that was asked for; `options` are the arguments of `Decoding`.
+
+    `seats` names those who are to answer, empty for the default.
+    """
 
     photo: FileData
     references: tuple[str, ...]
     options: dict[str, Any]
+    seats: tuple[str, ...] = ()
 
 
 @dataclass

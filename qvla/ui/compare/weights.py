@@ -9,8 +9,9 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader, Phase
 from qvla.settings import Settings
 from qvla.ui.banner import render_banner
-from qvla.ui.compare import comparison
-from qvla.ui.panes import IDLE, Pane, PaneState, idle_panes, render_panes
+from qvla.ui.compare.choice import PaneChoice
+from qvla.ui.compare.offers import panes_of
+from qvla.ui.panes import Pane, PaneState, render_panes
 
 POLL_SECONDS = 0.7
 
@@ -26,25 +27,34 @@ class WeightsPanel:
             self.banner = gr.HTML(render_banner(settings, loader), elem_id="banner", label="Banner")
             self.retry = gr.Button("Try again", visible=False, size="sm", elem_id="retry")
 
-    def wire(self, restored: Any, panes: gr.HTML, shown: gr.State) -> None:
-        """Idle panes get the identity of who will answer in them as soon as it is known.
+    def wire(self, restored: Any, panes: gr.HTML, shown: gr.State, choice: PaneChoice) -> None:
+        """Idle panes get the identity of who will answer in them as soon as it is known, and the
+        choice of panes who there is.
 
         `restored` is the event after which the page shows what the browser had kept.
         """
 
-        def refresh(now: tuple[Pane, ...]) -> dict[Any, Any]:
+        def refresh(now: tuple[Pane, ...], chosen: tuple[str, ...]) -> dict[Any, Any]:
             update = self._show()
-            ready = self.loader.state().phase is Phase.READY
-            if ready and all(pane.state is PaneState.IDLE for pane in now):
-                idle = self.idle_panes()
+            if self.loader.state().phase is Phase.LOADING:
+                return update
+            update |= choice.show(chosen)
+            if all(pane.state is PaneState.IDLE for pane in now):
+                idle = panes_of(self.loader, chosen)
                 update |= {panes: render_panes(idle), shown: idle}
             return update
 
-        for event, name in ((restored.then, "status_on_load"), (self.timer.tick, "status")):
+        def opened(now: tuple[Pane, ...], chosen: tuple[str, ...]) -> dict[Any, Any]:
+            return {**choice.show(chosen), **refresh(now, chosen)}
+
+        for event, handler, name in (
+            (restored.then, opened, "status_on_load"),
+            (self.timer.tick, refresh, "status"),
+        ):
             event(
-                refresh,
-                inputs=[shown],
-                outputs=[self.banner, self.retry, self.timer, panes, shown],
+                handler,
+                inputs=[shown, choice.chosen],
+                outputs=[self.banner, self.retry, self.timer, panes, shown, *choice.outputs],
                 queue=False,
                 show_progress="hidden",
                 api_name=name,
@@ -57,11 +67,6 @@ class WeightsPanel:
             api_name="retry_loading",
             api_visibility="undocumented",
         )
-
-    def idle_panes(self) -> tuple[Pane, ...]:
-        if self.loader.lineup is None:
-            return idle_panes(self.loader.contenders)
-        return comparison.lineup_panes(self.loader.lineup, PaneState.IDLE, IDLE)
 
     def _show(self) -> dict[Any, Any]:
         phase = self.loader.state().phase

@@ -366,7 +366,7 @@ def as_file(path: str) -> dict[str, object]:
 
 def test_files_of_the_server_and_addresses_are_refused(address: str, settings: Settings) -> None:
     own = settings.data / "resized" / "field.png"
-    options = ["", 3, 1, 0, 1, ""]
+    options = ["", 3, 1, 0, 1, "", ""]
     address_of_photo = "http://127.0.0.1:9/photo.png"
     refusals = [
         (as_file(str(own)), ""),  # Gradio's own refusal, whose words it does not pass on
@@ -418,6 +418,7 @@ def test_the_api_page_documents_what_programs_are_meant_to_call(settings: Settin
     assert set(documented) == {"/compare", "/plan", "/score_predictions"}
     parameters = [one["parameter_name"] for one in documented["/compare"]["parameters"]]
     assert parameters[:2] == ["photo", "references"]
+    assert parameters[-1] == "variants"  # what came later stands behind the rest
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(address: str) -> None:

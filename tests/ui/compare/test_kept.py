@@ -41,6 +41,12 @@ def test_a_visit_comes_back_as_it_was(upload: FileData) -> None:
     assert visit.photo.file().orig_name == "my river.png"
     busy = (replace(PANES[0], state=PaneState.STREAMING), PANES[1])
     assert read_kept(kept(None, "", "", busy, ())).panes == ()
+    assert read_kept(kept(None, "", "", (), (), ["base", "ships"])).chosen_panes == (
+        "base",
+        "ships",
+    )
+    del value["chosen_panes"]  # as it was kept before there was a choice
+    assert read_kept(value).chosen_panes == ()
 
 
 def test_what_is_kept_is_bounded_and_loses_the_oldest() -> None:
@@ -65,6 +71,8 @@ def test_no_file_is_opened_but_an_upload(place: str) -> None:
         {"visited": [{"thumbnail": 'data:,"><script>'}]},
         {"panes": [{"name": "base", "state": "no state"}]},
         {"panes": 7},
+        {"chosen_panes": ["base", "../../etc"]},
+        {"chosen_panes": ["base"] * 7},
         {"references": "r" * 20_001},
         {"photo": {"path": ["/etc/hostname"], "name": "x"}},
     ],

@@ -1,0 +1,91 @@
+"""The choosing of panes: a group of ticks in an accordion, and why some cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from qvla.captioning.loader import LineupLoader
+from qvla.errors import QvlaError
+from qvla.ui.compare.offers import LEAST, MOST, answering, checked, offers, panes_of
+from qvla.ui.panes import Pane, render_panes
+
+Update = dict[Any, Any]
+
+INFO = f"{LEAST} to {MOST}, side by side; this browser keeps your choice."
+
+
+class PaneChoice:
+    """Lays itself out where it is made. `chosen` holds the names, empty for the default."""
+
+    def __init__(self, loader: LineupLoader) -> None:
+        self.loader = loader
+        self.chosen = gr.State(())
+        is_open, ticks, note = self._parts(())
+        with gr.Accordion("Panes", open=False, visible=is_open, elem_id="pane-choice") as self.box:
+            self.names = gr.CheckboxGroup(
+                **ticks, label="Who answers", info=INFO, elem_id="pane-names"
+            )
+            self.note = gr.HTML(note, elem_id="pane-note", label="What cannot be chosen")
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.box, self.names, self.note]
+
+    def show(self, chosen: Sequence[str]) -> Update:
+        """The offers as they are now, with these ticked."""
+        is_open, ticks, note = self._parts(chosen)
+        return {
+            self.box: gr.Accordion(visible=is_open),
+            self.names: gr.CheckboxGroup(**ticks),
+            self.note: note,
+        }
+
+    def wire(self, panes: gr.HTML, shown: gr.State, is_busy: Callable[[gr.Request], bool]) -> Any:
+        """Captions that are there stay; returns the event. What runs is left as it is."""
+
+        def choose(names: Any, now: tuple[Pane, ...], request: gr.Request) -> Update:
+            try:
+                chosen = checked(names, self.loader)
+            except QvlaError as error:
+                said = f'<p class="problem" role="alert">{escape(str(error))}</p>'
+                return {self.note: said + self._note()}
+            update: Update = {self.chosen: chosen, self.note: self._note()}
+            if is_busy(request):
+                return update
+            before = {pane.name: pane for pane in now}
+            new = tuple(before.get(one.name, one) for one in panes_of(self.loader, chosen))
+            return {**update, panes: render_panes(new), shown: new}
+
+        return self.names.input(
+            choose,
+            inputs=[self.names, shown],
+            outputs=[self.chosen, self.note, panes, shown],
+            queue=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+            api_name="choose_panes",
+            api_visibility="undocumented",
+        )
+
+    def _parts(self, chosen: Sequence[str]) -> tuple[bool, dict[str, Any], str]:
+        """Whether there is a choice, the ticks, and the note below them."""
+        able = [one for one in offers(self.loader) if not one.reason]
+        choices = [
+            (f"{one.title} (task of the bank)" if one.of_bank else one.title, one.name)
+            for one in able
+        ]
+        names = {name for _, name in choices}
+        ticked = [name for name in answering(self.loader, chosen) if name in names]
+        return len(able) > LEAST, {"choices": choices, "value": ticked}, self._note()
+
+    def _note(self) -> str:
+        unable = "".join(
+            f"<li><b>{escape(one.title)}</b> cannot be chosen. {escape(one.reason)}</li>"
+            for one in offers(self.loader)
+            if one.reason
+        )
+        return f'<ul class="unable">{unable}</ul>' if unable else ""

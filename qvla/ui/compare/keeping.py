@@ -1,0 +1,127 @@
+"""What the browser keeps of a visit comes back with a reload; a first visit has an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from qvla.captioning.loader import LineupLoader
+from qvla.errors import QvlaError
+from qvla.settings import Settings
+from qvla.ui.compare import comparison, photo
+from qvla.ui.compare.choice import PaneChoice
+from qvla.ui.compare.history_panel import HistoryPanel
+from qvla.ui.compare.kept import kept, read_kept
+from qvla.ui.compare.offers import answering
+from qvla.ui.compare.opening import opening
+from qvla.ui.panes import Pane
+from qvla.ui.photo_folder import PhotoFolder
+
+STORAGE_KEY = "qvla-visit"  # in the browser; as secret too, since it keeps nothing from its owner
+PHOTO_GONE = "The photo is no longer on the server: choose it again to compare it."
+Update = dict[Any, Any]
+
+
+class Shown(NamedTuple):
+    """The components that hold what a visit looks at."""
+
+    photo: photo.PhotoInput
+    chosen: gr.State  # the photo's FileData
+    references: gr.Textbox
+    filled: gr.State
+    panes: gr.HTML
+    shown: gr.State
+
+
+class VisitKeeping:
+    """Fills the components of a visit when a page is opened, and has the browser keep them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loader: LineupLoader,
+        examples: PhotoFolder,
+        parts: Shown,
+        history: HistoryPanel,
+        choice: PaneChoice,
+        told: Callable[[tuple[Pane, ...]], Update],
+    ) -> None:
+        """`told` gives the updates that show panes."""
+        self.settings, self.loader, self.examples = settings, loader, examples
+        self.parts, self.history, self.choice, self.told = parts, history, choice, told
+        self.store = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
+
+    def wire(self, page: gr.Blocks) -> Any:
+        """Returns the event after which the page shows what was kept."""
+        return page.load(
+            self._restore,
+            inputs=[self.store],
+            outputs=[*self.parts, self.choice.chosen, *self.history.outputs],
+            queue=False,
+            show_progress="hidden",
+            api_name="restore_visit",
+            api_visibility="undocumented",
+        )
+
+    def after(self, event: Any, name: str) -> None:
+        """Has the browser keep the visit as it is after this event."""
+        parts = self.parts
+        event.then(
+            kept,
+            inputs=[
+                *(parts.chosen, parts.references, parts.filled, parts.shown),
+                *(self.history.visited, self.choice.chosen),
+            ],
+            outputs=[self.store],
+            queue=False,
+            show_progress="hidden",
+            api_name=f"keep_after_{name}",
+            api_visibility="undocumented",
+        )
+
+    def _restore(self, value: Any) -> Update:
+        visit, parts = read_kept(value), self.parts
+        if visit is None:
+            return self._open()
+        updates = {
+            parts.references: visit.references,
+            parts.filled: visit.filled,
+            self.choice.chosen: visit.chosen_panes,
+            **self.history.show(visit.visited),
+        }
+        if visit.panes:
+            updates |= self.told(visit.panes)
+        file = visit.photo and visit.photo.file()
+        if visit.photo is None:
+            return updates
+        try:
+            if file is None:
+                raise QvlaError(PHOTO_GONE)
+            opened = photo.open_photo(file, self.settings)
+        except QvlaError as error:
+            return {**updates, parts.photo: photo.refused(str(error), None)}
+        return {**updates, parts.photo: photo.shown(file, opened), parts.chosen: file}
+
+    def _open(self) -> Update:
+        """A first visit: the first example with the captions that are on record for it."""
+        parts = self.parts
+        first = comparison.planned(self.loader, answering(self.loader, ()))
+        found = opening(self.settings, first, self.examples)
+        if found is None:
+            return {parts.filled: gr.skip()}
+        example, panes = found
+        references = "\n".join(example.references)
+        try:
+            file = photo.in_cache(example.image)
+            opened = photo.open_photo(file, self.settings)
+        except QvlaError:
+            return {parts.filled: gr.skip()}
+        return {
+            parts.photo: photo.shown(file, opened),
+            parts.chosen: file,
+            parts.references: references,
+            parts.filled: references,
+            **self.told(comparison.score(panes, example.references)),
+        }
