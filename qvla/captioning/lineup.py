@@ -149,7 +149,7 @@ class Lineup:
         if names is None:
             return list(self._contenders)
         known = [name for name in names if self._find(name) is not None]
-        if len(known) < len(names):  # only then is the whole bank read
+        if not known or len(known) < len(names):  # only then is the whole bank read
             known = [*self._contenders, *(task.name for task in self.tasks())]
         return check_names(names, known)
 
