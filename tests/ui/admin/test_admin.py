@@ -506,6 +506,23 @@ def test_an_adapter_goes_live_and_is_taken_back(
     assert publishing.published(settings) == {}
 
 
+def test_an_adapter_gets_a_pane_of_its_own_and_loses_it(
+    address: str, token: str, loader: LineupLoader, done: str
+) -> None:
+    before, name = loader.lineup.names(), f"job-{done[-8:]}"
+    try:
+        assert "has a pane of its own now" in post(address, "admin_add_pane", [token, done])
+        assert [one.name for one in loader.contenders] == [*before, name]
+        assert loader.lineup.variant(name).available
+        assert "take it back first" in post(address, "admin_add_pane", [token, done])
+        assert "take it back first" in post(address, "admin_delete", [token, done])
+        assert "pane of its own" in post(address, "admin_open", [token, done])
+        assert "QVLA_BANK" in post(address, "admin_add_to_bank", [token, done])
+    finally:
+        assert "Its pane is gone" in post(address, "admin_take_back", [token, done])
+    assert loader.lineup.names() == before
+
+
 def test_what_cannot_be_published_again_falls_back_with_a_sentence(
     address: str, token: str, settings: Settings, loader: LineupLoader, jobs: Jobs, done: str
 ) -> None:
