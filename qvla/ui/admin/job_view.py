@@ -102,6 +102,7 @@ class JobView:
             self.resume,
             self.publish,
             self.add_pane,
+            self.add_to_bank,
             self.take_back,
             self.delete,
         ]
