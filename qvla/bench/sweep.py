@@ -21,8 +21,8 @@ import yaml
 from qvla import locks
 from qvla.bench.sweep_config import EvaluationPlan, Run, Sweep, SweepError
 from qvla.bench.sweep_results import WHAT
+from qvla.captioning.bases import device_of
 from qvla.captioning.decoding import Decoding
-from qvla.captioning.lineup import device_of
 from qvla.data.examples import read_examples
 from qvla.errors import QvlaError
 from qvla.evaluation.evaluate import Evaluation, Scoring, evaluate

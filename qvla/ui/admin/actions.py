@@ -68,7 +68,7 @@ class JobActions:
         recipe = jobs.get(job_id).recipe
         return publish(self.settings, self.loader.lineup, job_id, recipe, folder)
 
-    def take_back(self, job_id: str) -> str:
+    def take_back(self, jobs: Jobs, job_id: str) -> str:
         pane = panes_of(self.settings).get(job_id)
         if pane is None:
             raise PublishingError("This adapter answers in no pane.")

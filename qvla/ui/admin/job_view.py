@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,6 +12,7 @@ from qvla.errors import QvlaError
 from qvla.jobs.publishing import pane_of, pane_title, shown_name
 from qvla.methods.command import command_line
 from qvla.methods.recipe import make_recipe
+from qvla.methods.registry import makes_model
 from qvla.ui.admin import curves
 from qvla.ui.admin.job_parts import render_head, render_log, render_notes, render_samples
 from qvla.ui.admin.run_rows import RunRows
@@ -181,8 +181,11 @@ def _moment_of(job: Job) -> Seen:
     return job.id, job.state.value, job.attempt, job.cancel_requested
 
 
-def full_model_note(folder: Path) -> str:
-    """How a full fine-tune is served."""
+def full_model_note(jobs: Jobs, job_id: str) -> str:
+    """How a finished full fine-tune is served; empty for any other job. Raises QvlaError."""
+    folder = jobs.adapter(job_id)
+    if folder is None or not makes_model(jobs.get(job_id).method):
+        return ""
     return (
         '<p class="notice">All weights were trained, so this is a model of its own and goes into '
         f"no pane. Serve it: <code>QVLA_MODEL={escape(str(folder))} python -m qvla serve</code></p>"

@@ -16,7 +16,6 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.jobs import publishing
-from qvla.methods.registry import makes_model
 from qvla.settings import Settings
 from qvla.ui.admin.actions import JobActions, panes_of
 from qvla.ui.admin.form import JobForm, problem
@@ -107,17 +106,9 @@ class AdminTab:
         self._on(view.publish.click, self._do(self.actions.publish), "publish")
         self._on(view.add_pane.click, self._do(self.actions.add_pane), "add_pane")
         self._on(view.add_to_bank.click, self._do(self.actions.add_to_bank), "add_to_bank")
-        self._on(
-            view.take_back.click,
-            self._do(lambda jobs, job_id: self.actions.take_back(job_id)),
-            "take_back",
-        )
-        self._on(
-            view.push.click,
-            self._do(self.actions.push),
-            "push",
-            [view.repository, view.private],
-        )
+        self._on(view.take_back.click, self._do(self.actions.take_back), "take_back")
+        pushed = [view.repository, view.private]
+        self._on(view.push.click, self._do(self.actions.push), "push", pushed)
         self._on(view.evaluate.click, self._do(self.evaluation.start), "evaluate", [view.photos])
         self._on(view.stop.click, self._do(self.evaluation.stop), "stop_evaluation")
         self._on(view.download.click, self._download, "download").then(
@@ -306,10 +297,7 @@ class AdminTab:
     def _note(self, job_id: Any) -> str:
         """What has to be known of a job besides."""
         with suppress(QvlaError):
-            jobs = self.jobs()
-            folder = jobs.adapter(str(job_id))
-            if folder is not None and makes_model(jobs.get(str(job_id)).method):
-                return full_model_note(folder)
+            return full_model_note(self.jobs(), str(job_id))
         return ""
 
     def _ask(self, who: Who, job_id: Any) -> Updates:
