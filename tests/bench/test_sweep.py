@@ -236,7 +236,7 @@ def test_a_killed_sweep_resumes_from_its_checkpoint(
     tmp_path: Path, tiny_checkpoint: Path, colours: Path
 ) -> None:
     config = write_config(
-        tmp_path, [{"method": "lora", "rank": 4, "max_steps": 400, "save_steps": 2}]
+        tmp_path, [{"method": "lora", "rank": 4, "max_steps": 60, "save_steps": 2}]
     )
     asked = [sys.executable, "-m", "qvla", *command(config, tiny_checkpoint, colours, tmp_path)]
     killed = subprocess.Popen(asked, env=child_environment(), stderr=subprocess.DEVNULL)
@@ -248,5 +248,5 @@ def test_a_killed_sweep_resumes_from_its_checkpoint(
     assert not list((tmp_path / "records").glob("*.json"))
     subprocess.run(asked, env=child_environment(), check=True, capture_output=True)
     (kept,) = records.find(WHAT, [tmp_path / "records"])
-    assert kept.record.numbers["train_steps"] == 400
+    assert kept.record.numbers["train_steps"] == 60
     assert kept.record.numbers["train_processor_seconds"] is None  # so it was resumed
