@@ -62,6 +62,9 @@ class AdaLoraMethod(AroundProjections):
 
         return [Budget(checkpoint)]
 
+    def per_input(self, recipe: AdaLoraFields) -> int:
+        return self.width(recipe)  # the first matrix, scaled by the values between
+
     def width(self, recipe: AdaLoraFields) -> int:
         return round(SPARE * recipe.rank)
 

@@ -20,6 +20,7 @@ class AroundProjections(Method):
 
     joined: ClassVar[bool] = False  # see `Trained`
     outputs: ClassVar[int] = 0
+    squares: ClassVar[int] = 0
 
     def targets(self, recipe: ProjectionFields, places: Places) -> str:
         """They as PEFT's `target_modules`; raises TrainingError for one that there is not."""
@@ -30,9 +31,15 @@ class AroundProjections(Method):
 
     def trained(self, recipe: ProjectionFields, places: Places) -> Trained:
         def of(layers: Sequence[int], targets: Sequence[str]) -> Trained:
-            width = self.width(recipe)
             return Trained(
-                "parallel", width, layers, targets, joined=self.joined, outputs=self.outputs
+                "parallel",
+                self.width(recipe),
+                layers,
+                targets,
+                joined=self.joined,
+                outputs=self.outputs,
+                per_input=self.per_input(recipe),
+                squares=self.squares,
             )
 
         in_vision = vision_layers(recipe, places)
@@ -41,6 +48,10 @@ class AroundProjections(Method):
             of(language_layers(recipe, places), recipe.lora_targets),
             vision=of(in_vision, recipe.vision_targets) if sees else None,
         )
+
+    def per_input(self, recipe: Any) -> int:
+        """Numbers for each of a projection's inputs that are made of weights anew in each step."""
+        return 0
 
     def width(self, recipe: Any) -> int:
         """Numbers a token between what it puts beside a projection, of which autograd keeps one."""

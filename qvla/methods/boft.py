@@ -47,6 +47,8 @@ class BoftMethod(AroundProjections):
     peft_type = "BOFT"
     merges = True
     on_nf4 = True
+    outputs = 1  # which is scaled
+    squares = 2  # the dense rotation, and a factor of it
     mixes = False  # PEFT's layers have no `adapter_names`
 
     def config(self, recipe: BoftFields, places: Places) -> BOFTConfig:

@@ -17,6 +17,7 @@ class DoraMethod(LoraMethod):
     link = "https://arxiv.org/abs/2402.09353"
     mixes = False  # the norm is of the whole weight, which rows would have to share
     decomposes = True
+    outputs = 2  # the base's and its own, which the magnitude's gradient needs
 
 
 DORA = DoraMethod()

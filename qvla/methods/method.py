@@ -34,7 +34,8 @@ class Trained:
     `full` is everything; `sequential` something of `width` behind some sublayers (`sites` are
     attention, mlp), with `norms` the norms that come next too; `parallel` something low-rank beside
     some projections (`sites` are their names), whose `width` is its rank, `joined` from parts anew
-    in each step, and for which the projection's output is kept `outputs` times; `prefix` keys and
+    in each step, for which the projection's output is kept `outputs` times, and `per_input` numbers
+    for each of its inputs and `squares` matrices of them; `prefix` keys and
     values of `width` more tokens; `input` maps of the rank `width` to what is added to the
     decoder's input; `sight` differences of biases in the vision tower, through which gradients then
     flow too. `vision` is the same of the vision tower, where anything else is trained there; of
@@ -48,6 +49,8 @@ class Trained:
     norms: bool = False
     joined: bool = False
     outputs: int = 0
+    per_input: int = 0
+    squares: int = 0
     vision: Trained | None = None
 
 

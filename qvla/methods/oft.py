@@ -48,6 +48,9 @@ class OftMethod(AroundProjections):
             target_modules=self.targets(recipe, places),
         )
 
+    def per_input(self, recipe: OftFields) -> int:
+        return 4 * recipe.block_size  # the powers that Cayley's transform is summed from
+
     def width(self, recipe: Any) -> int:
         return 0
 

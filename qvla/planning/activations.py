@@ -247,6 +247,7 @@ class Decoder:
             if name in around:
                 kept += step.compute * step.tokens * trained.width  # between its two matrices
                 kept += step.compute * step.tokens * trained.outputs * width
+                kept += FLOAT * inputs * (trained.per_input + trained.squares * inputs)
                 if step.compute < FLOAT or trained.joined:
                     kept += step.compute * trained.width * (width + (inputs if live else 0))
         return kept, live or bool(around)

@@ -74,6 +74,7 @@ class Tower:
             inputs, outputs = sizes.get(site, (hidden, hidden))
             inner = 2 * one.width if one.form == "sequential" else one.width
             kept += step.compute * self.tokens * (inputs + inner + one.outputs * outputs)
+            kept += FLOAT * inputs * (one.per_input + one.squares * inputs)
             kept += step.compute * one.width * (inputs + outputs) if step.compute < FLOAT else 0
         return kept
 
