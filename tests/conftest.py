@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -13,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 
-def _build_tiny(folder: Path, **options: bool) -> Path:
+def _build_tiny(folder: Path, **options: Any) -> Path:
     # Not at the top: the process that only hands tests out to others needs no PyTorch, and what
     # libraries say while they are imported there would come after pytest's summary.
     from tests.support.tiny import build_tiny
@@ -24,6 +25,18 @@ def _build_tiny(folder: Path, **options: bool) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _build_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _build_tiny(tmp_path_factory.mktemp("llava"), family="llava")
+
+
+@pytest.fixture(scope="session", params=["paligemma", "llava"])
+def tiny_of_family(request: pytest.FixtureRequest) -> Path:
+    """A tiny checkpoint of each family, one after the other."""
+    names = {"paligemma": "tiny_checkpoint", "llava": "tiny_llava"}
+    return request.getfixturevalue(names[request.param])
 
 
 @pytest.fixture(scope="session")

@@ -162,11 +162,9 @@ def caption_without_cache(
             for _ in range(decoding.max_new_tokens):
                 logits = model(**batch, use_cache=False).logits[:, -1].float()
                 token = processors(batch["input_ids"], logits).argmax(-1, keepdim=True)  # (1, 1)
-                for name, more in (
-                    ("input_ids", token),
-                    ("attention_mask", torch.ones_like(token)),
-                    ("token_type_ids", torch.ones_like(token)),
-                ):
+                ones = torch.ones_like(token)  # in masks and types, which not all families have
+                for name in batch.keys() - {"pixel_values"}:
+                    more = token if name == "input_ids" else ones
                     batch[name] = torch.cat([batch[name], more], dim=1)
                 if token.item() in ends:
                     break

@@ -27,7 +27,7 @@ from qvla.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from qvla.models.checkpoint import INDEX, WEIGHTS, BackboneError, read_config
 from qvla.models.families import built_in, family_of
 from qvla.models.families.family import Family
-from qvla.models.families.word_tokens import UNKNOWN, word_tokenizer
+from qvla.models.families.word_tokens import UNKNOWN, cut_words, word_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _check_room(
 def _write_weights(
     folder: Path, family: Family, skeleton: nn.Module, generator: torch.Generator
 ) -> None:
-    neutral = dict(_neutral_values(skeleton))
+    neutral = dict(_neutral_values(skeleton, family))
     shards = list(_shards(skeleton))
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
@@ -163,16 +163,14 @@ def _shards(skeleton: nn.Module) -> Iterator[list[tuple[str, nn.Parameter]]]:
     yield shard
 
 
-def _neutral_values(skeleton: nn.Module) -> Iterator[tuple[str, float]]:
-    """Values of the one-dimensional parameters: norms that change nothing, and biases of zero.
-
-    Gemma's norm multiplies by one plus its weight, SigLIP's by its weight.
-    """
+def _neutral_values(skeleton: nn.Module, family: Family) -> Iterator[tuple[str, float]]:
+    """Values of the one-dimensional parameters: norms that change nothing, and biases of zero."""
     for path, module in skeleton.named_modules():
         for name, parameter in module.named_parameters(path, recurse=False):
             if parameter.ndim == 1:
                 scales = isinstance(module, nn.LayerNorm) and name.endswith(".weight")
-                yield name, float(scales)
+                in_decoder = name.startswith(f"{family.decoder}.")
+                yield name, family.neutral_norm if in_decoder else float(scales)
 
 
 def _standard_deviation(parameter: nn.Parameter) -> float:
@@ -209,8 +207,8 @@ def _adapter_shapes(adapted: nn.Module) -> dict[str, torch.Size]:
 def _processor(family: Family, config: PreTrainedConfig, model: str) -> ProcessorMixin:
     """Tokeniser and image processor that fit: a word a token, made up but for the prompt's words.
 
-    The captioning prompt takes as many tokens as with Gemma's tokeniser, which also has a token for
-    each of its words.
+    PaliGemma's captioning prompt takes as many tokens as with Gemma's tokeniser, which also has a
+    token for each of its words.
     """
     vocabulary, special = _vocabulary(family, config, model)
     tokenizer = word_tokenizer(
@@ -242,7 +240,8 @@ def _vocabulary(
     for name, number in numbers.items():
         words.setdefault(number, f"<{name.removesuffix('_token')}>")
     free = [number for number in range(size) if number not in words]
-    needed, extra = [UNKNOWN, "\n", *CAPTION_PREFIX.split()], family.extra_tokens
+    said = [word for word in cut_words(family.prompt(CAPTION_PREFIX)) if word != family.image_token]
+    needed, extra = list(dict.fromkeys([UNKNOWN, "\n", *said])), family.extra_tokens
     if len(free) < len(needed) + len(extra) or max(words) >= size:
         raise RandomWeightsError(
             f"{model} has {size} token embeddings, too few for {family.title}'s special tokens: it "

@@ -1,4 +1,4 @@
-"""Texts that a PaliGemma tokeniser takes for more than text, such as `<eos>` in a caption.
+"""Texts that a family's tokeniser takes for more than text, such as `<eos>` in a caption.
 
 They cannot be escaped: a tokeniser told to split its special tokens splits those of the layout as
 well, and a caption in pieces would teach the model to say the pieces.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 TOKEN = re.compile(
-    r"<(?:image|bos|eos|pad|unk|mask|loc\d{4}|seg\d{3}|start_of_turn|end_of_turn|unused\d+)>"
+    r"<(?:image|bos|eos|/?s|pad|unk|mask|loc\d{4}|seg\d{3}|start_of_turn|end_of_turn|unused\d+)>"
 )
 
 

@@ -81,9 +81,9 @@ def read_processor(folder: Path, name: str | Path, config: PreTrainedConfig) -> 
         processor: Any = family.processor_class.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        tokens, words = processor.image_seq_length, len(processor.tokenizer)
+        tokens, words = family.processor_tokens(processor), len(processor.tokenizer)
         image_token = processor.image_token_id
-        size = processor.image_processor.size
+        shown = family.processor_side(processor)
     except Exception as error:  # any kind: a damaged file fails wherever it is first used
         if is_out_of_memory(error):
             raise
@@ -96,7 +96,7 @@ def read_processor(folder: Path, name: str | Path, config: PreTrainedConfig) -> 
         image_token != config.image_token_id
         or words > config.text_config.vocab_size
         or tokens != due
-        or (size.get("height"), size.get("width")) != (side, side)
+        or shown != side
     ):
         raise BackboneError(
             f"{name} has a processor of another model: the weights expect {due} image tokens of "

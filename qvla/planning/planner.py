@@ -36,11 +36,9 @@ TASKS = ("captioning", "training")
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
 WIDTHS = {"fp32": 4, "bf16": 2}  # bytes a number
 
-# <bos>, "caption en" and a newline, in Gemma's vocabulary: the tokens without a label.
-PROMPT_TOKENS = 5
-# Prompt, caption and <eos> of the longest caption in a batch. Captions of RSICD and UC Merced have
-# 12 words on average, and one in a hundred more than 22.
-TEXT_TOKENS = 28
+# Caption and end of the longest caption in a batch. Captions of RSICD and UC Merced have 12 words
+# on average, and one in a hundred more than 22.
+CAPTION_TOKENS = 23
 NEW_TOKENS = 40  # `Decoding`'s own limit
 
 # What a process takes on a GPU before its first tensor (CUDA's context with the kernels of
@@ -159,10 +157,12 @@ def plan(
     adapter_fields = fields_of(adapter, **fields)
     config = read_model_config(model)
     training = task == "training"
-    image_tokens = family_of(config).image_tokens(config) if image_tokens is None else image_tokens
-    text_tokens = TEXT_TOKENS if text_tokens is None else text_tokens
+    family = family_of(config)
+    prompt_tokens = family.prompt_tokens
+    image_tokens = family.image_tokens(config) if image_tokens is None else image_tokens
+    text_tokens = prompt_tokens + CAPTION_TOKENS if text_tokens is None else text_tokens
     if label_tokens is None:
-        label_tokens = max(batch_size * (text_tokens - PROMPT_TOKENS), 1)
+        label_tokens = max(batch_size * (text_tokens - prompt_tokens), 1)
     _check_counts(
         {
             "batch size": batch_size,
@@ -194,7 +194,7 @@ def plan(
     step = Step(
         rows=batch_size * (1 if training else num_beams),
         image_tokens=image_tokens,
-        text_tokens=text_tokens if training else PROMPT_TOKENS,
+        text_tokens=text_tokens if training else prompt_tokens,
         labels=label_tokens,
         compute=2 if quantised or (training and autocast) else WIDTHS[precision],
         residual=2 if quantised else WIDTHS[precision],
@@ -236,7 +236,8 @@ def for_recipe(recipe: Recipe, *, device: str | None = None, **shapes: Any) -> P
     if method.is_adapter:
         adapter = {"method": method.name, **{name: getattr(recipe, name) for name in method.fields}}
     if recipe.objective == "cider":  # a photo's samples share what precedes them
-        text = PROMPT_TOKENS + recipe.samples * (TEXT_TOKENS - PROMPT_TOKENS)
+        prompt = family_of(read_model_config(recipe.model)).prompt_tokens
+        text = prompt + recipe.samples * CAPTION_TOKENS
         shapes.setdefault("text_tokens", text)
     return plan(
         recipe.model,

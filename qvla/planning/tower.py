@@ -27,7 +27,7 @@ class Tower:
         self.heads = vision.num_attention_heads
         self.patch = vision.num_channels * vision.patch_size**2
         self.pixels = step.rows * vision.num_channels * vision.image_size**2
-        self.projected = config.projection_dim
+        self.projected = config.text_config.hidden_size
         self.tokens = step.rows * step.image_tokens
 
     def inputs(self) -> int:

@@ -25,6 +25,7 @@ from qvla.data.imagery import ImageError, open_image
 from qvla.data.risc import Example
 from qvla.data.special_tokens import special_tokens
 from qvla.methods.recipe import TrainingError
+from qvla.models.families import family_of_processor
 from qvla.progress import progress
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Photos:
         self._paths = list(paths)
         self._processor = processor
         self._side = side
+        self._resizing = family_of_processor(processor).resizing(side)
         self._cache: np.ndarray | None = None
         if len(self._paths) * side * side * 3 <= cache_bytes:
             cache = np.empty((len(self._paths), side, side, 3), np.uint8)
@@ -111,7 +113,7 @@ class Photos:
         # of the right size as it is, so pixel values equal those of the photo itself.
         resized = self._processor.image_processor(
             open_photo(path),
-            size={"height": self._side, "width": self._side},
+            **self._resizing,
             do_rescale=False,
             do_normalize=False,
             return_tensors="np",
@@ -144,7 +146,8 @@ class CaptionedPhotos(Dataset[Captioned]):
         self.seed = seed
         self.augment = augment
         self.epoch = 0
-        side = processor.image_processor.size["height"]
+        side = family_of_processor(processor).processor_side(processor)
+        assert side is not None  # a backbone's processor makes squares: see `read_processor`
         if augment == "crops":
             side = round(side * CROP_MARGIN)
         paths = {example.image: None for example in self.examples}

@@ -25,6 +25,7 @@ from qvla.methods.method import Trained
 from qvla.methods.recipe import Recipe, TrainingError, make_recipe
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.backbone import Precision, load_backbone
+from qvla.models.families import family_of
 from qvla.models.footprint import census
 from qvla.planning import gpus, planner
 from qvla.planning.activations import Decoder, Step
@@ -300,7 +301,7 @@ def test_captioning_the_embedded_model_peaks_as_planned() -> None:
     model = load_backbone(EMBEDDED_MODEL, Precision.FP32, device="cpu").model
     config = model.config
     photos, tokens = 16, photo_tokens(config)
-    ids = batch_for(config, photos)["input_ids"][:, : tokens + planner.PROMPT_TOKENS]
+    ids = batch_for(config, photos)["input_ids"][:, : tokens + family_of(config).prompt_tokens]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     inputs |= {"token_type_ids": torch.zeros_like(ids)}
     with torch.inference_mode(), tensors_measured(CPU) as usage:
@@ -342,7 +343,7 @@ def test_the_full_size_by_hand() -> None:
     assert adapter.weights == 2 * parameters + 4 * adapters
     assert (adapter.gradients, adapter.optimiser) == (4 * adapters, 8 * adapters)
     # 18 layers, each with the three factors of the MLP's product and two norms' inputs a token
-    tokens = 4 * (256 + planner.TEXT_TOKENS)
+    tokens = 4 * (256 + 5 + planner.CAPTION_TOKENS)
     least = tokens * 18 * (3 * 2 * 16384 + 2 * 4 * 2048)
     assert least < adapter.activations < 2 * least
     captioning = plan(variant="base", task="captioning", precision="bf16", batch_size=1)

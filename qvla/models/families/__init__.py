@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @cache
 def families() -> tuple[Family, ...]:
     """Every family that is known here."""
+    from qvla.models.families.llava import LLAVA
     from qvla.models.families.paligemma import PALIGEMMA
 
-    return (PALIGEMMA,)
+    return (PALIGEMMA, LLAVA)
 
 
 def family_named(model_type: object, of: str = "The model") -> Family:

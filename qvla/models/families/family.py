@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.feature_extraction_utils import BatchFeature
 
+from qvla.errors import QvlaError
 from qvla.methods.places import Places, Stack
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
@@ -27,6 +28,14 @@ IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 # The parts of a model, as counts and records name them.
 EMBEDDINGS, LANGUAGE_MODEL = "embeddings", "language_model"
 VISION_TOWER, PROJECTOR = "vision_tower", "projector"
+
+# Beginnings of parameter names that Transformers renames when it loads, since version 4.52.
+PUBLISHED_LAYOUT = {
+    "model.language_model.": "language_model.model.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "lm_head.": "language_model.lm_head.",
+}
 
 
 class Family(ABC):
@@ -72,6 +81,8 @@ class Family(ABC):
     published: ClassVar[Mapping[str, str]] = {}
     image_token: ClassVar[str]
     extra_tokens: ClassVar[Sequence[str]] = ()  # that the processor wants in every vocabulary
+    neutral_norm: ClassVar[float]  # the weight with which the decoder's norms only normalise
+    prompt_tokens: ClassVar[int]  # of the captioning prompt without its photo
 
     @property
     def sight(self) -> tuple[str, ...]:
@@ -138,6 +149,13 @@ class Family(ABC):
             ends = processor.tokenizer.eos_token_id
         return set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
+    def refuse_tokens(self, texts: Iterable[str], special: Iterable[str]) -> None:
+        """Raises QvlaError for a prompt or caption that holds a token of the layout."""
+        for text in texts:
+            for token in special:
+                if token in text:
+                    raise QvlaError(f"A prompt or caption may not hold {token}: take it out.")
+
     @abstractmethod
     def attention(self, config: Any) -> dict[str, str]:
         """The attention to load each part with, as `attn_implementation` takes it."""
@@ -151,6 +169,18 @@ class Family(ABC):
         """Tokens that one photo takes in a prompt."""
 
     @abstractmethod
+    def processor_side(self, processor: Any) -> int | None:
+        """Pixels of a side of the squares that a processor makes; None if it makes none."""
+
+    @abstractmethod
+    def processor_tokens(self, processor: Any) -> int:
+        """Tokens that a processor takes for one photo; any exception where it does not say."""
+
+    @abstractmethod
+    def resizing(self, side: int) -> dict[str, Any]:
+        """The arguments by which the image processor makes squares of that side instead."""
+
+    @abstractmethod
     def image_features(self, model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         """Photos (B, 3, S, S) through tower and projector, to what the decoder takes: (B, N, D)."""
 
@@ -159,6 +189,10 @@ class Family(ABC):
         """The arguments by which `forward` and `generate` take features (B, N, D), one photo a row,
         in place of pixels.
         """
+
+    @abstractmethod
+    def prompt(self, prefix: str) -> str:
+        """The words of a task's prompt. Only the family knows which special tokens go with it."""
 
     @abstractmethod
     def encode(

@@ -22,9 +22,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
 
-from qvla.errors import QvlaError
 from qvla.models.architectures import PALIGEMMA2_3B, PALIGEMMA_3B
-from qvla.models.families.family import IGNORED, Family
+from qvla.models.families.family import IGNORED, PUBLISHED_LAYOUT, Family
 
 
 def paligemma_3b_224() -> PaliGemmaConfig:
@@ -111,15 +110,11 @@ class PaliGemma(Family):
     projector_linears = ("linear",)
 
     built_in: ClassVar = {PALIGEMMA_3B: paligemma_3b_224, PALIGEMMA2_3B: paligemma2_3b_224}
-    # Transformers renames them when it loads, since version 4.52.
-    published: ClassVar = {
-        "model.language_model.": "language_model.model.",
-        "model.vision_tower.": "vision_tower.vision_model.",
-        "model.multi_modal_projector.": "multi_modal_projector.",
-        "lm_head.": "language_model.lm_head.",
-    }
+    published = PUBLISHED_LAYOUT
     image_token = "<image>"
     extra_tokens = tuple(EXTRA_TOKENS)  # for places and segments
+    neutral_norm = 0.0  # Gemma's multiply by one plus their weight
+    prompt_tokens = 5  # <bos>, "caption en" and a newline, in Gemma's vocabulary
 
     def attention(self, config: Any) -> dict[str, str]:
         """SDPA, except for Gemma 2's decoder, whose capped attention logits SDPA cannot do."""
@@ -133,11 +128,24 @@ class PaliGemma(Family):
         vision = config.vision_config
         return (vision.image_size // vision.patch_size) ** 2
 
+    def processor_side(self, processor: PaliGemmaProcessor) -> int | None:
+        size: Any = processor.image_processor.size
+        return size["height"] if size.get("height") == size.get("width") else None
+
+    def processor_tokens(self, processor: PaliGemmaProcessor) -> int:
+        return processor.image_seq_length
+
+    def resizing(self, side: int) -> dict[str, Any]:
+        return {"size": {"height": side, "width": side}}
+
     def image_features(self, model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         return model.get_image_features(pixel_values).pooler_output
 
     def given_features(self, features: torch.Tensor) -> dict[str, Any]:
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
+
+    def prompt(self, prefix: str) -> str:
+        return f"{prefix}\n"
 
     def encode(
         self,
@@ -149,12 +157,10 @@ class PaliGemma(Family):
         suffix.
         """
         tokenizer = processor.tokenizer
-        for text in (*prefixes, *(suffixes or ())):
-            for token in (processor.image_token, tokenizer.bos_token, tokenizer.eos_token):
-                if token in text:
-                    raise QvlaError(f"A prompt or caption may not hold {token}: take it out.")
+        special = (processor.image_token, tokenizer.bos_token, tokenizer.eos_token)
+        self.refuse_tokens((*prefixes, *(suffixes or ())), special)
         images = processor.image_token * processor.image_seq_length
-        prompts = [f"{images}{tokenizer.bos_token}{prefix}\n" for prefix in prefixes]
+        prompts = [f"{images}{tokenizer.bos_token}{self.prompt(one)}" for one in prefixes]
         answers = None if suffixes is None else [text + tokenizer.eos_token for text in suffixes]
         batch = tokenizer(
             prompts,

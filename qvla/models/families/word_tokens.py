@@ -19,8 +19,12 @@ PUNCTUATION = Regex(r"""[\n.,;:!?()"]""")
 
 def split_words(text: str) -> list[str]:
     """The words of a text as the tokeniser sees them, before it looks any of them up."""
-    normal = _normalizer().normalize_str(text)
-    return [word for word, _ in _pre_tokenizer().pre_tokenize_str(normal)]
+    return cut_words(_normalizer().normalize_str(text))
+
+
+def cut_words(text: str) -> list[str]:
+    """The words of a text in the letters that it has."""
+    return [word for word, _ in _pre_tokenizer().pre_tokenize_str(text)]
 
 
 def words_of(texts: Iterable[str], *, at_least: int) -> list[str]:

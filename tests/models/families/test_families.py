@@ -14,7 +14,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BlipConfig,
-    LlavaConfig,
+    LlavaNextConfig,
 )
 
 from qvla.models.errors import BackboneError
@@ -57,8 +57,8 @@ def test_a_skeleton_takes_no_memory_and_leaves_the_configuration_alone(family: F
     assert config.to_dict() == before
 
 
-def test_image_features_pass_through_its_sight_and_nothing_else(tiny_checkpoint: Path) -> None:
-    model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint).eval()
+def test_image_features_pass_through_its_sight_and_nothing_else(tiny_of_family: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_of_family).eval()
     family = family_of(model.config)
     touched: list[str] = []
     for name, module in model.named_modules():
@@ -73,9 +73,9 @@ def test_image_features_pass_through_its_sight_and_nothing_else(tiny_checkpoint:
     assert touched and all(name.startswith(family.sight) for name in touched)
 
 
-def test_features_in_place_of_pixels_give_the_same_logits(tiny_checkpoint: Path) -> None:
-    model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint).eval()
-    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
+def test_features_in_place_of_pixels_give_the_same_logits(tiny_of_family: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_of_family).eval()
+    processor = AutoProcessor.from_pretrained(tiny_of_family)
     family = family_of(model.config)
     assert family_of_processor(processor) is family
     side = family.image_side(model.config)
@@ -88,7 +88,9 @@ def test_features_in_place_of_pixels_give_the_same_logits(tiny_checkpoint: Path)
     assert torch.equal(given, due)
 
 
-@pytest.mark.parametrize("config", [LlavaConfig(), BlipConfig()], ids=lambda one: one.model_type)
+@pytest.mark.parametrize(
+    "config", [LlavaNextConfig(), BlipConfig()], ids=lambda one: one.model_type
+)
 def test_another_family_is_refused_in_a_sentence_that_names_what_is_known(config) -> None:
     with pytest.raises(BackboneError) as raised:
         family_of(config)
