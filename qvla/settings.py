@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     model: str = Field(str(EMBEDDED_MODEL), description="PaliGemma checkpoint: hub id or folder")
     adapter: str | None = Field(None, description="adapter on the float base: hub id or folder")
     nf4_adapter: str | None = Field(None, description="adapter on the NF4 base: hub id or folder")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto", description="of base and adapter; auto is bf16 on CUDA and fp32 on the CPU"
     )
     lineup: Path | None = Field(

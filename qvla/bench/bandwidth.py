@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from qvla.captioning.shared_backbone import SharedBackbone
-from qvla.models import nf4
+from qvla.models import int8, nf4
 from qvla.models.families.family import LANGUAGE_MODEL
 from qvla.models.footprint import part_of
 from qvla.records.measure import clock
@@ -53,6 +53,9 @@ def step_bytes(shared: SharedBackbone, variant: str) -> int:
     for name, layer in nf4.layers(model):
         if part_of(name, family) == LANGUAGE_MODEL:
             size += nf4.state_bytes(layer.in_features * layer.out_features)
+    for name, eight in int8.layers(model):
+        if part_of(name, family) == LANGUAGE_MODEL:
+            size += int8.state_bytes(eight.out_features)
     return size
 
 

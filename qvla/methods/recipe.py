@@ -132,9 +132,10 @@ class Recipe(BaseModel):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     bf16: bool = Field(True, description="bfloat16 autocast")
-    precision: Literal["fp32", "bf16"] | None = Field(
+    precision: Literal["fp32", "bf16", "int8"] | None = Field(
         None,
-        description="of the float base (default: bf16 with --bf16, else fp32; full: fp32)",
+        description="of a base that is not in NF4 (default: bf16 with --bf16, else fp32; full: "
+        "fp32)",
     )
     gradient_checkpointing: bool | None = Field(
         None, description="recompute activations (default: only on NF4, the report's choice)"
@@ -178,6 +179,20 @@ class Recipe(BaseModel):
             raise TrainingError(
                 "The objective cider goes on from keys and values that are kept, so it cannot be "
                 "had with --gradient-checkpointing; lower --batch-size or --samples instead."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> Recipe:
+        if self.precision == "int8" and self.kind.quantised:
+            raise TrainingError(
+                f"The method {self.method} trains on NF4, so its base cannot be in int8: choose "
+                "the same method of a float base."
+            )
+        if self.precision == "int8" and not self.kind.method.on_nf4:
+            raise TrainingError(
+                f"The method {self.method} trains weights that int8 has rounded: choose fp32 or "
+                "bf16."
             )
         return self
 

@@ -185,17 +185,18 @@ def _check_tables(files: AdapterFiles, backbone: Backbone) -> None:
 
 
 def _unfit(error: Exception, files: AdapterFiles, backbone: Backbone) -> AdapterError:
-    """What stands in the way, with the true reason where the method does not work in 4 bits."""
+    """What stands in the way, with the true reason where the method cannot do so few bits."""
     kind: Any = files.config.peft_type
     tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
     package = "" if tuner is None else tuner.__module__.rpartition(".")[0]
-    in_4_bits = backbone.precision.value == "nf4" and not isinstance(error, QvlaError)
-    if in_4_bits and not is_out_of_memory(error):
+    precision = backbone.precision
+    if precision.is_quantised and not isinstance(error, QvlaError) and not is_out_of_memory(error):
         has_layers = find_spec(f"{package}.bnb") is not None
-        why = first_line(error) if has_layers else "PEFT has no layers of 4 bits for it"
+        bits = 4 if precision.value == "nf4" else 8
+        why = first_line(error) if has_layers else f"PEFT has no layers of {bits} bits for it"
         return AdapterError(
             f"{files.folder} is an adapter of the method {method_name(files.config)}, which does "
-            f"not work on this model in {backbone.precision.value} ({why}): use it on a float base."
+            f"not work on this model in {precision.value} ({why}): use it on a float base."
         )
     return told(error, files.folder)
 

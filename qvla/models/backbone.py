@@ -1,4 +1,4 @@
-"""A vision-language model by hub id or folder, in float32, bfloat16 or NF4.
+"""A vision-language model by hub id or folder, in float32, bfloat16, INT8 or NF4.
 
 Transformers is forgiving where this project must not be: it fills missing weights with random ones
 and reads pickles. Everything that can be wrong with a checkpoint is told here in one sentence.
@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from qvla.faults import first_line, is_out_of_memory
 from qvla.hub import local_folder
-from qvla.models import int8_embedding, nf4
+from qvla.models import int8, int8_embedding, nf4
 from qvla.models.checkpoint import (
     CONFIG,
     MODEL_FILES,
@@ -37,14 +37,20 @@ log = logging.getLogger(__name__)
 
 
 class Precision(StrEnum):
-    """How the base weights are held; NF4 computes in bfloat16.
+    """How the base weights are held; INT8 and NF4 compute in bfloat16.
 
     With NF4 the embedding table, which is the output head too, is held apart: see `load_backbone`.
     """
 
     FP32 = "fp32"
     BF16 = "bf16"
+    INT8 = "int8"
     NF4 = "nf4"
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the layers are of bitsandbytes, which cannot be trained themselves."""
+        return self in (Precision.INT8, Precision.NF4)
 
 
 @dataclass
@@ -103,7 +109,7 @@ def load_backbone(
         model = _model(folder, name, config, precision, target, for_training)
         if in_int8:
             int8_embedding.quantise_embeddings(model)
-        if precision is Precision.NF4 and target.type == "cpu":
+        if precision.is_quantised and target.type == "cpu":
             give_back_memory()  # quantising leaves the weights' former bytes with the allocator
     except BackboneError:
         raise
@@ -129,8 +135,9 @@ def _model(
 ) -> PreTrainedModel:
     family = family_of(config)
     options: dict[str, Any] = {}
-    if precision is Precision.NF4 and _stored_quantisation(config) is None:
-        options["quantization_config"] = nf4.quantisation_config()
+    if precision.is_quantised and _stored_quantisation(config) is None:
+        kind = nf4 if precision is Precision.NF4 else int8
+        options["quantization_config"] = kind.quantisation_config()
     loaded: Any = family.model_class.from_pretrained(  # a pair, with `output_loading_info`
         folder,
         config=config,
@@ -147,6 +154,7 @@ def _model(
     _check_weights(found, model, name)
     model.requires_grad_(False)
     model.eval()
+    int8.prepare(model)
     if for_training:
         nf4.prepare_for_training(model)
     else:
@@ -179,6 +187,10 @@ def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
     for key, parameter in model.named_parameters():
         if due_shapes.get(key, tuple(parameter.shape)) != tuple(parameter.shape):
             wrong[key] = (tuple(parameter.shape), due_shapes[key])
+    for key, eight in int8.layers(model):
+        if eight.weight.shape != (eight.out_features, eight.in_features):
+            shape = tuple(eight.weight.shape)
+            wrong[f"{key}.weight"] = (shape, (eight.out_features, eight.in_features))
     for key, layer in nf4.layers(model):
         shape = tuple(nf4.weight_of(layer).quant_state.shape)
         if shape != (layer.out_features, layer.in_features):

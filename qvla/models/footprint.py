@@ -1,8 +1,8 @@
 """What a model is made of: parameters by part and by dtype, and the bytes that they take.
 
-`get_memory_footprint()` of Transformers leaves out the quantisation state of NF4 layers; here it is
-counted, and so are the scales of embeddings in 8 bits. Tied weights are counted once. Other buffers
-(rotary frequencies, position indices) are no weights and are left out.
+`get_memory_footprint()` of Transformers leaves out the quantisation state of NF4 and INT8 layers;
+here it is counted, and so are the scales of embeddings in 8 bits. Tied weights are counted once.
+Other buffers (rotary frequencies, position indices) are no weights and are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from qvla.models import int8_embedding, nf4
+from qvla.models import int8, int8_embedding, nf4
 from qvla.models.families import family_of
 from qvla.models.families.family import Family
 
@@ -61,6 +61,7 @@ def census(model: nn.Module) -> Census:
     owners = dict(_adapter_parameters(model))
     quantised = {id(layer.weight): layer for _, layer in nf4.layers(model)}
     scales = {id(table.weight): table.scale for _, table in int8_embedding.tables(model)}
+    scales |= {id(layer.weight): int8.held(layer)[1] for _, layer in int8.layers(model)}
     seen: set[object] = set()
     for name, parameter in model.named_parameters():  # leaves out what is tied to an earlier one
         adapter = owners.get(id(parameter))

@@ -16,7 +16,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from qvla.hub import local_folder
 from qvla.methods.recipe import fields_of
 from qvla.methods.registry import adapter_method
-from qvla.models import int8_embedding, nf4
+from qvla.models import int8, int8_embedding, nf4
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.checkpoint import BackboneError, read_config
 from qvla.models.families import built_in, family_of
@@ -41,7 +41,7 @@ def report(
     norms, as the report's table I counts), `adapter_norm_params`, `adapter_sites`,
     `adapter_percent` (of full_params), `nf4_packed_elements`, `nf4_elements` (stored elements by
     dtype, with the float16 and the float32 one-dimensional parameters of the report's own count),
-    and `weight_bytes` by precision: `nf4` with the embedding table in bfloat16,
+    and `weight_bytes` by precision: `int8` as LLM.int8, `nf4` with the embedding table in bfloat16,
     `nf4_float32_norms` as the report's script held it, `nf4_int8_embeddings` with the table in 8
     bits, as `load_backbone` holds it unless told otherwise.
 
@@ -97,7 +97,9 @@ def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     total = sum(p.numel() for p in model.parameters())
     one_dimensional = sum(p.numel() for p in model.parameters() if p.ndim == 1)
     replace_with_bnb_linear(model, get_keys_to_not_convert(model), nf4.quantisation_config())
-    sizes = [layer.in_features * layer.out_features for _, layer in nf4.layers(model)]
+    shapes = [(layer.out_features, layer.in_features) for _, layer in nf4.layers(model)]
+    sizes = [rows * columns for rows, columns in shapes]
+    int8_state = sum(int8.state_bytes(rows) for rows, _ in shapes)
     packed = sum(-(-size // 2) for size in sizes)
     rest = total - sum(sizes)
     state_bytes = sum(map(nf4.state_bytes, sizes))
@@ -113,6 +115,7 @@ def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
         },
         "state_bytes": state_bytes,
         "bytes": {
+            "int8": sum(sizes) + int8_state + 2 * rest,
             "nf4": packed + state_bytes + 2 * rest,
             "nf4_float32_norms": packed + state_bytes + 2 * (rest + one_dimensional),
             "nf4_int8_embeddings": packed + state_bytes + 2 * rest - sum(saved),

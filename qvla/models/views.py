@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from qvla.models import nf4
+from qvla.models import int8, nf4
 
 
 def view_of(model: nn.Module) -> nn.Module:
@@ -21,6 +21,7 @@ def view_of(model: nn.Module) -> nn.Module:
     # `deepcopy` takes for a copy of an object what the memo holds under the object's identity.
     held = [*_parameters(model), *model.buffers()]
     held += [nf4.weight_of(layer).quant_state for _, layer in nf4.layers(model)]
+    held += [tensor for _, layer in int8.layers(model) for tensor in int8.held(layer)]
     return copy.deepcopy(model, {id(one): one for one in held})
 
 

@@ -34,7 +34,7 @@ from qvla.settings import load_settings
 
 TASKS = ("captioning", "training")
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
-WIDTHS = {"fp32": 4, "bf16": 2}  # bytes a number
+WIDTHS = {"fp32": 4, "bf16": 2, "int8": 2}  # bytes a number; int8 hands on and computes in bf16
 
 # Caption and end of the longest caption in a batch. Captions of RSICD and UC Merced have 12 words
 # on average, and one in a hundred more than 22.
@@ -129,8 +129,8 @@ def plan(
         new_tokens, num_beams: of captioning.
         gradient_checkpointing: whether activations are recomputed in the backward pass.
         optimiser: as a recipe spells it: float32 states, or 8 bits.
-        precision: of the float base: fp32 or bf16. By default bf16, but fp32 to train all weights
-            and to caption on the CPU. QVLA computes in bf16.
+        precision: of the base: fp32, bf16, or int8 (LLM.int8). By default bf16, but fp32 to train
+            all weights and to caption on the CPU. QVLA is in NF4 and computes in bf16.
         autocast: whether training computes in bf16.
         embeddings_8bit: whether QVLA's embedding table is held in 8 bits; by default as the setting
             `nf4_embeddings` says.
@@ -173,6 +173,8 @@ def plan(
         }
     )
     quantised, full = variant == "qvla", training and variant == "base"
+    if precision == "int8" and full:
+        raise PlanError("A base in int8 cannot be trained whole: choose fp32 or bf16.")
     if precision is None:
         wide = full or (device == "cpu" and not training)
         precision = "fp32" if wide and not quantised else "bf16"
@@ -185,6 +187,8 @@ def plan(
     trained, sizes = Trained(), skeleton.sizes
     number = WIDTHS[precision] if full else 4  # adapters are held in float32
     weights = WIDTHS[precision] * sum(sizes)
+    if precision == "int8" and not quantised:
+        weights = report(model)["weight_bytes"]["int8"]
     if quantised:
         weights = _nf4_bytes(skeleton, embeddings_8bit, device == "cpu" and not training)
     if variant != "base":
@@ -202,7 +206,7 @@ def plan(
     )
     # the largest quantised weight in bfloat16, which each product unpacks for itself
     layer_sizes = (rows * columns for rows, columns in skeleton.linear_layers.values())
-    unpacked = 2 * max(layer_sizes) if quantised else 0
+    unpacked = 2 * max(layer_sizes) if quantised or precision == "int8" else 0
     if training:
         decoder = Decoder(config, step, trained)
         head = CHUNK_BYTES[device] if quantised and embeddings_8bit else 0

@@ -8,7 +8,7 @@ other rows let them be.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import LogitsProcessorList
 
 from qvla.captioning.contenders import Contender
 from qvla.captioning.decoding import Decoding
@@ -25,6 +24,7 @@ from qvla.captioning.lineup import Lineup
 from qvla.models.adapters import AdapterError
 from tests.support.alone import LENGTH, Alone, clear_photos, load_alone, round_rows
 from tests.support.peft_zoo import ZOO, make
+from tests.support.watched import Watched
 
 GREEDY = Decoding(max_new_tokens=LENGTH)
 PRECISIONS = ("fp32", "nf4")
@@ -38,20 +38,6 @@ NOT_IN_NF4 = {
     "lora and the whole head": "QVLA_NF4_EMBEDDINGS=bf16",
     "lora and trainable tokens": "QVLA_NF4_EMBEDDINGS=bf16",
 }
-
-
-@dataclass(frozen=True)
-class Watched(Decoding):
-    """Greedy decoding that writes down the logits of every step: (rows, V) each."""
-
-    steps: list[torch.Tensor] = field(default_factory=list)
-
-    def processors(self) -> LogitsProcessorList:
-        def watch(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-            self.steps.append(logits.clone())
-            return logits
-
-        return LogitsProcessorList([watch])
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from peft import PeftModel, get_peft_model
 from PIL import Image
 from torch.nn import functional as F
 from transformers import (
+    AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
-    PaliGemmaForConditionalGeneration,
 )
 
 from qvla.methods.bottleneck import BottleneckConfig
-from tests.support.tiny import WORDS
+from tests.support.tiny import PROMPTS, WORDS
 
 LENGTH = 8  # tokens: enough for captions to differ, and few for speed
 # Logits of the tiny checkpoint spread by about 0.08, and bfloat16 moves them by about 0.001.
@@ -51,7 +51,7 @@ def make_weights(checkpoint: Path, folder: Path) -> Weights:
 
 def save_adapter(checkpoint: Path, folder: Path, *, seed: int, **options: Any) -> Path:
     """Saves an adapter of random weights, wide enough to change what is said."""
-    base = PaliGemmaForConditionalGeneration.from_pretrained(checkpoint)
+    base = AutoModelForImageTextToText.from_pretrained(checkpoint)
     torch.manual_seed(seed)
     model = get_peft_model(base, BottleneckConfig(init_std=0.5, **options))
     for name, parameter in model.named_parameters():
@@ -62,23 +62,24 @@ def save_adapter(checkpoint: Path, folder: Path, *, seed: int, **options: Any) -
 
 
 def load_alone(
-    checkpoint: Path, adapter: Path | None = None, *, nf4: bool = False
+    checkpoint: Path, adapter: Path | None = None, *, nf4: bool = False, int8: bool = False
 ) -> torch.nn.Module:
     options: dict[str, Any] = {}
+    if nf4 or int8:
+        options = {"device_map": "cpu", "dtype": torch.bfloat16}
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if nf4:
-        options = {
-            "device_map": "cpu",
-            "dtype": torch.bfloat16,
-            "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.bfloat16,
-            ),
-        }
-    model = PaliGemmaForConditionalGeneration.from_pretrained(checkpoint, **options)
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, **options)
     if nf4:
-        round_rows(model.lm_head.weight.data)  # the embedding too, which is tied to it
+        round_rows(model.lm_head.weight.data)
+        if not model.config.tie_word_embeddings:  # else it is the same table
+            round_rows(model.get_input_embeddings().weight.data)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
     return model.eval()
@@ -91,14 +92,18 @@ def round_rows(table: torch.Tensor) -> None:
 
 
 class Alone:
-    """Captions one photo at a time, the way the model card of PaliGemma shows."""
+    """Captions one photo at a time, the way the family's model card shows."""
 
-    def __init__(self, checkpoint: Path, adapter: Path | None = None, *, nf4: bool = False) -> None:
-        self.model = load_alone(checkpoint, adapter, nf4=nf4)
+    def __init__(self, checkpoint: Path, adapter: Path | None = None, **held: bool) -> None:
+        self.model = load_alone(checkpoint, adapter, **held)
         self.processor = AutoProcessor.from_pretrained(checkpoint)
 
+    @property
+    def prompt(self) -> str:
+        return PROMPTS[self.model.config.model_type]
+
     def _generate(self, photo: Image.Image, **options: Any) -> Any:
-        inputs = self.processor(images=photo, text="<image>caption en", return_tensors="pt")
+        inputs = self.processor(images=photo, text=self.prompt, return_tensors="pt")
         inputs.pop("labels", None)
         options = {"max_new_tokens": LENGTH, "do_sample": False, **options}
         with torch.no_grad():
@@ -114,9 +119,7 @@ class Alone:
 
     def likelihood(self, photo: Image.Image, text: str) -> float:
         """Logarithm of the probability of a whole text, over its number of tokens."""
-        inputs = self.processor(
-            images=photo, text="<image>caption en", suffix=text, return_tensors="pt"
-        )
+        inputs = self.processor(images=photo, text=self.prompt, suffix=text, return_tensors="pt")
         answer = inputs.pop("labels")[:, :-1]  # without the end of text
         with torch.no_grad():
             logits = self.model(**inputs).logits[:, :-2].float()
@@ -128,7 +131,7 @@ class Alone:
         return (best[:, 0] - best[:, 1]).min().item()
 
 
-def clear_photos(models: Iterable[Alone], count: int) -> list[Image.Image]:
+def clear_photos(models: Iterable[Alone], count: int, margin: float = CLEAR) -> list[Image.Image]:
     """Photos on which no greedy choice of these models is a near tie.
 
     A batch rounds otherwise than a row alone does, which in bfloat16 can tip a near tie; what the
@@ -136,7 +139,7 @@ def clear_photos(models: Iterable[Alone], count: int) -> list[Image.Image]:
     """
     models = list(models)
     candidates = photos(100)
-    clear = (p for p in candidates if all(model.margin(p) > CLEAR for model in models))
+    clear = (p for p in candidates if all(model.margin(p) > margin for model in models))
     return list(islice(clear, count))
 
 

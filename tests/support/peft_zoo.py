@@ -20,7 +20,7 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
-from transformers import PaliGemmaForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from qvla.methods.bitfit import BitFitConfig
 from qvla.methods.bottleneck import BottleneckConfig
@@ -48,7 +48,7 @@ ZOO: dict[str, Callable[[], PeftConfig]] = {
     "cross-modal": lambda: CrossModalConfig(r=4),
     "lora in the decoder": lora(),
     "lora in the vision tower": lora(target_modules=r".*vision_tower.*\.(q_proj|fc1)"),
-    "lora in the projector": lora(target_modules=r".*multi_modal_projector\.linear"),
+    "lora in the projector": lora(target_modules=r".*multi_modal_projector\.linear.*"),
     "lora by plain names": lora(target_modules=NAMES),
     "lora on all linear layers": lora(target_modules="all-linear"),
     "rslora": lora(use_rslora=True),
@@ -82,7 +82,7 @@ ZOO: dict[str, Callable[[], PeftConfig]] = {
 
 def make(name: str, checkpoint: Path, folder: Path, seed: int = 1) -> Path:
     """Saves an adapter of a kind, as PEFT itself saves it, after moving all that it trains."""
-    base = PaliGemmaForConditionalGeneration.from_pretrained(checkpoint)
+    base = AutoModelForImageTextToText.from_pretrained(checkpoint)
     torch.manual_seed(seed)
     model = get_peft_model(base, ZOO[name]())
     with torch.no_grad():
