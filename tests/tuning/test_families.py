@@ -14,6 +14,7 @@ from qvla.captioning.decoding import Decoding
 from qvla.captioning.prompts import IGNORED
 from qvla.data.examples import read_examples
 from qvla.evaluation.evaluate import Scoring, evaluate
+from qvla.scoring import METRICS
 from qvla.settings import load_settings
 from qvla.tuning.training import train
 from tests.support.alone import LENGTH, Alone
@@ -82,9 +83,10 @@ def test_a_trained_adapter_is_evaluated_and_captions_as_alone(
         examples,
         ["base", "adapter"],
         data="colours",
-        out=tmp_path / "said",
+        out=tmp_path / "evaluations",
+        records_folder=tmp_path / "records",
         decoding=Decoding(max_new_tokens=LENGTH),
-        scoring=Scoring(resamples=20),
+        scoring=Scoring(metrics=METRICS, resamples=20),
     )
     for name, adapter in (("base", None), ("adapter", recipe.output)):
         alone = Alone(tiny_llava, adapter)
