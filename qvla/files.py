@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,21 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file(contiguous, temporary, metadata={"format": "pt"})
     temporary.chmod(0o644)
     os.replace(temporary, path)
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, which gets its name when the block ends, and is gone when it fails.
+
+    With `replace` it takes the place of what bears the name; otherwise that is an OSError.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        new, old = Path(folder) / "new", Path(folder) / "old"
+        new.mkdir()
+        yield new
+        if replace and path.exists():
+            os.replace(path, old)
+        os.replace(new, path)
 
 
 def _beside(path: Path) -> Path:

@@ -8,16 +8,14 @@ AdapterHub's `scaling` taken into the up projection. Its format is told in `adap
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qvla.files import write_tensors
+from qvla.files import whole_folder, write_tensors
 from qvla.methods.bottleneck import SITES, BottleneckConfig
 from qvla.methods.bottleneck.sites import norms
 from qvla.models.adapters import WEIGHTS
@@ -185,12 +183,9 @@ def _base(name: object) -> str | None:
 def _write(out: Path, config: BottleneckConfig, weights: Weights) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-            new = Path(folder) / "new"
-            new.mkdir()
-            config.save_pretrained(str(new))
-            write_tensors(new / WEIGHTS, weights)
-            os.replace(new, out)
+        with whole_folder(out) as folder:
+            config.save_pretrained(str(folder))
+            write_tensors(folder / WEIGHTS, weights)
     except OSError as error:
         raise AdapterHubError(
             f"{out} cannot be written ({error.strerror}); name another."

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qvla.files import parse_json, write_json
+from qvla.files import parse_json, whole_folder, write_json
 from qvla.methods.recipe import MAY_CHANGE, Recipe, TrainingError
 from qvla.tuning import checkpoints
 from qvla.tuning.checkpoints import Found
@@ -66,14 +65,9 @@ def publish(save: Callable[[Path], None], recipe: Recipe, card: dict[str, Any]) 
     """Has `save` write the result into a folder under a temporary name, adds the card, renames the
     folder into place, and takes the checkpoints away.
     """
-    output = recipe.output
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-        new, old = Path(folder) / "new", Path(folder) / "old"
-        save(new)
-        write_json(new / CARD_FILE, card)
-        if output.exists():
-            os.replace(output, old)
-        os.replace(new, output)
+    with whole_folder(recipe.output, replace=True) as folder:
+        save(folder)
+        write_json(folder / CARD_FILE, card)
     with suppress(OSError):
         _remove(recipe.checkpoints)
 
