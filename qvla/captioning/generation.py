@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from qvla.captioning.shared_backbone import Batch, SharedBackbone
 from qvla.captioning.sharing import captioning_turn
 from qvla.errors import QvlaError
 from qvla.faults import is_out_of_memory
+from qvla.models.backbone import Backbone
 from qvla.models.families import family_of
 from qvla.records.measure import clock
 
@@ -225,6 +226,20 @@ class Generation:
     def _decode(self, rows: list[list[int]]) -> list[str]:
         processor = self.shared.loaded.processor
         return [decode(processor, torch.tensor([tokens]))[0] for tokens in rows]
+
+
+def greedy(
+    backbone: Backbone, model: Any, images: Sequence[Image.Image], prefix: str, max_new_tokens: int
+) -> list[str]:
+    """Greedy captions of RGB images by a model over the backbone's weights, in evaluation mode,
+    whatever of it was wrapped or changed. Raises OutOfMemoryError.
+    """
+    own = replace(backbone, model=model)
+    device = str(backbone.device)
+    shared = SharedBackbone(backbone.name, backbone.precision, device, backbone=own)
+    decoding = Decoding(max_new_tokens=max_new_tokens)
+    answers = Generation(shared, ["model"], images, decoding, prefix).run()
+    return [answer.text for answer in answers["model"]]
 
 
 @dataclass

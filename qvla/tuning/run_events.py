@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qvla.captioning.decoding import Decoding
-from qvla.captioning.generation import Generation
-from qvla.captioning.shared_backbone import SharedBackbone
+from qvla.captioning.generation import greedy
 from qvla.captioning.sharing import DeviceLock
 from qvla.data.imagery import open_image
 from qvla.data.risc import Example
@@ -115,16 +113,9 @@ def caption_in_training(
     was_training = model.training
     model.eval()
     try:
-        own = Backbone(
-            model, backbone.processor, backbone.name, backbone.precision, backbone.device
-        )
-        device = str(backbone.device)
-        shared = SharedBackbone(backbone.name, backbone.precision, device, backbone=own)
-        decoding = Decoding(max_new_tokens=SAMPLE_TOKENS)
-        answers = Generation(shared, ["trained"], images, decoding, recipe.prefix).run()
+        return greedy(backbone, model, images, recipe.prefix, SAMPLE_TOKENS)
     finally:
         model.train(was_training)
-    return [answer.text for answer in answers["trained"]]
 
 
 class Rotation(TrainerCallback):
