@@ -43,6 +43,7 @@ VERBS = {
     "bench": Verb("measure speed and memory as ratios on this machine", "qvla.cli.bench"),
     "train": Verb("fine-tune an adapter", "qvla.tuning.training"),
     "sweep": Verb("train and evaluate many recipes, one record each", "qvla.cli.sweep"),
+    "merge": Verb("merge an adapter into its base's weights", "qvla.cli.merge"),
     "import-adapterhub": Verb("convert an AdapterHub adapter", "qvla.cli.import_adapterhub"),
     "worker": Verb("run fine-tune jobs from the queue", "qvla.cli.worker"),
 }
