@@ -80,6 +80,30 @@ class CaptionTrainer(Trainer):
         self.add_callback(self.clock)
         self.add_callback(FiniteGradients())
 
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        """Also a whole model's: its files have the names of published checkpoints, and the Trainer
+        would pass over every one of them with a warning.
+        """
+        own: Any = self.model if model is None else model
+        if isinstance(own, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        kept, found = type(own).from_pretrained(
+            resume_from_checkpoint,
+            dtype=own.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if found["missing_keys"] or found["mismatched_keys"]:
+            raise TrainingError(
+                f"{resume_from_checkpoint} lacks weights of this model: start anew with "
+                "--overwrite."
+            )
+        own.load_state_dict(kept.state_dict())
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         """Of `CaptionedPhotos`, which are all that is trained on here."""
         photos: Any = self.train_dataset if train_dataset is None else train_dataset
