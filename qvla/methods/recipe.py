@@ -12,11 +12,19 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from qvla.methods.method import Method, TrainingError
 from qvla.methods.placement import PRESETS, Choice, Task, Towers
 from qvla.methods.registry import KINDS, Kind, methods_in_words, refusal_on_nf4
+from qvla.methods.unfreezing import stages_of
 from qvla.settings import CAPTION_PREFIX
 
 # All linear layers of the decoder, which QLoRA found to matter most (arXiv 2305.14314, section 4).
@@ -62,6 +70,17 @@ class Recipe(BaseModel):
         gt=0,
         description="peak learning rate (default: the method's; 5e-4 as in the report, 2e-4 for "
         "LoRA, 1e-5 full)",
+    )
+    vision_learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate in the vision tower (default: the same)"
+    )
+    projector_learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate in the projector (default: the same)"
+    )
+    unfreeze: list[str] | None = Field(
+        None,
+        description="stages, each an epoch and what of the method's weights is trained from then "
+        "on: head, top2 (two layers next to the output as well) or all, such as 0:top2 1:all",
     )
     lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="what follows the warm-up; constant has none unless warmup_steps"
@@ -167,6 +186,11 @@ class Recipe(BaseModel):
         if self.learning_rate is None:
             self.learning_rate = self.kind.method.learning_rate
         return self
+
+    @field_validator("unfreeze")
+    @classmethod
+    def _check_unfreezing(cls, stages: list[str] | None) -> list[str] | None:
+        return None if stages is None else [str(stage) for stage in stages_of(stages)]
 
     @model_validator(mode="after")
     def _check_stage(self) -> Recipe:

@@ -26,15 +26,17 @@ from transformers import (
 from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.methods.recipe import Recipe
+from qvla.methods.unfreezing import stages_of
 from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.tuning import events
-from qvla.tuning.caption_trainer import CaptionTrainer
+from qvla.tuning.caption_trainer import CaptionTrainer, rates_of
 from qvla.tuning.checkpoints import step_of
 from qvla.tuning.methods import Trained, add_method, save, take_weights
 from qvla.tuning.run_events import Ender, EventLog, Rotation, StepTurns, device_name
 from qvla.tuning.run_folder import publish
 from qvla.tuning.self_critical import PromptCollator, SampledPhotos, SelfCriticalTrainer
 from qvla.tuning.training_data import CaptionedPhotos, Collator
+from qvla.tuning.unfreezing import Unfreezing
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 
@@ -205,13 +207,17 @@ def _trainer(
     # One process takes the turn for all on its machine: they wait for each other in every step, so
     # two that wanted the lock would wait for ever.
     lock = recipe.device_lock if _local_process() == 0 else None
+    watching: list[TrainerCallback] = [told, Rotation(), EndTogether(ender), StepTurns(lock)]
+    if recipe.unfreeze is not None:
+        watching.append(Unfreezing(model, stages_of(recipe.unfreeze)))
     trainer = kind(
         model=model,
+        rates=rates_of(recipe),
         args=arguments,
         data_collator=collate(processor, recipe.prefix),
         train_dataset=shown,
         eval_dataset=held_out if evaluation else None,
-        callbacks=[told, Rotation(), EndTogether(ender), StepTurns(lock)],
+        callbacks=watching,
     )
     told.images_per_second = lambda: trainer.clock.images_per_second
     return trainer

@@ -7,6 +7,7 @@ at positions that carry a label, in evaluation too.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from transformers import (
 )
 
 from qvla.captioning.prompts import IGNORED
-from qvla.methods.recipe import TrainingError
+from qvla.methods.recipe import Recipe, TrainingError
 from qvla.models.families import family_of
-from qvla.models.families.family import Family
+from qvla.models.families.family import PROJECTOR, VISION_TOWER, Family
+from qvla.models.footprint import part_of
 from qvla.tuning.training_data import EpochSampler
 
 NOT_TEXT = ("labels", "pixel_values", "photo_rows")  # of a batch of `training_data.Collator`
@@ -70,10 +72,15 @@ def image_features(
 
 
 class CaptionTrainer(Trainer):
-    """The Trainer with this project's loss, order of photos, and refusal of numbers not finite."""
+    """The Trainer with this project's loss, order of photos, and refusal of numbers not finite.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    `rates` are learning rates of parts of the model, by the family's names of them; all others have
+    that of the arguments. The schedule scales every one alike.
+    """
+
+    def __init__(self, *args: Any, rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._rates = rates or {}
         # compute_loss divides by the tokens of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
         self.clock = Clock(self.get_total_train_batch_size(self.args))
@@ -103,6 +110,29 @@ class CaptionTrainer(Trainer):
                 "--overwrite."
             )
         own.load_state_dict(kept.state_dict())
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's own, of groups by part where parts have rates of their own."""
+        own: Any = self.model if model is None else model
+        if self.optimizer is None and self._rates:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, own)
+            self.optimizer_cls_and_kwargs = (kind, {**options, "params": self._groups(own)})
+        return super().create_optimizer(model)
+
+    def _groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups, those at the run's own rate first: the log tells the first one's."""
+        family, decaying = _family(model), set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                rate = self._rates.get(part_of(name, family), self.args.learning_rate)
+                decay = self.args.weight_decay if name in decaying else 0.0
+                groups.setdefault((rate, decay), []).append(parameter)
+        own_first = sorted(groups, key=lambda key: key[0] != self.args.learning_rate)
+        return [
+            {"params": groups[rate, decay], "lr": rate, "weight_decay": decay}
+            for rate, decay in own_first
+        ]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         """Of `CaptionedPhotos`, which are all that is trained on here."""
@@ -136,6 +166,29 @@ class CaptionTrainer(Trainer):
         # gradients are the same in each.
         if model.training and self.accelerator.num_processes == 1 and not torch.isfinite(loss):
             raise _not_finite("loss", self.state.global_step)
+
+
+def rates_of(recipe: Recipe) -> dict[str, float]:
+    """The learning rates that a recipe gives to parts of the model."""
+    rates = {
+        VISION_TOWER: recipe.vision_learning_rate,
+        PROJECTOR: recipe.projector_learning_rate,
+    }
+    return {part: rate for part, rate in rates.items() if rate is not None}
+
+
+def check_rates(model: torch.nn.Module, recipe: Recipe) -> None:
+    """Raises TrainingError for a rate of a part in which the recipe trains nothing. `model` may be
+    on the meta device.
+    """
+    family = _family(model)
+    trained = {part_of(name, family) for name, p in model.named_parameters() if p.requires_grad}
+    for part in rates_of(recipe).keys() - trained:
+        name = {VISION_TOWER: "vision", PROJECTOR: "projector"}[part]
+        raise TrainingError(
+            f"The method {recipe.method} trains nothing in the {part.replace('_', ' ')} by this "
+            f"recipe, so there is nothing for --{name}-learning-rate: leave it out."
+        )
 
 
 class FiniteGradients(TrainerCallback):

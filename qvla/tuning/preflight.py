@@ -11,6 +11,8 @@ import torch
 from qvla.methods.recipe import Recipe, TrainingError
 from qvla.models.params import read_model_config
 from qvla.planning.planner import for_recipe
+from qvla.tuning import unfreezing
+from qvla.tuning.caption_trainer import check_rates
 from qvla.tuning.methods import check_start, stand_in
 
 KEPT_CHECKPOINTS = 3  # two, and the one being written before the oldest goes
@@ -27,6 +29,8 @@ def check(recipe: Recipe) -> None:
     model = stand_in(config, recipe)
     if recipe.start_from is not None:
         check_start(config, recipe)
+    check_rates(model, recipe)
+    unfreezing.check(model, recipe)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     check_memory(recipe)
     check_disk(recipe, trained)
