@@ -42,8 +42,7 @@ def check_method(adapter: str | Path) -> AdapterFiles:
     AdapterError for what is no whole adapter.
     """
     files = read_adapter(adapter)
-    kind: Any = files.config.peft_type
-    entry = method_of(str(getattr(kind, "value", kind)))
+    entry = method_of(files.values)
     if entry is not None and not entry.merges:
         raise MergeError(
             f"{adapter} cannot be merged: what the method {entry.title} adds is no change of the "

@@ -188,7 +188,7 @@ def plan(
     number = WIDTHS[precision] if full else 4  # adapters are held in float32
     weights = WIDTHS[precision] * sum(sizes)
     if precision == "int8" and not quantised:
-        weights = report(model)["weight_bytes"]["int8"]
+        weights = skeleton.quantised_bytes["int8"]
     if quantised:
         weights = _nf4_bytes(skeleton, embeddings_8bit, device == "cpu" and not training)
     if variant != "base":
@@ -299,7 +299,7 @@ def _captioning_activations(
 
 def _nf4_bytes(skeleton: Skeleton, embeddings_8bit: bool, for_captions_on_the_cpu: bool) -> int:
     """Weights of an NF4 base, which are packed for captions where the CPU has AVX-512 BF16."""
-    size = skeleton.nf4_bytes["nf4_int8_embeddings" if embeddings_8bit else "nf4"]
+    size = skeleton.quantised_bytes["nf4_int8_embeddings" if embeddings_8bit else "nf4"]
     if for_captions_on_the_cpu and has_avx512bf16():
         for rows, columns in skeleton.linear_layers.values():
             if rows % nf4.PACKED_ROWS == 0 and columns % nf4.BLOCK == 0:

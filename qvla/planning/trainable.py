@@ -39,7 +39,7 @@ class Skeleton:
         self._trained: tuple[Trained, list[int]] | None = None
 
     @cached_property
-    def nf4_bytes(self) -> dict[str, int]:
+    def quantised_bytes(self) -> dict[str, int]:
         """Bytes of the weights when they are quantised, by how the rest is held."""
         sizes: dict[str, int] = nf4_sizes(self.config)["bytes"]
         return sizes

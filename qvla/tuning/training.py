@@ -25,7 +25,8 @@ from qvla.data.examples import read_examples
 from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
 from qvla.faults import first_line, is_out_of_memory
-from qvla.methods.recipe import Recipe, TrainingError, add_arguments, read_recipe
+from qvla.methods.flags import add_arguments, read_recipe
+from qvla.methods.recipe import Recipe, TrainingError
 from qvla.tuning import checkpoints, events, preflight
 from qvla.tuning.attempt import Attempt, Ended, Outcome
 from qvla.tuning.run_events import Ender

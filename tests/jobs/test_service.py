@@ -21,7 +21,8 @@ from qvla.jobs.queue import JobQueue
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState, Store
 from qvla.jobs.worker import Worker, training_command
-from qvla.methods.recipe import make_recipe, read_recipe
+from qvla.methods.flags import read_recipe
+from qvla.methods.recipe import make_recipe
 from tests.support.toy_jobs import (
     ENVIRONMENT,
     ROOT,
@@ -141,7 +142,7 @@ def test_a_recipe_is_frozen_with_the_jobs_folder_for_its_output(
 
     import argparse
 
-    from qvla.methods.recipe import add_arguments
+    from qvla.methods.flags import add_arguments
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from qvla.methods import placement
+from qvla.methods.flags import add_arguments, read_recipe
 from qvla.methods.method import TrainingError
 from qvla.methods.placement import adapted_rank, chosen, language_layers, vision_layers
 from qvla.methods.places import Places
-from qvla.methods.recipe import Recipe, add_arguments, make_recipe, read_recipe
+from qvla.methods.recipe import Recipe, make_recipe
 from qvla.methods.registry import METHODS
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.families import built_in, family_of

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from qvla.cli.main import parse
 from qvla.errors import QvlaError
+from qvla.methods.flags import read_recipe
 from qvla.methods.method import TrainingError
-from qvla.methods.recipe import read_recipe
 from qvla.methods.registry import KINDS, METHODS
 from qvla.models.architectures import PALIGEMMA2_3B, PALIGEMMA_3B
 from qvla.models.backbone import load_backbone

@@ -10,7 +10,8 @@ import pytest
 
 from qvla.cli.main import parse
 from qvla.methods.command import command_line
-from qvla.methods.recipe import Recipe, make_recipe, read_recipe
+from qvla.methods.flags import read_recipe
+from qvla.methods.recipe import Recipe, make_recipe
 from qvla.tuning.forecast import count_parameters, forecast, speed_of
 from qvla.tuning.training import train
 from tests.support.serving import write_risc_folder
