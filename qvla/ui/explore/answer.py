@@ -38,7 +38,8 @@ def operations(count: int | None) -> str:
         return "not counted"
     if not count:
         return "none"
-    for unit, scale in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+    scales = (("trillion", 1e12), ("billion", 1e9), ("million", 1e6), ("thousand", 1e3))
+    for unit, scale in scales:
         if count >= scale:
             return f"{count / scale:.3g} {unit} operations"
     return f"{count} operations"

@@ -9,6 +9,7 @@ import gradio as gr
 
 from qvla.data.allowed import model_place
 from qvla.errors import QvlaError
+from qvla.methods.placement import PROJECTIONS
 from qvla.methods.recipe import Recipe
 from qvla.methods.registry import METHODS
 from qvla.models.architectures import PALIGEMMA_3B
@@ -105,3 +106,16 @@ class ExploreForm:
             if isinstance(value, (int, float)) and value > LARGEST:
                 raise QvlaError(f"The setting {name} can be {LARGEST:,} at most.")
         return model_place(model, self.settings), method, precision or None, given
+
+    def moved(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Where the method was put, as far as that is not its usual place: the places that other
+        methods are to be counted at too, whose usual ones may differ.
+        """
+        _, method, _, given = self.chosen(values)
+        usual = zip(SHOWN, self.usual(method), strict=True)
+        as_usual = read_values({field.name: value for field, value in usual})
+        return {
+            name: value
+            for name, value in given.items()
+            if name in PROJECTIONS and value != as_usual.get(name)
+        }

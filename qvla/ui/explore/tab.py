@@ -11,7 +11,6 @@ import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.methods.placement import PROJECTIONS
 from qvla.methods.registry import METHODS
 from qvla.settings import ASSETS, Settings
 from qvla.ui.explore.form import SHOWN, ExploreForm
@@ -176,9 +175,8 @@ class ExploreTab:
         from qvla.ui.explore.comparison_table import comparison_csv, render_comparison
 
         try:
-            model, _, precision, given = self.form.chosen(values)
-            where = {name: value for name, value in given.items() if name in PROJECTIONS}
-            rows = compare(model, precision=precision, **where)
+            model, _, precision, _ = self.form.chosen(values)
+            rows = compare(model, precision=precision, **self.form.moved(values))
         except QvlaError as error:
             return {self.problem: problem(str(error))}
         name = self._name(model)

@@ -9,17 +9,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import gradio as gr
 import pytest
 
+from qvla.errors import QvlaError
 from qvla.methods.registry import METHODS
 from qvla.planning.claims import Claim, claims, lora_by_names
 from qvla.planning.comparison import COLUMNS, compare
 from qvla.planning.explorer import explore
 from qvla.planning.sites import Site, Tower
 from qvla.records.reported import reported_adapters
+from qvla.settings import EMBEDDED_MODEL, Settings
 from qvla.ui.explore.answer import operations, render_code, render_facts
 from qvla.ui.explore.comparison_table import HEADS, comparison_csv, render_comparison
 from qvla.ui.explore.diagram import draw_layers, draw_matrices, layers_in_words
+from qvla.ui.explore.form import SHOWN, ExploreForm
 from qvla.ui.explore.reported import render_claims, render_reported, verdict
 from tests.support.adapted import load
 
@@ -156,3 +160,23 @@ def test_reported_figures_are_marked_and_their_difference_is_said(tiny_checkpoin
     assert [row[1] for row in Rows(render_claims(counted)).rows[1:]] == [
         f"{one.said}reported" for one in counted
     ]
+
+
+def test_the_form_takes_over_a_methods_usual_settings_and_tells_where_it_was_moved() -> None:
+    with gr.Blocks():
+        form = ExploreForm(Settings())
+    names = [field.name for field in SHOWN]
+    usual = form.usual("vera")
+    assert usual[names.index("rank")] == METHODS["vera"].defaults["rank"]
+    values = [str(EMBEDDED_MODEL), "vera", "", *usual]
+    assert form.moved(values) == {}
+    values[3 + names.index("layers")] = "0, 2-3"
+    assert form.moved(values) == {"layers": [0, 2, 3]}
+    _, method, precision, given = form.chosen(values)
+    assert (method, precision, given["rank"]) == ("vera", None, METHODS["vera"].defaults["rank"])
+    values[3 + names.index("rank")] = 10**9
+    with pytest.raises(QvlaError, match="rank can be 1,000,000 at most"):
+        form.chosen(values)
+    values[0] = "/etc"
+    with pytest.raises(QvlaError):
+        form.chosen(values)
