@@ -43,6 +43,7 @@ class AdaLoraMethod(AroundProjections):
     peft_type = "ADALORA"
     merges = True
     on_nf4 = True
+    needs_all_gradients = True  # by which it tells where ranks are needed
     mixes = False  # PEFT's layers have no `adapter_names`
 
     def config(self, recipe: AdaLoraFields, places: Places) -> AdaLoraConfig:

@@ -51,6 +51,12 @@ def check_method(adapter: str | Path) -> AdapterFiles:
     return files
 
 
+def method_in(files: AdapterFiles) -> str:
+    """The name of an adapter's method: the registry's, or PEFT's where it has none."""
+    entry = method_of(files.values)
+    return method_name(files.config) if entry is None else entry.name
+
+
 def is_stored_quantised(model: str | Path) -> bool:
     """Whether a checkpoint's files hold quantised weights; raises BackboneError."""
     folder = local_folder(model, MODEL_FILES, BackboneError)
@@ -155,5 +161,5 @@ def _explain(error: Exception, files: AdapterFiles) -> str:
         return f"There is not enough memory to merge {files.folder}: close other programs."
     return (
         f"{files.folder} cannot be merged: PEFT does not do it for this adapter of the method "
-        f"{method_name(files.config)} ({first_line(error)}). Keep it as an adapter beside its base."
+        f"{method_in(files)} ({first_line(error)}). Keep it as an adapter beside its base."
     )

@@ -27,7 +27,7 @@ from qvla.files import parse_json, whole_folder, write_json
 from qvla.hub import local_folder
 from qvla.methods.registry import KINDS
 from qvla.models import merging
-from qvla.models.adapter_files import CONFIG, WEIGHTS, AdapterError, method_name
+from qvla.models.adapter_files import CONFIG, WEIGHTS, AdapterError
 from qvla.models.adapters import load_adapter
 from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.models.merging import MergeError
@@ -137,7 +137,7 @@ def merge(
                 base=_name(model),
                 adapter=_name(adapter),
                 adapter_fingerprint=_fingerprint(adapter),
-                method=method_name(files.config),
+                method=merging.method_in(files),
                 precision=chosen.value,
                 dequantised=bool(dequantise),
                 head_untied=untied,

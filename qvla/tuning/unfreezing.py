@@ -95,10 +95,15 @@ def depths(model: nn.Module) -> Iterator[tuple[str, float]]:
 
 def check(model: nn.Module, recipe: Recipe) -> None:
     """Raises TrainingError when the first stage of the recipe would train nothing, or a later one
-    nothing more. `model` may be on the meta device.
+    nothing more, or the method cannot be had in stages. `model` may be on the meta device.
     """
     if recipe.unfreeze is None:
         return
+    if recipe.kind.method.needs_all_gradients:
+        raise TrainingError(
+            f"The method {recipe.method} needs the gradients of all its weights at every step, so "
+            "it cannot be had with --unfreeze: leave that out, or use lora."
+        )
     found = [depth for _, depth in depths(model)]
     before = 0
     for stage in stages_of(recipe.unfreeze):

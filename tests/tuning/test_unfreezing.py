@@ -160,6 +160,7 @@ def test_rates_and_stages_that_cannot_be_are_refused(
     lora = {"method": "lora"}
     refused("nothing in the vision tower.*--vision-learning", **lora, vision_learning_rate=1e-4)
     refused("nothing in the projector", **lora, projector_learning_rate=1e-4)
+    refused("gradients of all its weights", method="adalora", unfreeze=["0:top1", "1:all"])
     refused("begins at epoch 0", **lora, unfreeze=["1:all"])
     refused("begins at epoch 0", **lora, unfreeze=[])
     refused("not 'adapters'", **lora, unfreeze=["adapters"])
