@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", default="lora", help=f"{', '.join(METHODS)}, or a kind of recipe (default lora)"
     )
     parser.add_argument("--all", action="store_true", help="every method, a row each")
-    parser.add_argument("--precision", help="of the base: fp32, bf16 or nf4")
+    parser.add_argument("--precision", help="of the base: fp32, bf16, int8 or nf4")
     parser.add_argument(
         "--width", type=positive, metavar="N", help="of the bottleneck, for --reduction-factor"
     )

@@ -16,6 +16,7 @@ class DoraMethod(LoraMethod):
     paper = "DoRA: Weight-Decomposed Low-Rank Adaptation (Liu et al., 2024)"
     link = "https://arxiv.org/abs/2402.09353"
     mixes = False  # the norm is of the whole weight, which rows would have to share
+    int8_reason = "PEFT's layers of it do not find the scales of an INT8 weight"
     decomposes = True
     outputs = 2  # the base's and its own, which the magnitude's gradient needs
 

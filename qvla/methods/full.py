@@ -24,6 +24,7 @@ class FullMethod(Method):
     merges = False  # there is nothing to merge
     on_nf4 = False
     nf4_reason = "weights of 4 bits take no gradients"
+    int8_reason = "weights of 8 bits take no gradients"
     mixes = False
 
     def config(self, recipe: Any, places: Places) -> None:

@@ -206,15 +206,15 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _check_precision(self) -> Recipe:
+        method = self.kind.method
         if self.precision == "int8" and self.kind.quantised:
             raise TrainingError(
-                f"The method {self.method} trains on NF4, so its base cannot be in int8: choose "
-                "the same method of a float base."
+                f"{self.method} has its base in NF4, so it cannot have it in int8: leave the "
+                "precision out, or choose the method for a float base."
             )
-        if self.precision == "int8" and not self.kind.method.on_nf4:
+        if self.precision == "int8" and (why := method.int8_reason or method.nf4_reason):
             raise TrainingError(
-                f"The method {self.method} trains weights that int8 has rounded: choose fp32 or "
-                "bf16."
+                f"{method.title} does not work on an INT8 base: {why}. Use bf16 or fp32."
             )
         return self
 

@@ -85,7 +85,7 @@ def explore(
     Args:
         model: a built-in name, a checkpoint's folder (its weights may be missing), or a hub id.
         method: a name in `qvla.methods.registry`, of a method or of a kind of recipe.
-        precision: of the base: fp32, bf16 or nf4; by default the recipe's.
+        precision: of the base: fp32, bf16, int8 or nf4; by default the recipe's.
         fields: what a recipe may say of that method, such as `rank`; for one with a
             `reduction_factor` also `width`, of the bottleneck.
 

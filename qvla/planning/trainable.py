@@ -40,7 +40,7 @@ class Skeleton:
 
     @cached_property
     def quantised_bytes(self) -> dict[str, int]:
-        """Bytes of the weights when they are quantised, by how the rest is held."""
+        """Bytes of the weights in INT8, and in NF4 by how the rest is held."""
         sizes: dict[str, int] = nf4_sizes(self.config)["bytes"]
         return sizes
 

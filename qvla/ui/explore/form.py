@@ -20,6 +20,7 @@ PRECISIONS = (
     ("as trained by default", ""),
     ("float32", "fp32"),
     ("bfloat16", "bf16"),
+    ("INT8", "int8"),
     ("NF4", "nf4"),
 )
 # Settings of a method that change neither a count nor a place.
