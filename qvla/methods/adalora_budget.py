@@ -46,12 +46,12 @@ class Budget(TrainerCallback):
         if state.global_step >= config.total_step - config.tfinal:
             self._ranks = {
                 name: (values != 0).view(-1).tolist()
-                for name, values in _lora(given["model"]).named_parameters()
+                for name, values in given["model"].get_base_model().named_parameters()
                 if ".lora_E." in name
             }
         if (self._resumed / SCORES).is_file():
             allocator: Any = _lora(given["model"]).rankallocator
-            places = dict(_lora(given["model"]).named_parameters())
+            places = dict(given["model"].get_base_model().named_parameters())
             for key, tensor in load_file(self._resumed / SCORES).items():
                 kind, _, name = key.partition("/")
                 getattr(allocator, kind)[name] = tensor.to(places[name].device)

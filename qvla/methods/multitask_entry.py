@@ -34,6 +34,7 @@ class MultiTaskMethod(AroundProjections):
     made = "A multi-task LoRA adapter"
     paper = "LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., 2021), in two halves"
     fields = (*PROJECTIONS, *MultiTaskFields.__annotations__)
+    link = "https://arxiv.org/abs/2106.09685"
     learning_rate = 2e-4  # LoRA's
     peft_type = "MULTITASK"
     needs_import = "qvla.methods.multitask"

@@ -35,6 +35,8 @@ def fill(model: PeftModel, name: str, files: AdapterFiles) -> bool:
 
     Returns whether the view got weights of the base of its own for that.
     """
+    if _resizes(files):
+        _name_ranks(model, name)
     due = _due(model, name)
     weights = _renamed(files.weights, due, model)
     weights, has_own_base = _without_base(weights, due, model, files.folder)
@@ -62,9 +64,16 @@ def _due(model: PeftModel, name: str) -> Weights:
     """One adapter's tensors under the keys of its file."""
     # Not state_dict(), which would unpack NF4 layers.
     state = dict(model.named_parameters(remove_duplicate=False)) | dict(_kept_buffers(model))
-    return get_peft_model_state_dict(
+    config: Any = model.peft_config[name]
+    cut = config.rank_pattern if config.peft_type == PeftType.ADALORA else None
+    if cut is not None:  # which the file's tensors are already, and PEFT would do here
+        config.rank_pattern = None
+    due = get_peft_model_state_dict(
         model, state_dict=state, adapter_name=name, save_embedding_layers=False
     )
+    if cut is not None:
+        config.rank_pattern = cut
+    return due
 
 
 def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -157,6 +166,20 @@ def _is_packed(due: torch.Tensor, stored: torch.Tensor, model: nn.Module) -> boo
 def _resizes(files: AdapterFiles) -> bool:
     """AdaLoRA prunes ranks while it trains, and PEFT resizes its layers to the file's."""
     return files.config.peft_type == PeftType.ADALORA
+
+
+def _name_ranks(model: PeftModel, name: str) -> None:
+    """Gives the ranks that AdaLoRA left the adapter's name, as PEFT has them in training.
+
+    Without it PEFT (0.21) looks whether the name occurs anywhere in the path of a layer, and takes
+    `own` to be in `down_proj`.
+    """
+    config: Any = model.peft_config[name]
+    if config.rank_pattern is not None:
+        config.rank_pattern = {
+            f"{path.partition('.lora_E')[0]}.lora_E.{name}": kept
+            for path, kept in config.rank_pattern.items()
+        }
 
 
 def _short(key: str) -> str:

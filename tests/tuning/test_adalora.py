@@ -94,7 +94,7 @@ def test_matrices_are_drawn_to_be_orthogonal_as_by_pefts_own_loss(
         for name, parameter in model.named_parameters():
             if "lora_E" in name:  # zeros at the start, by which nothing else had a gradient
                 parameter.normal_(0, 0.3)
-    due = gradients(model, plain_loss(model, batch))  # PEFT adds to the loss that the model takes
+    due = gradients(model, plain_loss(model.base_model, batch))  # to which PEFT adds its own
     ours = gradients(model, our_loss(model, batch))
     Budget(None).on_pre_optimizer_step(None, None, None, model=model)  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
