@@ -84,7 +84,9 @@ class Method(ABC):
     merges: ClassVar[bool]  # whether an adapter can be merged into its base's weights
     on_nf4: ClassVar[bool]  # whether it works on quantised bases
     nf4_reason: ClassVar[str | None] = None  # why it does not, in one sentence
-th    mixes: ClassVar[bool]  # whether a batch may hold rows of several, by `adapter_names`
+    int8_reason: ClassVar[str | None] = None  # why it does not on INT8, where it does on NF4
+    needs_all_gradients: ClassVar[bool] = False  # of what it trains, at every step
+    mixes: ClassVar[bool]  # whether a batch may hold rows of several, by `adapter_names`
 
     @property
     def is_adapter(self) -> bool:

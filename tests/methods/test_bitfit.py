@@ -11,6 +11,7 @@ from torch import nn
 
 from qvla.methods.bitfit import BitFitConfig
 from qvla.methods.tuner import TunerError
+from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.families import built_in, family_of
 from tests.support.adapted import load, logits, make_inputs, randomise
 
@@ -57,10 +58,11 @@ def test_a_merge_is_taken_back_and_stays_when_it_is_unloaded(
     model = get_peft_model(base, BitFitConfig()).eval()
     randomise(model, "default", seed=2)
     batch = make_inputs(tiny_checkpoint, 2, base.dtype)
-    near = {"rtol": 0, "atol": 1e-4 if precision == "fp32" else 0.25}
+    near = {"rtol": 0, "atol": 1e-4 if precision == "fp32" else 0.5}
     due, start = logits(model, batch), None
     with model.disable_adapter():
         start = logits(model, batch)
+    assert (due - start).abs().max() > 2 * near["atol"]
     model.merge_adapter()
     torch.testing.assert_close(logits(model, batch), due, **near)
     model.unmerge_adapter()
@@ -73,7 +75,7 @@ def test_a_merge_is_taken_back_and_stays_when_it_is_unloaded(
 
 
 def test_it_is_counted_at_full_size_and_stays_out_of_the_language_model() -> None:
-    (config,) = [make() for name, make in built_in().items() if name.endswith("3b-pt-224")]
+    config = built_in()[PALIGEMMA_3B]()
     with torch.device("meta"):
         model = get_peft_model(family_of(config).skeleton(config), BitFitConfig())
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from qvla.methods import placement
+from qvla.methods.command import command_line
 from qvla.methods.flags import add_arguments, read_recipe
 from qvla.methods.method import TrainingError
 from qvla.methods.placement import adapted_rank, chosen, language_layers, vision_layers
@@ -19,7 +20,7 @@ from qvla.methods.recipe import Recipe, make_recipe
 from qvla.methods.registry import METHODS
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.families import built_in, family_of
-from qvla.tuning.forecast import command_line, count_parameters
+from qvla.tuning.forecast import count_parameters
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,8 @@ def test_every_precision_computes_what_transformers_alone_does(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
+    if precision is Precision.INT8:
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     dtype = torch.float32 if precision is Precision.FP32 else torch.bfloat16
     alone = PaliGemmaForConditionalGeneration.from_pretrained(
         odd_checkpoint, dtype=dtype, device_map={"": "cpu"}, **options
@@ -75,7 +77,8 @@ def test_every_precision_computes_what_transformers_alone_does(
             backbone.model(**inputs_of(backbone)).logits, alone(**inputs_of(backbone)).logits
         )
     kinds = {parameter.dtype for parameter in backbone.model.parameters()}
-    assert kinds == ({dtype, torch.uint8} if precision is Precision.NF4 else {dtype})
+    packed = {Precision.NF4: {torch.uint8}, Precision.INT8: {torch.int8}}
+    assert kinds == {dtype} | packed.get(precision, set())
     assert backbone.model.lm_head.weight.dtype is dtype
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
@@ -249,7 +252,10 @@ BROKEN = {
         lambda folder: (folder / "config.json").write_text("[1]"),
         "damaged config.json",
     ),
-    "another model": (edit_json("config.json", model_type="llava"), "not known here, 'llava'"),
+    "another model": (
+        edit_json("config.json", model_type="qwen2_vl"),
+        "not known here, 'qwen2_vl'",
+    ),
     "nonsense configuration": (edit_json("config.json", text_config=7), "does not describe"),
     "no weights": (remove(WEIGHTS), "no model.safetensors"),
     "truncated weights": (cut(WEIGHTS), "damaged or truncated"),
@@ -305,7 +311,7 @@ def test_names_that_are_no_folder(tmp_path: Path) -> None:
 def test_devices_and_precisions_that_do_not_exist(tiny_checkpoint: Path) -> None:
     assert "no usable cuda:99" in refusal(tiny_checkpoint, device="cuda:99")
     assert "There is no device" in refusal(tiny_checkpoint, device="gpu")
-    assert "There is no precision" in refusal(tiny_checkpoint, "int8")
+    assert "There is no precision" in refusal(tiny_checkpoint, "int4")
 
 
 def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:

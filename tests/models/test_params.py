@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qvla.methods.bottleneck import BottleneckError
+from qvla.methods.method import TrainingError
 from qvla.models.backbone import Precision, load_backbone
 from qvla.models.checkpoint import BackboneError
 from qvla.models.footprint import census
@@ -52,7 +52,7 @@ def test_adapter_options() -> None:
     assert found["adapter_sites"] == 2
     assert found["adapter_params"] == 2 * (2 * 2048 * 64 + 64 + 2048)
     assert found["adapter_norm_params"] == 2 * 2048
-    with pytest.raises(BottleneckError):
+    with pytest.raises(TrainingError, match="decoder layers 0 to 17"):
         report(layers=[18])
 
 
