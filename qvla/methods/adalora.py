@@ -45,6 +45,7 @@ class AdaLoraMethod(AroundProjections):
     on_nf4 = True
     needs_all_gradients = True  # by which it tells where ranks are needed
     int8_reason = "PEFT's layers of it hand on float32 where the next one takes bfloat16"
+    no_start = "its ranks have been cut, and a run begins with all of them"
     mixes = False  # PEFT's layers have no `adapter_names`
 
     def config(self, recipe: AdaLoraFields, places: Places) -> AdaLoraConfig:

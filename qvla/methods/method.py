@@ -83,6 +83,7 @@ class Method(ABC):
     needs_import: ClassVar[str | None] = None  # a module that makes it known to PEFT
     merges: ClassVar[bool]  # whether an adapter can be merged into its base's weights
     on_nf4: ClassVar[bool]  # whether it works on quantised bases
+    no_start: ClassVar[str | None] = None  # why no run can start from one of its adapters
     nf4_reason: ClassVar[str | None] = None  # why it does not, in one sentence
     int8_reason: ClassVar[str | None] = None  # why it does not on INT8, where it does on NF4
     needs_all_gradients: ClassVar[bool] = False  # of what it trains, at every step

@@ -197,6 +197,11 @@ class Recipe(BaseModel):
                 f"The method {self.method} makes no adapter that could start from one: name the "
                 "checkpoint to start from as --model."
             )
+        if self.start_from is not None and self.kind.method.no_start is not None:
+            raise TrainingError(
+                f"A run cannot start from an adapter of the method {self.method}: "
+                f"{self.kind.method.no_start}. Leave --start-from out."
+            )
         if self.objective == "cider" and self.gradient_checkpointing:
             raise TrainingError(
                 "The objective cider goes on from keys and values that are kept, so it cannot be "

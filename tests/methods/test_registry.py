@@ -255,6 +255,11 @@ def test_what_a_method_does_not_have_is_refused_by_name() -> None:
     assert method_of({"peft_type": "LOHA"}) is None and not makes_model("loha")
 
 
+def test_no_run_starts_from_an_adapter_whose_ranks_were_cut() -> None:
+    with pytest.raises(TrainingError, match="method adalora: its ranks have been cut.*Leave"):
+        recipe_for("model", "adalora", start_from="earlier")
+
+
 def test_what_comes_of_each_is_said_as_before() -> None:
     said = {
         "adapter": "A bottleneck adapter on a frozen base",

@@ -37,6 +37,9 @@ CASES = {
     "qboft": {"towers": "vision"},
 }
 STEPS = 6
+# Each of these has a neighbour that stays: its float kind, or the same tuner on NF4.
+SLOW = ("oft", "qadalora", "qvera", "qboft")
+NAMES = [pytest.param(one, marks=[pytest.mark.slow] if one in SLOW else []) for one in CASES]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def serving(tiny_checkpoint: Path) -> dict[str, Backbone]:
     return {name: load_backbone(tiny_checkpoint, name, device="cpu") for name in ("fp32", "nf4")}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_trained_is_what_is_served(
     name: str, serving: dict[str, Backbone], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

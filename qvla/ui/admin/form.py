@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -17,6 +19,7 @@ from qvla.data.examples import is_read_in_place, read_examples
 from qvla.data.risc import TABLE
 from qvla.errors import QvlaError
 from qvla.files import parse_json
+from qvla.methods import placement
 from qvla.methods.recipe import Recipe, fields_of, make_recipe
 from qvla.methods.registry import KINDS, METHODS, makes_model
 from qvla.models.architectures import PALIGEMMA_3B
@@ -86,19 +89,25 @@ class JobForm:
 
     @property
     def with_defaults(self) -> list[Any]:
-        """The fields that some method has a default of its own for."""
-        names = {name for method in METHODS.values() for name in method.defaults}
-        return [self.of[field.name] for field in FIELDS if field.name in names]
+        """The fields that methods and presets have defaults of their own for."""
+        return [self.of[name] for name in _own_defaults()]
 
-    def start_from_method(self, kind: str) -> Updates:
-        """Those at the defaults of a method that was just chosen."""
-        usual = fields_of(KINDS[kind].method) if kind in KINDS else None
+    @property
+    def on_method(self) -> Callable[..., Any]:
+        """Binds what happens when a method or a preset is chosen."""
+        return partial(gr.on, [self.of["method"].input, self.of["preset"].input])
+
+    def take_defaults(self, kind: str, preset: str, *shown: Any) -> Updates:
+        """Those of a method and preset that were just chosen, but for what somebody typed."""
+        usual = fields_of(KINDS[kind].method) if kind in KINDS else SimpleNamespace()
+        if preset in placement.PRESETS and hasattr(usual, "rank"):
+            usual.rank = placement.PRESETS[preset].rank
         updates: Updates = {}
-        for field in FIELDS:
-            if self.of[field.name] in self.with_defaults and hasattr(usual, field.name):
-                value = getattr(usual, field.name)
-                is_text = isinstance(self.of[field.name], gr.Textbox)
-                updates[self.of[field.name]] = gr.update(value=as_text(value) if is_text else value)
+        for (name, known), value in zip(_own_defaults().items(), shown, strict=True):
+            own = getattr(usual, name, None)
+            if own is not None and as_text(value) in known:
+                is_text = isinstance(self.of[name], gr.Textbox)
+                updates[self.of[name]] = gr.update(value=as_text(own) if is_text else own)
         return updates
 
     @property
@@ -275,6 +284,17 @@ class JobForm:
             if folder is not None:
                 with suppress(OSError, ValueError):
                     yield parse_json((folder / "run.json").read_bytes())
+
+
+def _own_defaults() -> dict[str, set[str]]:
+    """Fields whose default depends on the method or preset, with all of these as text."""
+    found: dict[str, set[str]] = {"rank": {as_text(one.rank) for one in placement.PRESETS.values()}}
+    for method in METHODS.values():
+        for name, value in method.defaults.items():
+            found.setdefault(name, set()).add(as_text(value))
+    return {
+        name: known | {as_text(Recipe.model_fields[name].default)} for name, known in found.items()
+    }
 
 
 def _folders_in(place: Path) -> list[Path]:

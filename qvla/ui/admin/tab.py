@@ -122,10 +122,10 @@ class AdminTab:
             outputs=[*self.outputs, form.problem, self.new],
         ).then(None, js=TO_JOB)
         chosen = gate.on(
-            form.of["method"].input,
-            lambda who, kind: form.start_from_method(kind),
+            form.on_method,
+            lambda who, *values: form.take_defaults(*values),
             name="choose_method",
-            inputs=[form.of["method"]],
+            inputs=[form.of["method"], form.of["preset"], *form.with_defaults],
             outputs=form.with_defaults,
             told_in=form.problem,
         )
