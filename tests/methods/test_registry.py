@@ -256,7 +256,7 @@ def test_what_a_method_does_not_have_is_refused_by_name() -> None:
 
 
 def test_no_run_starts_from_an_adapter_whose_ranks_were_cut() -> None:
-    with pytest.raises(TrainingError, match="method adalora: its ranks have been cut.*Leave"):
+    with pytest.raises(TrainingError, match=r"method adalora: its ranks have been cut.*Leave"):
         recipe_for("model", "adalora", start_from="earlier")
 
 
