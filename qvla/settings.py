@@ -174,6 +174,12 @@ class Settings(BaseSettings):
         folder = Path(self.model)
         return folder.name if folder.is_dir() else self.model
 
+    def model_called(self, name: str) -> str:
+        """The model that a page means by a name: its own by `model_name`, so that no page holds
+        where it lies; any other name as it is.
+        """
+        return self.model if name == self.model_name else name
+
     @property
     def device_lock(self) -> Path:
         """The lock by which comparing goes before fine-tunes (`qvla.captioning.sharing`)."""

@@ -78,7 +78,12 @@ class Exploration:
 
 
 def explore(
-    model: str | Path, method: str = "lora", *, precision: str | None = None, **fields: Any
+    model: str | Path,
+    method: str = "lora",
+    *,
+    precision: str | None = None,
+    called: str | None = None,
+    **fields: Any,
 ) -> Exploration:
     """Counts one choice.
 
@@ -86,6 +91,7 @@ def explore(
         model: a built-in name, a checkpoint's folder (its weights may be missing), or a hub id.
         method: a name in `qvla.methods.registry`, of a method or of a kind of recipe.
         precision: of the base: fp32, bf16, int8 or nf4; by default the recipe's.
+        called: what code and command are to name the model by; by default as it is named here.
         fields: what a recipe may say of that method, such as `rank`; for one with a
             `reduction_factor` also `width`, of the bottleneck.
 
@@ -130,8 +136,8 @@ def explore(
         photo_operations=None if seeing is None else seeing * tokens,
         sites=sites,
         towers=find_towers(linear, sites, skeleton.config, family),
-        code=code_for(str(model), recipe.base_precision, entry.config(recipe, places)),
-        command=command_line(recipe),
+        code=code_for(called or str(model), recipe.base_precision, entry.config(recipe, places)),
+        command=command_line(recipe.model_copy(update={"model": called or str(model)})),
     )
 
 

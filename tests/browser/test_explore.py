@@ -96,7 +96,7 @@ def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
     expect(page.locator("#explore-code .copy").first).to_have_text("Copied")
     assert (
         page.evaluate("navigator.clipboard.readText()")
-        == explore(str(model), "lora", rank=4).command
+        == explore(model, "lora", rank=4, called=model.name).command
     )
 
     page.click("#explore-compare")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -34,12 +35,11 @@ class ExploreForm:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        models = dict.fromkeys([(settings.model_name, settings.model), (PALIGEMMA_3B,) * 2])
         self.model = gr.Dropdown(
-            list(models),
-            value=settings.model,
+            list(dict.fromkeys([settings.model_name, PALIGEMMA_3B])),
+            value=settings.model_name,
             label="Model",
-            info="or a folder or hub id whose configuration is at hand",
+            info="or a folder that the settings allow; any other from the command line",
             allow_custom_value=True,
             elem_id="explore-model",
         )
@@ -76,8 +76,7 @@ class ExploreForm:
         """The models that are built in besides; Transformers comes with the question."""
         from qvla.models.families import built_in
 
-        own = (self.settings.model_name, self.settings.model)
-        return gr.Dropdown(choices=[own, *((name, name) for name in built_in())])
+        return gr.Dropdown(choices=list(dict.fromkeys([self.settings.model_name, *built_in()])))
 
     def visible(self, method: str) -> dict[Any, Any]:
         """The settings of that method, and no others."""
@@ -106,7 +105,22 @@ class ExploreForm:
         for name, value in given.items():
             if isinstance(value, (int, float)) and value > LARGEST:
                 raise QvlaError(f"The setting {name} can be {LARGEST:,} at most.")
-        return model_place(model, self.settings), method, precision or None, given
+        return self._model(model), method, precision or None, given
+
+    def _model(self, name: Any) -> str:
+        """Where a model's configuration lies; nothing is fetched on a visitor's behalf."""
+        from qvla.models.families import built_in
+
+        model = self.settings.model_called(str(name or "").strip())
+        if model == self.settings.model or model in built_in():
+            return model
+        place = model_place(model, self.settings)
+        if not Path(place).is_dir():
+            raise QvlaError(
+                f"The configuration of {place} is not at hand here: choose a model of the list, or "
+                "run qvla explore yourself."
+            )
+        return place
 
     def moved(self, values: Sequence[Any]) -> dict[str, Any]:
         """Where the method was put, as far as that is not its usual place: the places that other

@@ -12,7 +12,7 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.methods.registry import METHODS
-from qvla.settings import ASSETS, Settings
+from qvla.settings import ASSETS, EMBEDDED_MODEL, Settings
 from qvla.ui.explore.form import SHOWN, ExploreForm
 
 Updates = dict[Any, Any]
@@ -149,7 +149,7 @@ class ExploreTab:
         shown = self.form.visible(values[1])
         try:
             model, method, precision, given = self.form.chosen(values)
-            found = explore(model, method, precision=precision, **given)
+            found = explore(model, method, precision=precision, called=self._called(model), **given)
         except QvlaError as error:
             empty = dict.fromkeys([self.facts, self.layers, self.matrices], "")
             return {
@@ -207,8 +207,10 @@ class ExploreTab:
             kind = find_kind(method, precision).name
         except QvlaError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        # The form begins with the app's own model anyway, and no visitor is told where that lies.
+        other = {} if model == self.settings.model else {"model": model}
         return {
-            **form.take({"method": kind, "model": model, **given}),
+            **form.take({"method": kind, **other, **given}),
             new: gr.Accordion(open=True),
             self.problem: "",
         }
@@ -225,6 +227,11 @@ class ExploreTab:
 
     def _name(self, model: str) -> str:
         return self.settings.model_name if model == self.settings.model else model
+
+    def _called(self, model: str) -> str:
+        """What code names the model by, which visitors see."""
+        is_embedded = model == str(EMBEDDED_MODEL)
+        return "/".join(EMBEDDED_MODEL.parts[-2:]) if is_embedded else self._name(model)
 
     def _wait(self) -> None:
         with suppress(QvlaError):  # counting needs no weights

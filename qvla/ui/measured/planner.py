@@ -32,7 +32,8 @@ class PlannerForm:
     """Fields, a button and the answer; `fields` are in the order of `plan_for`."""
 
     def __init__(self, settings: Settings) -> None:
-        models = dict.fromkeys([(settings.model_name, settings.model), (REAL_MODEL, REAL_MODEL)])
+        models = list(dict.fromkeys([settings.model_name, REAL_MODEL]))
+        self.settings = settings
         with gr.Column(elem_classes="exhibit", elem_id="planner"):
             gr.HTML(
                 "<h3>Planner</h3><p class='lead'>Told from the architecture alone, without weights "
@@ -41,16 +42,15 @@ class PlannerForm:
             )
             with gr.Row():
                 with gr.Column(min_width=300, scale=3):
-                    self.fields = [*self._what(list(models), settings.model), *self._how_much()]
+                    self.fields = [*self._what(models), *self._how_much()]
                     self.button = gr.Button("Plan", variant="primary", elem_id="plan")
                 with gr.Column(min_width=300, scale=2):
                     self.answer = gr.HTML(elem_id="plan-answer", label="Plan")
         self.result = gr.JSON(visible=False, label="Plan")
-        self.embeddings_8bit = settings.nf4_embeddings == "int8"
         self._wire()
 
-    def _what(self, models: list[tuple[str, str]], running: str) -> list[Any]:
-        model = gr.Dropdown(models, value=running, label="Model", elem_id="plan-model")
+    def _what(self, models: list[str]) -> list[Any]:
+        model = gr.Dropdown(models, value=models[0], label="Model", elem_id="plan-model")
         with gr.Row():
             variant = gr.Radio(
                 [(title, name) for name, title in TITLES.items()],
@@ -157,8 +157,12 @@ class PlannerForm:
         except QvlaError as error:
             return f'<p class="notice" role="alert">{escape(str(error))}</p>'
 
-    def _plan(self, *fields: Any) -> Plan:
-        return plan_for(*fields, embeddings_8bit=self.embeddings_8bit)
+    def _plan(self, model: str, *fields: Any) -> Plan:
+        return plan_for(
+            self.settings.model_called(model),
+            *fields,
+            embeddings_8bit=self.settings.nf4_embeddings == "int8",
+        )
 
 
 def plan_for(

@@ -19,7 +19,7 @@ from qvla.planning.comparison import COLUMNS, compare
 from qvla.planning.explorer import explore
 from qvla.planning.sites import Site, Tower
 from qvla.records.reported import reported_adapters
-from qvla.settings import EMBEDDED_MODEL, Settings
+from qvla.settings import Settings
 from qvla.ui.explore.answer import operations, render_code, render_facts
 from qvla.ui.explore.comparison_table import HEADS, comparison_csv, render_comparison
 from qvla.ui.explore.diagram import draw_layers, draw_matrices, layers_in_words
@@ -168,7 +168,7 @@ def test_the_form_takes_over_a_methods_usual_settings_and_tells_where_it_was_mov
     names = [field.name for field in SHOWN]
     usual = form.usual("vera")
     assert usual[names.index("rank")] == METHODS["vera"].defaults["rank"]
-    values = [str(EMBEDDED_MODEL), "vera", "", *usual]
+    values = [Settings().model_name, "vera", "", *usual]
     assert form.moved(values) == {}
     values[3 + names.index("layers")] = "0, 2-3"
     assert form.moved(values) == {"layers": [0, 2, 3]}
@@ -177,6 +177,7 @@ def test_the_form_takes_over_a_methods_usual_settings_and_tells_where_it_was_mov
     values[3 + names.index("rank")] = 10**9
     with pytest.raises(QvlaError, match="rank can be 1,000,000 at most"):
         form.chosen(values)
-    values[0] = "/etc"
-    with pytest.raises(QvlaError):
-        form.chosen(values)
+    values[3 + names.index("rank")] = 4
+    for model in ("/etc", "someone/other-model"):  # nothing is fetched on a visitor's behalf
+        with pytest.raises(QvlaError, match=r"neither a hub id|is not at hand"):
+            form.chosen([model, *values[1:]])
