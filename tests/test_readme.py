@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ import qvla
 from qvla.cli import main as cli
 from qvla.data.imagery import open_image
 from tests.support.alone import Alone, make_weights, photos
+from tests.support.catalogue import products, write_catalogue
 
 ROOT = Path(qvla.__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,3 +95,23 @@ def test_the_space_header_agrees_with_the_requirements() -> None:
     assert (ROOT / header["app_file"]).is_file()
     assert header["license"] == "apache-2.0"
     assert len(header["short_description"]) <= 60  # more is refused by the hub
+
+
+def test_the_catalogue_trains_by_the_command_that_is_shown(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On drawn products, by the tiny model in place of the one that would be downloaded."""
+    [command] = [line for line in commands() if "--caption-template" in line]
+    [row] = map(json.loads, blocks("json"))
+    assert row.keys() - {"file_name"} == products()[0].keys()
+    arguments = shlex.split(command.split("-m qvla ", 1)[1])
+    arguments[arguments.index("--model") + 1] = str(tiny_llava)
+    write_catalogue(tmp_path / "catalogue")
+    monkeypatch.chdir(tmp_path)
+    quick = "--device cpu --log-steps 1 --learning-rate 0.01 --sample-photos 0"
+    assert cli.main([*arguments, *quick.split()]) == 0
+    card = json.loads((tmp_path / "runs" / "catalogue" / "run.json").read_text())
+    losses = [row["loss"] for row in card["curve"] if "loss" in row]
+    assert (card["data"]["photos"], card["data"]["captions"]) == (18, 18)
+    assert losses[-1] < losses[0]
+    assert card["recipe"]["precision"] == "int8"

@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         own = actions.add_parser(name, help=summary)
         own.add_argument("source", metavar="SOURCE", help=SOURCE)
+        if name == "check":
+            own.add_argument(
+                "--caption-template", metavar="TEXT", help="look at the captions that it makes"
+            )
         _add_json(own)
 
 
@@ -87,7 +91,7 @@ def _fetch(options: argparse.Namespace) -> Result:
 def _check(options: argparse.Namespace) -> Result:
     from qvla.data.check import check
 
-    report = check(options.source)
+    report = check(options.source, options.caption_template)
     values = {
         "folder": str(report.folder),
         "rows": report.rows,

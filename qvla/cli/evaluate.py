@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="val", help="default: val")
     parser.add_argument(
+        "--caption-template",
+        metavar="TEXT",
+        help="makes captions of a table's columns, such as '{title}: {attributes.color}'",
+    )
+    parser.add_argument(
         "--source", type=_names, metavar="NAMES", help="such as RSICD,UCM (default: all)"
     )
     parser.add_argument(
@@ -102,7 +107,12 @@ def run(options: argparse.Namespace) -> int:
         folder = Path(options.data).expanduser()
         evaluation = evaluate(
             settings,
-            read_examples(options.data, splits=[options.split], sources=options.source),
+            read_examples(
+                options.data,
+                splits=[options.split],
+                sources=options.source,
+                template=options.caption_template,
+            ),
             variants,
             data=printable(folder.resolve().name) if is_there(folder) else options.data,
             out=options.out or records_folder.resolve().parent / "evaluations",

@@ -70,12 +70,12 @@ class Report:
         return f"{bad:,} of {counted(self.rows, 'row')} {are} bad ({kinds})."
 
 
-def check(source: str | Path) -> Report:
-    """Opens every image and looks at every row; see `rows_of` for what `source` may be.
+def check(source: str | Path, template: str | None = None) -> Report:
+    """Opens every image and looks at every row; for `source` and `template` see `rows_of`.
 
     Goes on after a bad row. Raises DatasetError when there are no rows to look at.
     """
-    rows = rows_of(source)
+    rows = rows_of(source, template)
     if not rows:
         raise DatasetError(f"The data in {source} has no rows.")
     checker = _Checker(rows)

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qvla.data.layouts import is_parquet, local_rows
+from qvla.data.layouts import is_parquet, is_risc, local_rows
 from qvla.data.risc import Example, Row, example_of, read_rows
 from qvla.data.splits import split_name
 from qvla.data.tables import DatasetError
+from qvla.data.template import Template
 from qvla.files import is_there
 
 
@@ -19,6 +20,7 @@ def read_examples(
     *,
     splits: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
+    template: str | None = None,
 ) -> list[Example]:
     """Examples in file order, optionally only of some splits and sources.
 
@@ -26,7 +28,7 @@ def read_examples(
     a split that is asked for, by its own name or a synonym, has no row. Whether each image can be
     opened is not checked here; see `qvla.data.check`. For what `source` may be see `rows_of`.
     """
-    examples = [example_of(row) for row in rows_of(source)]
+    examples = [example_of(row) for row in rows_of(source, template)]
     chosen = [item for item in examples if sources is None or item.source in sources]
     if splits is None:
         return chosen
@@ -42,19 +44,26 @@ def read_examples(
     return [item for item in chosen if item.split in wanted]
 
 
-def rows_of(source: str | Path) -> list[Row]:
+def rows_of(source: str | Path, template: str | None = None) -> list[Row]:
     """All rows of the data, usable or not.
 
     Args:
         source: a folder in the RISC layout or any that `layouts` knows, or the file with its
             captions; or a parquet file, a folder of parquet files or the id of a data set on the
             hub (`owner/name`), which are written out in the RISC layout once.
+        template: makes the captions of a table's other columns (`qvla.data.template`).
 
     Raises DatasetError when there is no such data or it cannot be read.
     """
     path = Path(source).expanduser()
-    if is_read_in_place(path):
-        return local_rows(path)
+    made_by = None if template is None else Template.parse(template)
+    if is_read_in_place(path) and (made_by is None or not is_risc(path)):
+        return local_rows(path, made_by)
+    if made_by is not None:
+        raise DatasetError(
+            f"{source} has captions of its own or lies elsewhere, so no caption template can be "
+            "used: leave it out, or name an image folder or a table."
+        )
     from qvla.data.hub_data import converted  # only now: it brings the hub's libraries with it
 
     return list(read_rows(converted(source)))

@@ -28,6 +28,7 @@ from qvla.data.tables import (
     json_lines,
     json_records,
 )
+from qvla.data.template import Template
 from qvla.files import printable
 
 IMAGE_NAMES = ("image", "file_name", "filename", "image_name", "image_path", "path", "photo")
@@ -65,33 +66,43 @@ def is_parquet(path: Path) -> bool:
     return not has_metadata and any(file.suffix.lower() == PARQUET for file in files)
 
 
-def local_rows(path: Path) -> list[Row]:
+def is_risc(path: Path) -> bool:
+    """Whether a folder is in the RISC layout, or a file is the table of one."""
+    return path.name == TABLE if path.is_file() else (path / TABLE).is_file()
+
+
+def local_rows(path: Path, template: Template | None = None) -> list[Row]:
     """The rows of data that is read where it lies: a folder or a file that is there, no parquet.
 
-    Raises DatasetError when it holds no data.
+    A `template` makes the captions, of tables in any form but RISC's. Raises DatasetError when the
+    path holds no data, or no row has what the template asks for.
     """
     if path.is_file():
-        return _of_file(path)
+        return _of_file(path, template)
     if (path / TABLE).is_file():
         return list(read_rows(path))
     files = sorted(_files(path))
     metadata = [file for file in files if file.name.lower() in METADATA]
     if metadata:
-        rows = [row for file in metadata for row in _rows(_read_table(file), file.parent, path)]
+        rows = [
+            row
+            for file in metadata
+            for row in _rows(_read_table(file), file.parent, path, template)
+        ]
         return _tell(path, "an image folder (metadata beside the photos)", rows)
     documents = _json_files(path)
     if documents:
         read = [_read_json(file) for file in documents]
-        rows = [row for table in read for row in _rows(table, table.path.parent, path)]
+        rows = [row for table in read for row in _rows(table, table.path.parent, path, template)]
         return _tell(path, read[0].kind, rows)
-    beside = [file for file in files if file.parent == path and _has_columns(file)]
+    beside = [file for file in files if file.parent == path and _has_columns(file, template)]
     if len(beside) > 1:
         raise DatasetError(
             f"{path} holds several tables of captions ({', '.join(f.name for f in beside)}): name "
             "one of them."
         )
     if beside:
-        return _of_file(beside[0])
+        return _of_file(beside[0], template)
     photos = [file for file in files if file.suffix.lower() in PHOTOS]
     if not photos:
         raise DatasetError(
@@ -106,7 +117,7 @@ def photos_in(folder: Path) -> list[Path]:
     return sorted(file for file in _files(folder) if file.suffix.lower() in PHOTOS)
 
 
-def _of_file(path: Path) -> list[Row]:
+def _of_file(path: Path, template: Template | None) -> list[Row]:
     if path.name == TABLE:
         return list(read_rows(path.parent))
     suffix = path.suffix.lower()
@@ -119,7 +130,7 @@ def _of_file(path: Path) -> list[Row]:
             f"{path} is neither a folder nor a table of captions: name a .csv, .json, .jsonl or "
             ".parquet file, or the folder that holds the data."
         )
-    return _tell(path, table.kind, list(_rows(table, path.parent, path)))
+    return _tell(path, table.kind, list(_rows(table, path.parent, path, template)))
 
 
 # ---- files as records ------------------------------------------------------------------------
@@ -153,7 +164,7 @@ def _names_captions(name: str) -> bool:
     return any(word in name for word in ("caption", "dataset_", "karpathy"))
 
 
-def _has_columns(file: Path) -> bool:
+def _has_columns(file: Path, template: Template | None) -> bool:
     suffix = file.suffix.lower()
     if suffix not in TABLES:
         return False
@@ -161,17 +172,19 @@ def _has_columns(file: Path) -> bool:
         names = csv_header(file)
     else:
         names = [name for record in list(json_lines(file))[:1] for name in record.values]
-    return bool(_first(names, IMAGE_NAMES)) and bool(_caption_columns(names))
+    return bool(_first(names, IMAGE_NAMES)) and bool(template or _caption_columns(names))
 
 
 # ---- records as rows -------------------------------------------------------------------------
 
 
-def _rows(table: _Table, folder: Path, data: Path) -> Iterator[Row]:
+def _rows(table: _Table, folder: Path, data: Path, template: Template | None) -> Iterator[Row]:
     """One row a photo. Rows of one caption each about the same photo become one."""
     names = list(dict.fromkeys(name for record in table.records for name in record.values))
     image, captions = _first(names, IMAGE_NAMES), _caption_columns(names)
-    if table.records and (not image or not captions):
+    if template is not None and table.records:
+        template.check([record.values for record in table.records], table.path)
+    if table.records and (not image or not (captions or template)):
         lacking = "captions" if image else "image names"
         raise DatasetError(
             f"{table.path} has no column of {lacking} under a usual name (it has "
@@ -181,16 +194,19 @@ def _rows(table: _Table, folder: Path, data: Path) -> Iterator[Row]:
     inner = table.path.relative_to(data) if table.path != data else Path(data.name)
     split = split_in(inner) or DEFAULT
     folders = _image_folders(folder, [name for name in wanted if not name_fault(name)], split)
-    columns = _Columns(image, captions, *(_first(names, (name,)) for name in (SPLIT, SOURCE, KEY)))
+    columns = _Columns(
+        image, captions, template, *(_first(names, (name,)) for name in (SPLIT, SOURCE, KEY))
+    )
     source = data.stem if data.is_file() else data.resolve().name
     rows = (_row(record, columns, table, folders, split, source) for record in table.records)
-    return iter(_merged(rows)) if len(captions) == 1 else rows
+    return iter(_merged(rows)) if template or len(captions) == 1 else rows
 
 
 @dataclass(frozen=True)
 class _Columns:
     image: str
     captions: tuple[str, ...]
+    template: Template | None
     split: str
     source: str
     key: str
@@ -205,7 +221,13 @@ def _row(
     source: str,
 ) -> Row:
     values = record.values
-    texts = [one for name in columns.captions for one in _texts(values.get(name))]
+    oddity = record.oddity
+    if columns.template is None:
+        texts = [one for name in columns.captions for one in _texts(values.get(name))]
+    elif absent := columns.template.lacking(values):
+        texts, oddity = [], oddity or f"it lacks {', '.join(absent)}, of which the caption is made"
+    else:
+        texts = [columns.template.fill(values)]
     # In CSV a line break may be an unclosed quote, which a check has to see.
     tidied = str.strip if table.path.suffix.lower() in CSV else one_line
     return Row(
@@ -217,7 +239,7 @@ def _row(
         table=table.path,
         folders=folders,
         key=_text(values.get(columns.key)),
-        oddity=record.oddity or _half_character(texts),
+        oddity=oddity or _half_character(texts),
     )
 
 

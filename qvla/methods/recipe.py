@@ -57,6 +57,11 @@ class Recipe(BaseModel):
     splits: list[str] = Field(["train"], min_length=1, description="splits to train on")
     eval_splits: list[str] = Field(["val"], description="splits to take the loss on; none: no loss")
     sources: list[str] | None = Field(None, description="only these sources (default: all)")
+    caption_template: str | None = Field(
+        None,
+        min_length=1,
+        description="makes captions of a table's columns, such as '{title}: {attributes.color}'",
+    )
     eval_photos: int | None = Field(None, ge=1, description="at most this many evaluation photos")
 
     epochs: float = Field(1.0, gt=0, description="passes over the photos")

@@ -84,7 +84,12 @@ def count_photos(recipe: Recipe) -> int | None:
     """
     if not is_read_in_place(recipe.data):
         return None
-    examples = read_examples(recipe.data, splits=recipe.splits, sources=recipe.sources)
+    examples = read_examples(
+        recipe.data,
+        splits=recipe.splits,
+        sources=recipe.sources,
+        template=recipe.caption_template,
+    )
     return sum(bool(example.references) for example in examples)
 
 
@@ -95,7 +100,9 @@ def check_data(recipe: Recipe) -> None:
     """
     if is_read_in_place(recipe.data):
         splits = [*recipe.splits, *recipe.eval_splits]
-        read_examples(recipe.data, splits=splits, sources=recipe.sources)
+        read_examples(
+            recipe.data, splits=splits, sources=recipe.sources, template=recipe.caption_template
+        )
 
 
 def speed_of(recipe: Recipe, cards: Iterable[dict[str, Any]], kept: Iterable[Kept]) -> Speed | None:

@@ -57,11 +57,10 @@ def train(
     Memory that runs out halves the batch once. Raises Ended when `ender` was asked to end the run.
     """
     if examples is None:
-        examples = read_examples(recipe.data, splits=recipe.splits, sources=recipe.sources)
+        own: dict[str, Any] = {"sources": recipe.sources, "template": recipe.caption_template}
+        examples = read_examples(recipe.data, splits=recipe.splits, **own)
         if eval_examples is None and recipe.eval_splits:
-            eval_examples = read_examples(
-                recipe.data, splits=recipe.eval_splits, sources=recipe.sources
-            )
+            eval_examples = read_examples(recipe.data, splits=recipe.eval_splits, **own)
     sifted = sift(examples)
     training = sifted.kept
     evaluation = sift(eval_examples, "evaluation ").kept if eval_examples else []

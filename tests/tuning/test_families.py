@@ -77,7 +77,7 @@ def test_a_trained_adapter_is_evaluated_and_captions_as_alone(
     settings = load_settings(
         model=str(tiny_llava), adapter=str(recipe.output), device="cpu", precision="fp32"
     )
-    examples = read_examples(data, splits=["val"])
+    examples = read_examples(data, splits=["val"])[:3]
     made = evaluate(
         settings,
         examples,
@@ -94,4 +94,4 @@ def test_a_trained_adapter_is_evaluated_and_captions_as_alone(
             with Image.open(example.image) as photo:
                 due = alone.text(photo)
             assert made.predictions.captions[name][example.name] == due
-    assert made.record.numbers["standard/base/all/images"] == len(examples)
+    assert made.record.numbers["standard/all/images"] == len(examples)
