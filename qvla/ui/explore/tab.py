@@ -14,6 +14,7 @@ from qvla.errors import QvlaError
 from qvla.methods.registry import METHODS
 from qvla.settings import ASSETS, EMBEDDED_MODEL, Settings
 from qvla.ui.explore.form import SHOWN, ExploreForm
+from qvla.ui.explore.measured import MeasuredSection
 
 Updates = dict[Any, Any]
 
@@ -62,6 +63,8 @@ class ExploreTab:
                 self.table = html(
                     None, elem_id="explore-table", label="Methods", apply_default_css=False
                 )
+            with gr.Column(elem_classes="exhibit"):
+                self.measured = MeasuredSection(settings)
             with gr.Column(elem_classes="exhibit", elem_id="explore-reported"):
                 gr.HTML("<h3>Reported elsewhere</h3>", elem_classes="section-title")
                 self.reported = gr.HTML(elem_id="explore-reported-tables", label="Reported")
@@ -77,13 +80,18 @@ class ExploreTab:
     def opened_with(self, tab: gr.Tab) -> None:
         """Counts what the form says whenever the tab is opened, and then what others report."""
         opened = self._on(tab.select, self._open, "open", [self.form.model, self.reported])
+        quiet = {"show_progress": "hidden", "api_visibility": "undocumented", **TURNS}
+        opened.then(
+            self.measured.show,
+            outputs=self.measured.outputs,
+            api_name="explore_measured",
+            **quiet,
+        )
         opened.then(
             self._count_claims,
             outputs=[self.claims],
-            show_progress="hidden",
             api_name="explore_claims",
-            api_visibility="undocumented",
-            **TURNS,
+            **quiet,
         )
 
     def joined(self, tabs: Mapping[str, Any]) -> None:
