@@ -158,10 +158,11 @@ class Gate:
         Everybody else is told what it takes to be one: at the door, which shuts, or where
         `told_in` says. What the handler raises is told as well.
         """
+        told = [] if told_in is None else [told_in]
         return event(
             self._guarded(handler, told_in),
             inputs=[self.token, *inputs],
-            outputs=list(dict.fromkeys([*outputs, *self.outputs])),
+            outputs=list(dict.fromkeys([*outputs, *told, *self.outputs])),
             api_name=f"admin_{name}",
             api_visibility="undocumented",
             show_progress="hidden",
