@@ -105,7 +105,7 @@ def test_without_data_the_form_says_how_to_bring_some(
     splits.fill("train")
     layers.fill("all")
     field(page, "seed").focus()
-    expect(alert).to_contain_text("Layers are numbers")
+    expect(alert).to_contain_text("layers are numbers")
     layers.fill("")
     field(page, "seed").focus()
     expect(alert).to_have_count(0)
