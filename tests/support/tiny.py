@@ -50,7 +50,8 @@ def build_tiny(
     for greedy captions to differ between photos and between variants.
     """
     known = family_named(family)
-    processor = word_processor(known, [*WORDS, *CHAT], image_size=32, image_tokens=4)
+    words = [*WORDS, *CHAT] if family == "llava" else WORDS
+    processor = word_processor(known, words, image_size=32, image_tokens=4)
     text = {
         "vocab_size": len(processor.tokenizer),
         "hidden_size": hidden,
