@@ -79,11 +79,20 @@ def chosen_variants(named: str | None, settings: Settings) -> tuple[str, ...]:
     if named is None:
         return tuple(with_weights(contenders))
     known = [one.name for one in contenders]
+    return some_of(named, known, "--variant")
+
+
+def some_of(named: str, known: Sequence[str], option: str) -> tuple[str, ...]:
+    """The names of a comma-separated list, in the order of the known ones, each once.
+
+    Raises BenchError for an unknown name, and for none; `option` is the flag that the sentence
+    names.
+    """
     names = {name.strip() for name in named.split(",")} - {""}
     unknown = sorted(names.difference(known))
     if unknown or not names:
         found = repr(unknown[0]) if unknown else "none"
-        raise BenchError(f"--variant takes some of {', '.join(known)}, not {found}.")
+        raise BenchError(f"{option} takes some of {', '.join(known)}, not {found}.")
     return tuple(name for name in known if name in names)
 
 

@@ -76,12 +76,7 @@ def chosen_parts(named: str | None) -> tuple[str, ...]:
     """The parts of a comma-separated list; None means all of them."""
     if named is None:
         return PARTS
-    names = {name.strip() for name in named.split(",")} - {""}
-    unknown = sorted(names.difference(PARTS))
-    if unknown or not names:
-        found = repr(unknown[0]) if unknown else "none"
-        raise BenchError(f"--parts takes some of {', '.join(PARTS)}, not {found}.")
-    return tuple(part for part in PARTS if part in names)
+    return arrangements.some_of(named, PARTS, "--parts")
 
 
 def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.Record:

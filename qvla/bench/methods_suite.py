@@ -84,12 +84,7 @@ def chosen_methods(named: str | None) -> tuple[str, ...]:
     known = [name for name, kind in KINDS.items() if not (kind.quantised or makes_model(name))]
     if named is None:
         return tuple(known)
-    names = {name.strip() for name in named.split(",")} - {""}
-    unknown = sorted(names.difference(known))
-    if unknown or not names:
-        found = repr(unknown[0]) if unknown else "none"
-        raise BenchError(f"--variant takes some of {', '.join(known)} here, not {found}.")
-    return tuple(name for name in known if name in names)
+    return arrangements.some_of(named, known, "--variant")
 
 
 def measure(plan: Plan, settings: Settings, methods: Sequence[str]) -> records.Record:
