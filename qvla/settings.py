@@ -33,7 +33,9 @@ SHIPPED = CHECKOUT or PACKAGE / "shipped"
 ASSETS = SHIPPED / "assets"
 EMBEDDED_MODEL = SHIPPED / "checkpoints" / "mini"
 PREFIX = "QVLA_"
-CAPTION_PREFIX = "caption en"  # PaliGemma's prompt for a caption (arXiv 2407.07726, section 3)
+# PaliGemma's prompts for a caption, and before a question (arXiv 2407.07726, section 3).
+CAPTION_PREFIX = "caption en"
+QUESTION_PREFIX = "answer en"
 Embeddings = Literal["int8", "bf16"]
 EMBEDDINGS = get_args(Embeddings)
 

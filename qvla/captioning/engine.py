@@ -52,10 +52,12 @@ def caption(
     images: Sequence[Image.Image],
     variants: Sequence[str] | None = None,
     decoding: Decoding = GREEDY,
-    prefix: str = CAPTION_PREFIX,
+    prefixes: str | Sequence[str] = CAPTION_PREFIX,
 ) -> list[dict[str, Caption]]:
     """Captions of RGB images, all in one batch: one dict an image, in the order given.
 
+    `prefixes` are one prompt for all or one an image (`prompts.prompt_of`): a photo about which
+    several things are asked is in `images` several times, and looked at once.
     Of all contenders, unless `variants` names some, of them or of the bank's tasks. The caller
     chooses how many images a batch holds. Raises QvlaError when a variant is unknown,
     CaptioningError when one is not available, and its OutOfMemoryError when the batch does not fit
@@ -67,10 +69,12 @@ def caption(
         variant = lineup.variant(name)
         if not variant.available:
             raise CaptioningError(f"{variant.title} is not available: {variant.reason}")
+    if not isinstance(prefixes, str) and len(prefixes) != len(images):
+        raise QvlaError(f"There are {len(prefixes)} prompts for {len(images)} photos.")
     if not images:
         return []
     generations = [
-        Generation(shared, own, images, decoding, prefix, lineup.bring)
+        Generation(shared, own, images, decoding, prefixes, lineup.bring)
         for shared, own in _by_backbone(lineup, names)
     ]
     answers: dict[str, list[Caption]] = {}

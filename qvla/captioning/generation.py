@@ -82,15 +82,18 @@ class Generation:
         variants: list[str],
         images: Sequence[Image.Image],
         decoding: Decoding,
-        prefix: str,
+        prefixes: str | Sequence[str],
         bring: Bring | None = None,
     ) -> None:
-        """`bring` loads what of the variants is not in memory yet, and says why one cannot be."""
+        """`prefixes` are one for all images or one an image. An image that is there several times,
+        the same object, is looked at once. `bring` loads what of the variants is not in memory yet,
+        and says why one cannot be.
+        """
         self.shared = shared
         self.variants = variants
         self.images = images
         self.decoding = decoding
-        self.prefix = prefix
+        self.prefixes = [prefixes] * len(images) if isinstance(prefixes, str) else list(prefixes)
         self.bring = bring
         self.cancelled = threading.Event()
 
@@ -145,16 +148,19 @@ class Generation:
         backbone = self.shared.loaded
         batches = self.shared.batches(variants)
         start = clock(backbone.device)
-        pixels = encode_images(backbone.processor, self.images).to(backbone.device)
+        distinct = {id(image): image for image in self.images}
+        places = {key: place for place, key in enumerate(distinct)}
+        rows = torch.tensor([places[id(image)] for image in self.images], device=backbone.device)
+        pixels = encode_images(backbone.processor, list(distinct.values())).to(backbone.device)
         seen = None
         if not all(batch.changes_sight for batch in batches):
-            seen = self._look(backbone.model, pixels)
+            seen = self._look(backbone.model, pixels)[rows]
         looked = clock(backbone.device) - start
         answers: dict[str, list[Caption]] = {}
         for batch in batches:
             begin = clock(backbone.device)
             if batch.changes_sight or seen is None:
-                own = self._look(batch.model, pixels)
+                own = self._look(batch.model, pixels)[rows]
             else:
                 own, begin = seen, begin - looked  # as if this batch alone had been asked for
             captions = self._answer(batch, own, begin, tell)
@@ -178,7 +184,8 @@ class Generation:
         backbone, count = self.shared.loaded, len(self.images)
         family = family_of(backbone.model.config)
         rows = len(batch.contenders) * count
-        prompt = encode_text(backbone.processor, [self.prefix] * rows).to(backbone.device)
+        prefixes = self.prefixes * len(batch.contenders)
+        prompt = encode_text(backbone.processor, prefixes).to(backbone.device)
         seen = seen.repeat(len(batch.contenders), 1, 1)  # (V * B, N, D), in the order of the rows
         ends = family.end_tokens(backbone.model, backbone.processor)
         beams = self.decoding.num_beams > 1
@@ -229,16 +236,20 @@ class Generation:
 
 
 def greedy(
-    backbone: Backbone, model: Any, images: Sequence[Image.Image], prefix: str, max_new_tokens: int
+    backbone: Backbone,
+    model: Any,
+    images: Sequence[Image.Image],
+    prefixes: str | Sequence[str],
+    max_new_tokens: int,
 ) -> list[str]:
-    """Greedy captions of RGB images by a model over the backbone's weights, in evaluation mode,
-    whatever of it was wrapped or changed. Raises OutOfMemoryError.
+    """Greedy answers to RGB images by a model over the backbone's weights, in evaluation mode,
+    whatever of it was wrapped or changed; `prefixes` as of `Generation`. Raises OutOfMemoryError.
     """
     own = replace(backbone, model=model)
     device = str(backbone.device)
     shared = SharedBackbone(backbone.name, backbone.precision, device, backbone=own)
     decoding = Decoding(max_new_tokens=max_new_tokens)
-    answers = Generation(shared, ["model"], images, decoding, prefix).run()
+    answers = Generation(shared, ["model"], images, decoding, prefixes).run()
     return [answer.text for answer in answers["model"]]
 
 

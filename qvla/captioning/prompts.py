@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qvla.models.families import family_of_processor
 from qvla.models.families.family import IGNORED
-from qvla.settings import CAPTION_PREFIX
+from qvla.settings import CAPTION_PREFIX, QUESTION_PREFIX
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
     from transformers.feature_extraction_utils import BatchFeature
 
-__all__ = ["CAPTION_PREFIX", "IGNORED", "decode", "encode_images", "encode_text"]
+__all__ = ["CAPTION_PREFIX", "IGNORED", "decode", "encode_images", "encode_text", "prompt_of"]
+
+
+def prompt_of(question: str, prefix: str = CAPTION_PREFIX) -> str:
+    """The prompt of a row: that of its question, or without one the prefix of the task."""
+    return f"{QUESTION_PREFIX} {question}" if question else prefix
 
 
 def encode_text(

@@ -29,10 +29,12 @@ DRIVE = re.compile(r"[A-Za-z]:(/|$)")  # of Windows
 
 @dataclass(frozen=True)
 class Example:
-    """One photo with its human captions.
+    """One photo with its human captions, or with a question and people's answers to it.
 
     `name` is what its data set calls it, with the folders within where it has some: the file's own
     name if it is left out. `key` is the number by which it is known there beside the name, if any.
+    With a `question` the references answer it, and the name is that of the question: a photo may
+    have many. `kind` is the question's type, such as `presence`, where the data tells it.
     """
 
     image: Path
@@ -41,6 +43,8 @@ class Example:
     references: tuple[str, ...]
     name: str = ""
     key: str = ""
+    question: str = ""
+    kind: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -156,10 +160,16 @@ def groups(examples: Iterable[Example]) -> dict[tuple[str, str], list[Example]]:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 over names, sources, splits, captions and file sizes, whatever the order."""
+    """SHA-256 over names, sources, splits, questions, references and file sizes, whatever the
+    order.
+    """
     rows = sorted(
         "\t".join(
-            (item.name, str(item.image.stat().st_size), item.source, item.split, *item.references)
+            (
+                *(item.name, str(item.image.stat().st_size), item.source, item.split),
+                *item.references,
+                *((item.question,) if item.question else ()),
+            )
         )
         for item in examples
     )

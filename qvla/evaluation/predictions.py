@@ -23,7 +23,7 @@ from qvla.captioning.engine import caption
 from qvla.captioning.generation import CaptioningError, OutOfMemoryError
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.options import load_lineup
-from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.captioning.prompts import CAPTION_PREFIX, prompt_of
 from qvla.data.imagery import open_image
 from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
@@ -225,7 +225,8 @@ class _Run:
 
     def _batch(self, names: tuple[str, ...], batch: Sequence[tuple[Example, Image.Image]]) -> None:
         images = [image for _, image in batch]
-        answers = caption(self._weights(), images, names, self.decoding, self.prefix)
+        prompts = [prompt_of(example.question, self.prefix) for example, _ in batch]
+        answers = caption(self._weights(), images, names, self.decoding, prompts)
         for name in names:
             rows = [
                 Prediction(example.name, example.source, answer[name].text)
@@ -247,14 +248,19 @@ class _Run:
         return self.lineup
 
     def _photos(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Image.Image]]:
-        """The photos that can be opened, one after the other."""
+        """The photos that can be opened, one after the other; one image for all that is asked
+        about a photo in a row.
+        """
         limits = {
             "max_bytes": self.settings.max_upload_bytes,
             "max_pixels": self.settings.max_pixels,
         }
+        last: tuple[Path, Image.Image] | None = None
         for example in examples:
             try:
-                yield example, open_image(example.image, **limits)
+                if last is None or last[0] != example.image:
+                    last = example.image, open_image(example.image, **limits)
+                yield example, last[1]
             except QvlaError as error:
                 log.error("%s is left out: %s", example.name, error)
                 self.result.unreadable[example.name] = str(error)

@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from qvla.captioning.generation import greedy
+from qvla.captioning.prompts import prompt_of
 from qvla.captioning.sharing import DeviceLock
 from qvla.data.imagery import open_image
 from qvla.data.risc import Example
@@ -99,7 +100,8 @@ class EventLog(TrainerCallback):
             return []
         images = [open_image(example.image) for example in self._samples]
         with torch.autocast(self._backbone.device.type, torch.bfloat16, enabled=self._recipe.bf16):
-            said = caption_in_training(self._backbone, model, images, self._recipe)
+            prompts = [prompt_of(item.question, self._recipe.prefix) for item in self._samples]
+            said = caption_in_training(self._backbone, model, images, prompts)
         return [
             {"image": example.name, "caption": text, "references": list(example.references)}
             for example, text in zip(self._samples, said, strict=True)
@@ -107,13 +109,13 @@ class EventLog(TrainerCallback):
 
 
 def caption_in_training(
-    backbone: Backbone, model: Trained, images: Sequence[Any], recipe: Recipe
+    backbone: Backbone, model: Trained, images: Sequence[Any], prompts: str | Sequence[str]
 ) -> list[str]:
     """Greedy captions of RGB images from the model as trained so far; its mode is given back."""
     was_training = model.training
     model.eval()
     try:
-        return greedy(backbone, model, images, recipe.prefix, SAMPLE_TOKENS)
+        return greedy(backbone, model, images, prompts, SAMPLE_TOKENS)
     finally:
         model.train(was_training)
 

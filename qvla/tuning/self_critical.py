@@ -22,7 +22,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import Cache, ProcessorMixin
 
-from qvla.captioning.prompts import decode, encode_text
+from qvla.captioning.prompts import decode, encode_text, prompt_of
 from qvla.data.risc import Example
 from qvla.models.families import family_of
 from qvla.scoring.frequencies import count_lines
@@ -58,7 +58,7 @@ class SampledPhotos(CaptionedPhotos):
         item = super().__getitem__(key)
         seed = self._random(epoch, "samples", index).getrandbits(64)
         numbers = np.random.default_rng(seed).random(self._shape)
-        return Sampled(item.photo, item.pixels, item.caption, index, numbers)
+        return Sampled(item.photo, item.pixels, item.caption, item.question, index, numbers)
 
 
 class PromptCollator:
@@ -71,7 +71,8 @@ class PromptCollator:
         self._prefix = prefix
 
     def __call__(self, items: Sequence[Sampled]) -> dict[str, torch.Tensor]:
-        batch = dict(encode_text(self._processor, [self._prefix] * len(items)))
+        prompts = [prompt_of(item.question, self._prefix) for item in items]
+        batch = dict(encode_text(self._processor, prompts))
         batch |= shown(self._processor, items)
         batch["examples"] = torch.tensor([item.example for item in items])
         batch["numbers"] = torch.from_numpy(np.stack([item.numbers for item in items]))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from transformers import ProcessorMixin
 
-from qvla.captioning.prompts import IGNORED, encode_images, encode_text
+from qvla.captioning.prompts import IGNORED, encode_images, encode_text, prompt_of
 from qvla.data.imagery import ImageError, open_image
 from qvla.data.risc import Example
 from qvla.data.special_tokens import special_tokens
@@ -123,11 +123,12 @@ class Photos:
 
 @dataclass(frozen=True)
 class Captioned:
-    """One photo as it is shown, with the caption drawn for it."""
+    """One photo as it is shown, with the caption drawn for it, or the answer to its question."""
 
     photo: int
     pixels: np.ndarray  # (H, W, 3) uint8
     caption: str
+    question: str
 
 
 class CaptionedPhotos(Dataset[Captioned]):
@@ -173,7 +174,7 @@ class CaptionedPhotos(Dataset[Captioned]):
         # Seeded by the photo, not the row: a photo twice in a step then is the same view, and goes
         # through the vision tower once.
         pixels = view(pixels, self.augment, self._random(epoch, "view", photo))
-        return Captioned(photo, pixels, self.caption(index, epoch))
+        return Captioned(photo, pixels, self.caption(index, epoch), self.examples[index].question)
 
     def _random(self, epoch: int, what: str, index: int) -> random.Random:
         return random.Random(f"{self.seed}/{epoch}/{what}/{index}")
@@ -199,6 +200,7 @@ class Collator:
     """Items to one batch: encode_text's tensors, `pixel_values` (D, 3, S, S), `photo_rows` (B,).
 
     D counts the distinct photos; `photo_rows` says which of them each row of the text is about.
+    A row with a question has that as its prompt, any other the prefix.
     """
 
     def __init__(self, processor: ProcessorMixin, prefix: str) -> None:
@@ -207,7 +209,8 @@ class Collator:
 
     def __call__(self, items: Sequence[Captioned]) -> dict[str, torch.Tensor]:
         captions = [item.caption for item in items]
-        batch = dict(encode_text(self._processor, [self._prefix] * len(items), captions))
+        prompts = [prompt_of(item.question, self._prefix) for item in items]
+        batch = dict(encode_text(self._processor, prompts, captions))
         unknown = self._processor.tokenizer.unk_token_id
         if unknown is not None:  # a word vocabulary would otherwise learn to say <unk>
             batch["labels"] = batch["labels"].masked_fill(batch["labels"] == unknown, IGNORED)

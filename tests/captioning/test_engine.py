@@ -212,8 +212,30 @@ def test_the_longest_caption_is_made(lineup: Lineup) -> None:
 
 
 def test_the_prefix_reaches_the_model(lineup: Lineup, alone: dict[str, Alone]) -> None:
-    (answer,) = caption(lineup, PHOTOS[:1], ("base",), DECODING, prefix="describe a river")
+    (answer,) = caption(lineup, PHOTOS[:1], ("base",), DECODING, prefixes="describe a river")
     assert answer["base"].text != alone["base"].text(PHOTOS[0])
+
+
+def test_each_image_has_its_own_prompt_and_is_looked_at_once(
+    lineup: Lineup, alone: dict[str, Alone]
+) -> None:
+    prompts = ["answer en river", "caption en", "answer en many trees near the beach"]
+    images = [PHOTOS[0], PHOTOS[1], PHOTOS[0]]
+    seen: list[int] = []
+    tower = lineup.shared("base").loaded.model.model.vision_tower
+    watching = tower.register_forward_pre_hook(
+        lambda _, args, given: seen.append(len(args[0] if args else given["pixel_values"])),
+        with_kwargs=True,
+    )
+    answers = caption(lineup, images, ("base", "adapter"), DECODING, prefixes=prompts)
+    watching.remove()
+    assert seen == [2]  # photos, for three rows of each of two variants
+    for answer, image, prompt in zip(answers, images, prompts, strict=True):
+        for name in ("base", "adapter"):
+            assert answer[name].text == alone[name].text(image, prompt=f"<image>{prompt}")
+    assert len({answer["base"].text for answer in answers}) > 1
+    with pytest.raises(QvlaError, match="2 prompts for 3 photos"):
+        caption(lineup, images, ("base",), DECODING, prefixes=prompts[:2])
 
 
 def test_a_seed_makes_sampling_repeatable_whatever_runs_beside(lineup: Lineup) -> None:

@@ -11,7 +11,14 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PaliGemmaProcessor, PreTrainedTokenizerFast, SiglipImageProcessor
 
-from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED, decode, encode_images, encode_text
+from qvla.captioning.prompts import (
+    CAPTION_PREFIX,
+    IGNORED,
+    decode,
+    encode_images,
+    encode_text,
+    prompt_of,
+)
 from qvla.errors import QvlaError
 
 PREFIXES = ["caption en", "describe the beach", "caption en"]
@@ -170,3 +177,9 @@ def test_special_tokens_in_a_text_are_refused(processor: PaliGemmaProcessor, tok
         encode_text(processor, [f"caption {token} en"])
     with pytest.raises(QvlaError, match=token):
         encode_text(processor, ["caption en"], [f"a beach {token}"])
+
+
+def test_a_question_is_asked_as_paligemma_was_trained_to_answer_it() -> None:
+    assert prompt_of("is there a river?") == "answer en is there a river?"
+    assert prompt_of("", "describe the beach") == "describe the beach"
+    assert prompt_of("") == CAPTION_PREFIX

@@ -71,7 +71,7 @@ def test_a_meter_tells_what_came_since_it_was_made() -> None:
 
 
 def _pages(size: int) -> mmap.mmap:
-    """Memory of the process's own that goes when it is closed: malloc may keep what it is given back."""
+    """The process's own memory, gone when it is closed: malloc may keep what is given back."""
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for start in range(0, size, mmap.PAGESIZE):
         pages[start] = 1

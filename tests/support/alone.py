@@ -102,8 +102,9 @@ class Alone:
     def prompt(self) -> str:
         return PROMPTS[self.model.config.model_type]
 
-    def _generate(self, photo: Image.Image, **options: Any) -> Any:
-        inputs = self.processor(images=photo, text=self.prompt, return_tensors="pt")
+    def _generate(self, photo: Image.Image, prompt: str | None = None, **options: Any) -> Any:
+        text = prompt or self.prompt
+        inputs = self.processor(images=photo, text=text, return_tensors="pt")
         inputs.pop("labels", None)
         options = {"max_new_tokens": LENGTH, "do_sample": False, **options}
         with torch.no_grad():
@@ -114,6 +115,7 @@ class Alone:
         return output
 
     def text(self, photo: Image.Image, **options: Any) -> str:
+        """What it says; `prompt` among the options is another than that for captions."""
         tokens = self._generate(photo, **options).sequences[0]
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
 from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED, encode_images, encode_text
 from qvla.data.examples import read_examples
-from qvla.data.risc import Example
+from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
 from qvla.methods.recipe import TrainingError
 from qvla.models import nf4
@@ -270,6 +271,19 @@ def test_words_outside_the_vocabulary_carry_no_label(tiny_checkpoint: Path, data
     assert unknown.sum() == 1
     assert torch.equal(batch["input_ids"], plain["input_ids"])
     assert torch.equal(batch["labels"], plain["labels"].masked_fill(unknown, IGNORED))
+
+
+def test_a_question_is_its_rows_prompt(tiny_checkpoint: Path, data: Path) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_checkpoint)
+    image = read_examples(data)[0].image
+    asked = Example(image, "MADE", "train", ("trees",), name="1", question="river near the beach")
+    plain = Example(image, "MADE", "train", ("many trees",))
+    batch = batch_of(tiny_checkpoint, [asked, plain])
+    prompts = ["answer en river near the beach", CAPTION_PREFIX]
+    own = encode_text(processor, prompts, ["trees", "many trees"])
+    assert torch.equal(batch["input_ids"], own["input_ids"])
+    assert len(batch["pixel_values"]) == 1
+    assert fingerprint([asked]) != fingerprint([replace(asked, question="river")])
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

@@ -20,10 +20,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from qvla.models.architectures import LLAVA_7B, LLAVA_13B
 from qvla.models.families.family import IGNORED, PUBLISHED_LAYOUT, Family
-from qvla.settings import CAPTION_PREFIX
+from qvla.settings import CAPTION_PREFIX, QUESTION_PREFIX
 
 # How LLaVA-1.5 was asked for a caption in its training (the same paper, table 7, TextCaps).
 CAPTION_INSTRUCTION = "Provide a one-sentence caption for the provided image."
+# Behind a question, as LLaVA-1.5 was trained (arXiv 2310.03744, section 3.2).
+ANSWER_INSTRUCTION = "Answer the question using a single word or phrase."
 
 
 def llava_7b() -> LlavaConfig:
@@ -72,7 +74,8 @@ class Llava(Family):
     """Its prompt is a turn of a chat: `USER: <image>`, a newline, the instruction, ` ASSISTANT:`,
     and in training a space, the suffix and `</s>`. Everything is attended to from the left alone.
 
-    The task prefix `caption en`, which is PaliGemma's, is said as CAPTION_INSTRUCTION. Any other
+    The task prefix `caption en`, which is PaliGemma's, is said as CAPTION_INSTRUCTION, and behind
+    a question, without its `answer en`, comes ANSWER_INSTRUCTION. Any other
     text stands in the prompt as it is.
     """
 
@@ -144,7 +147,10 @@ class Llava(Family):
         return {"mm_encoder_outputs": {"image": seen}}
 
     def prompt(self, prefix: str) -> str:
+        question = prefix.removeprefix(f"{QUESTION_PREFIX} ")
         said = CAPTION_INSTRUCTION if prefix == CAPTION_PREFIX else prefix
+        if question != prefix:
+            said = f"{question}\n{ANSWER_INSTRUCTION}"
         return f"USER: {self.image_token}\n{said} ASSISTANT:"
 
     def encode(
