@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.prompts import decode, encode_images, encode_text
 from qvla.captioning.shared_backbone import Batch, SharedBackbone
 from qvla.captioning.sharing import captioning_turn
+from qvla.captioning.watch import Row, Watch, up_to_end
 from qvla.errors import QvlaError
 from qvla.faults import is_out_of_memory
 from qvla.models.backbone import Backbone
@@ -44,12 +45,16 @@ class Caption:
     another request is not counted. `seconds` ends with this row's own last token, though the batch
     may have gone on. With beams no row is known before the end: `seconds` is then the batch's, and
     `seconds_to_first_token` that of the first step.
+
+    `log_probability` is the mean over the tokens of the natural logarithm of what the model gave
+    each, before temperature and top-p; None with beams.
     """
 
     text: str
     tokens: int
     seconds_to_first_token: float
     seconds: float
+    log_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Partial:
     seconds: float = 0.0
     done: bool = False
     error: str | None = None
+    log_probability: float | None = None  # of a caption that is done, see `Caption`
 
 
 class Cancelled(Exception):
@@ -189,7 +195,7 @@ class Generation:
         seen = seen.repeat(len(batch.contenders), 1, 1)  # (V * B, N, D), in the order of the rows
         ends = family.end_tokens(backbone.model, backbone.processor)
         beams = self.decoding.num_beams > 1
-        watch = _Watch(rows, ends, beams, backbone.device, self.cancelled)
+        watch = Watch(rows, ends, beams, backbone.device, self.cancelled)
         if tell is not None and not beams:
             watch.listener = lambda: tell(self._partials(batch.contenders, watch.rows, start))
         mixed = {}
@@ -203,16 +209,22 @@ class Generation:
             do_sample=False,
             num_beams=self.decoding.num_beams,
             max_new_tokens=self.decoding.max_new_tokens,
-            logits_processor=self.decoding.processors(),
+            logits_processor=LogitsProcessorList([watch.given, *self.decoding.processors()]),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
         end = clock(backbone.device)
         if self.cancelled.is_set():
             raise Cancelled
         answers = sequences[:, prompt["input_ids"].shape[1] :].tolist()
-        texts = [_up_to_end(tokens, ends) for tokens in answers]
+        texts = [up_to_end(tokens, ends) for tokens in answers]
         captions = [
-            Caption(text, len(tokens), row.first - start, (row.end or end) - start)
+            Caption(
+                text,
+                len(tokens),
+                row.first - start,
+                (row.end or end) - start,
+                None if beams else row.surprise / -len(tokens),
+            )
             for text, tokens, row in zip(self._decode(texts), texts, watch.rows, strict=True)
         ]
         return {
@@ -221,7 +233,7 @@ class Generation:
         }
 
     def _partials(
-        self, contenders: Sequence[str], rows: list[_Row], start: float
+        self, contenders: Sequence[str], rows: list[Row], start: float
     ) -> dict[str, Partial]:
         firsts = rows[:: len(self.images)]
         texts = self._decode([row.tokens for row in firsts])
@@ -253,63 +265,9 @@ def greedy(
     return [answer.text for answer in answers["model"]]
 
 
-@dataclass
-class _Row:
-    tokens: list[int]
-    first: float = 0.0  # clock readings
-    newest: float = 0.0
-    end: float | None = None
-
-
-class _Watch(StoppingCriteria):
-    """Stamps every token as `generate` picks it, and ends the generation when it is cancelled.
-
-    A stopping criterion rather than a streamer, because `generate` takes no streamer with beams.
-    Of beams, which may yet be dropped, only the time of the first step is taken.
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        ends: set[int],
-        beams: bool,
-        device: torch.device,
-        cancelled: threading.Event,
-    ) -> None:
-        self.rows = [_Row([]) for _ in range(rows)]
-        self.listener: Callable[[], None] | None = None
-        self._ends = ends
-        self._beams = beams
-        self._device = device
-        self._cancelled = cancelled
-
-    def __call__(
-        self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object
-    ) -> torch.Tensor:
-        now = clock(self._device)
-        for row in self.rows:
-            row.first = row.first or now
-        if not self._beams:
-            for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
-                if row.end is None:
-                    row.tokens.append(token)
-                    row.newest = now
-                    row.end = now if token in self._ends else None
-        if self.listener is not None:
-            self.listener()
-        stop = self._cancelled.is_set()
-        return torch.full((len(input_ids),), stop, dtype=torch.bool, device=input_ids.device)
-
-
 def finished(caption: Caption) -> Partial:
     """A caption that has come to its end."""
     times = caption.seconds_to_first_token, caption.seconds
-    return Partial(caption.text, caption.tokens, *times, done=True)
-
-
-def _up_to_end(tokens: list[int], ends: set[int]) -> list[int]:
-    """The tokens up to the end of text, that one included; what follows is the batch's padding."""
-    for index, token in enumerate(tokens):
-        if token in ends:
-            return tokens[: index + 1]
-    return tokens
+    return Partial(
+        caption.text, caption.tokens, *times, done=True, log_probability=caption.log_probability
+    )

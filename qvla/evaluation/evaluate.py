@@ -16,10 +16,12 @@ from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
+from qvla.evaluation import certainty
 from qvla.evaluation.predictions import Predictions, predict
 from qvla.progress import progress
 from qvla.records import store as records
 from qvla.scoring import DOCUMENT_FREQUENCIES, PROTOCOLS, Scored, compare, score
+from qvla.scoring.protocols import STANDARD
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ def evaluate(
     answered = [example for example in chosen if example.name not in predictions.unreadable]
     if not answered:
         raise EvaluationError("None of the photos could be opened, so there is nothing to score.")
-    numbers, tokenizer = _scores(answered, predictions.captions, scoring)
+    numbers, tokenizer = _scores(answered, predictions, scoring)
     record = records.new_record(
         "evaluation",
         model=settings.model_name,
@@ -173,9 +175,12 @@ def evaluate(
 
 
 def _scores(
-    examples: Sequence[Example], captions: Mapping[str, Mapping[str, str]], scoring: Scoring
+    examples: Sequence[Example], predictions: Predictions, scoring: Scoring
 ) -> tuple[dict[str, float], str]:
-    """Scores and paired differences by the record's keys, and whose PTB tokens were used."""
+    """Scores, paired differences and certainty by the record's keys, and whose PTB tokens were
+    used.
+    """
+    captions = predictions.captions
     numbers: dict[str, float] = {}
     tokenizers: dict[str, str] = {}
     notes: dict[str, None] = {}
@@ -203,6 +208,11 @@ def _scores(
                 numbers[f"{protocol}/{group}/images"] = len(own)
                 numbers |= _values(protocol, group, scored)
                 numbers |= _differences(protocol, group, scored, scoring)
+                if (protocol, group) == (STANDARD, ALL):
+                    for variant, own_scores in scored.items():
+                        by_photo = own_scores.per_image.get(certainty.METRIC, {})
+                        likely = predictions.log_probabilities[variant]
+                        numbers |= certainty.certainty(variant, likely, by_photo)
     for note in notes:
         log.info("%s", note)
     return numbers, next(

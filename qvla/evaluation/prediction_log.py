@@ -1,4 +1,5 @@
-"""Captions on disk as they are made: one JSON object a line, `image`, `source` and `caption`.
+"""Captions on disk as they are made: one JSON object a line, `image`, `source`, `caption`, and but
+for beams, `log_probability`.
 
 A whole batch is appended in one write, so a process that is killed leaves whole batches behind. If
 a last line was half-written all the same, as on a full disk, it is cut off before more comes.
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 
 from qvla import locks
 from qvla.errors import QvlaError
@@ -25,11 +27,12 @@ class PredictionLogError(QvlaError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """One variant's caption of one photo."""
+    """One variant's caption of one photo; `log_probability` as in `captioning.generation`."""
 
     image: str
     source: str
     caption: str
+    log_probability: float | None = None
 
 
 def read(path: Path) -> list[Prediction]:
@@ -47,7 +50,8 @@ def read(path: Path) -> list[Prediction]:
     for number, line in enumerate(lines, start=1):
         try:
             row = Prediction(**parse_json(line))
-            known = all(isinstance(value, str) for value in asdict(row).values())
+            known = all(isinstance(text, str) for text in (row.image, row.source, row.caption))
+            known &= isinstance(row.log_probability, (float, NoneType))
         except (ValueError, TypeError):
             known = False
         if not known or row.image in found:

@@ -81,6 +81,7 @@ class Predictions:
 
     `made` counts the photos captioned by this run and `seconds` is what these took, by variant; the
     rest was there before. `unreadable` says of each photo that could not be opened why.
+    `log_probabilities` are those of the captions that have one, see `captioning.generation`.
     """
 
     folder: Path
@@ -90,6 +91,7 @@ class Predictions:
     made: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    log_probabilities: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def file(self, variant: str) -> Path:
         return self.folder / f"{variant}.jsonl"
@@ -180,9 +182,11 @@ def predict(
                 for names, group in missing.items():
                     run.caption(names, group)
     for name in variants:
-        said = {row.image: row.caption for row in prediction_log.read(result.file(name))}
-        result.captions[name] = {
-            example.name: said[example.name] for example in examples if example.name in said
+        rows = {row.image: row for row in prediction_log.read(result.file(name))}
+        said = [rows[example.name] for example in examples if example.name in rows]
+        result.captions[name] = {row.image: row.caption for row in said}
+        result.log_probabilities[name] = {
+            row.image: row.log_probability for row in said if row.log_probability is not None
         }
     return result
 
@@ -229,7 +233,9 @@ class _Run:
         answers = caption(self._weights(), images, names, self.decoding, prompts)
         for name in names:
             rows = [
-                Prediction(example.name, example.source, answer[name].text)
+                Prediction(
+                    example.name, example.source, answer[name].text, answer[name].log_probability
+                )
                 for (example, _), answer in zip(batch, answers, strict=True)
             ]
             prediction_log.append(self.result.file(name), rows)

@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from html import escape
 
+from qvla.captioning.certainty import TIMES, repeated
 from qvla.captioning.contenders import Contender, title_of
 from qvla.ui import units
 from qvla.ui.contenders import colour_style
 
 IDLE = "The caption will appear here."
+CERTAINTY = (
+    "From the mean log-probability of the caption's words: sure in the likeliest quarter of the "
+    "captions that were scored, guessing in the least likely quarter."
+)
 VARIANT_ROLES = {
     "base": "The checkpoint as it is",
     "adapter": "Base and a bottleneck adapter",
@@ -60,6 +65,8 @@ class Pane:
     words: tuple[tuple[str, bool], ...] = ()
     scoring_fault: str = ""
     called: str = ""  # the contender's own title, where it is none of the default three
+    log_probability: float | None = None  # of the finished caption, as the engine tells it
+    certainty: str = ""  # the word for it, where the contender has thresholds
 
     @property
     def title(self) -> str:
@@ -95,12 +102,13 @@ def announcement(panes: Sequence[Pane]) -> str:
     """What a screen reader says: not every token, but that work began, and how it ended."""
     if any(pane.state.busy for pane in panes):
         return "Captions are being written."
-    spoken = [
-        f"{pane.title}: {pane.text or pane.message}"
-        for pane in panes
-        if pane.state is not PaneState.IDLE
-    ]
+    spoken = [_spoken(pane) for pane in panes if pane.state is not PaneState.IDLE]
     return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in spoken)
+
+
+def _spoken(pane: Pane) -> str:
+    certainty = f" ({pane.certainty})" if pane.text and pane.certainty else ""
+    return f"{pane.title}{certainty}: {pane.text or pane.message}"
 
 
 def _article(pane: Pane, colour: str, largest: int, longest: float) -> str:
@@ -112,7 +120,7 @@ def _article(pane: Pane, colour: str, largest: int, longest: float) -> str:
         f'<span class="precision">{escape(pane.precision.upper() or units.UNKNOWN)}</span>'
         f'<p class="identity">{_identity(pane)}</p></header>'
         f'<p class="caption" lang="en">{_caption(pane)}</p>'
-        f'<p class="note">{escape(_note(pane))}</p>'
+        f'<p class="note">{_certainty(pane)}{escape(_note(pane))}</p>'
         '<dl class="figures">'
         + _figure("First token", units.seconds(pane.seconds_to_first_token))
         + _figure("Total", units.seconds(pane.seconds), _share(pane.seconds, longest))
@@ -144,12 +152,20 @@ def _caption(pane: Pane) -> str:
     return marked + ('<span class="cursor"></span>' if pane.state.busy else "")
 
 
+def _certainty(pane: Pane) -> str:
+    """How sure the model is of the caption, before the line below it; always the same element."""
+    word = escape(pane.certainty) if pane.text else ""
+    return f'<span class="certainty" data-word="{word}" title="{CERTAINTY}">{word}</span>'
+
+
 def _note(pane: Pane) -> str:
     """The line below the caption: what happened, when that is not plain from the caption."""
     if pane.text and (pane.message or pane.scoring_fault):
         return pane.message or pane.scoring_fault
     if pane.state is PaneState.DONE:
-        return f"{pane.tokens} token{'' if pane.tokens == 1 else 's'}"
+        again = repeated(pane.text)
+        said = f", “{again}” at least {TIMES} times" if again else ""
+        return f"{pane.tokens} token{'' if pane.tokens == 1 else 's'}{said}"
     return ""
 
 

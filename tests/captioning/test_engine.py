@@ -450,7 +450,25 @@ def test_a_photo_that_is_not_rgb_is_refused(lineup: Lineup) -> None:
         stream(lineup, grey, VARIANTS, DECODING)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_the_log_probability_is_the_models_own_of_what_was_said(
+    lineup: Lineup, alone: dict[str, Alone], temperature: float
+) -> None:
+    decoding = Decoding(max_new_tokens=LENGTH, temperature=temperature, top_p=0.9, seed=3)
+    for image, answer in zip(PHOTOS, caption(lineup, PHOTOS, VARIANTS, decoding), strict=True):
+        for name, said in answer.items():
+            assert said.tokens == LENGTH  # none of them ended by itself
+            own = alone[name].likelihood(image, said.text)
+            assert said.log_probability == pytest.approx(own, abs=0.01)
+    *_, last = stream(lineup, PHOTOS[-1], VARIANTS, decoding)
+    for name in VARIANTS:
+        assert last[name].log_probability == pytest.approx(answer[name].log_probability, abs=1e-4)
+    beams = Decoding(max_new_tokens=LENGTH, num_beams=2)
+    (answer,) = caption(lineup, PHOTOS[:1], ("base",), beams)
+    assert answer["base"].log_probability is None
+
+
 def test_captions_are_plain_values(lineup: Lineup) -> None:
     (answer,) = caption(lineup, PHOTOS[:1], ("base",), DECODING)
-    assert [type(value) for value in astuple(answer["base"])] == [str, int, float, float]
+    assert [type(value) for value in astuple(answer["base"])] == [str, int, *[float] * 3]
     assert isinstance(answer["base"], Caption)

@@ -120,7 +120,9 @@ def captioned(
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert all(row.pop("log_probability") < 0 for row in found)
+    return found
 
 
 # Captions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Panes = tuple[Pane, ...]
+Certain = Callable[[Pane], str]
 
 FRAME_SECONDS = 0.05  # a page that changes more often than 20 times a second only costs time
 POLL_SECONDS = 0.3
@@ -42,11 +43,13 @@ def compare(
     references: Sequence[str],
     stopped: threading.Event,
     names: Sequence[str] | None = None,
+    certain: Certain | None = None,
 ) -> Iterator[Panes]:
     """The newest state of all panes, until all are done or `stopped` is set.
 
     `options` are the arguments of `Decoding`; `names` are who answers, all contenders unless they
-    are given. Waits for the weights when they are still loading.
+    are given. Waits for the weights when they are still loading. `certain` tells how sure a
+    finished pane's caption is.
     Faults end up in the panes, not as errors. Closing the iterator stops the generation.
     """
     panes = tuple(
@@ -67,7 +70,9 @@ def compare(
         # Only now: Transformers cannot be imported twice at once, and the loader imports it.
         from qvla.captioning.decoding import Decoding
 
-        yield from _stream(lineup, names, image, Decoding(**options), references, stopped)
+        panes = yield from _stream(lineup, names, image, Decoding(**options), references, stopped)
+        if certain is not None:
+            yield tuple(replace(pane, certainty=certain(pane)) for pane in panes)
     except QvlaError as error:
         yield tuple(replace(pane, state=PaneState.FAILED, message=str(error)) for pane in panes)
     except Exception as error:
@@ -142,7 +147,7 @@ def _stream(
     decoding: Decoding,
     references: Sequence[str],
     stopped: threading.Event,
-) -> Iterator[Panes]:
+) -> Generator[Panes, None, Panes]:
     from qvla.captioning.engine import stream
 
     panes = tuple(
@@ -154,7 +159,7 @@ def _stream(
     yield panes
     available = [pane.name for pane in panes if pane.state is not PaneState.UNAVAILABLE]
     if not available:
-        return
+        return panes
     last = 0.0
     partials = stream(lineup, image, available, decoding)
     try:
@@ -171,7 +176,9 @@ def _stream(
                 last = time.monotonic()
     finally:
         partials.close()
-    yield score([_weighed(lineup, pane) for pane in panes], references)
+    panes = score([_weighed(lineup, pane) for pane in panes], references)
+    yield panes
+    return panes
 
 
 def _weighed(lineup: Lineup, pane: Pane) -> Pane:
@@ -197,6 +204,7 @@ def _update(pane: Pane, partial: Partial, references: Sequence[str]) -> Pane:
         tokens=partial.tokens,
         seconds_to_first_token=partial.seconds_to_first_token,
         seconds=partial.seconds if partial.tokens else None,
+        log_probability=partial.log_probability,
         words=_shared(partial.text, references),
     )
 

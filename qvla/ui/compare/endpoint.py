@@ -18,6 +18,7 @@ from qvla.captioning.contenders import MOST, check_names
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
+from qvla.ui.compare.certainty import Certainties
 from qvla.ui.compare.comparison import compare
 from qvla.ui.compare.controls import decoding_arguments, read_references
 from qvla.ui.compare.history import pane_record
@@ -41,8 +42,8 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
         """Captions one photo with every contender, by default base, adapter and qvla, or with those
         that `variants` names, with commas between: contenders, or tasks of the bank.
 
-        Of each: caption, tokens, times in seconds, weights in bytes, and with references (one a
-        line) its scores.
+        Of each: caption, tokens, times in seconds, weights in bytes, how sure it is, and with
+        references (one a line) its scores.
         """
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
         try:
@@ -50,7 +51,8 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
             names = _names(loader, variants)
         except QvlaError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        *_, panes = compare(loader, image, options, read_references(references), Event(), names)
+        lines = read_references(references)
+        *_, panes = compare(loader, image, options, lines, Event(), names, Certainties(settings))
         if all(pane.state in (PaneState.FAILED, PaneState.UNAVAILABLE) for pane in panes):
             raise gr.Error(panes[0].message, print_exception=False)
         return {pane.name: pane_record(pane) for pane in panes}

@@ -35,6 +35,8 @@ COLUMNS = (
     "weight_bytes",
     "cider_d",
     "rouge_l",
+    "log_probability",
+    "certainty",
     "max_new_tokens",
     "num_beams",
     "temperature",
@@ -71,8 +73,9 @@ def pane_record(pane: Pane) -> dict[str, Any]:
     record["caption"] = pane.text
     for name in ("tokens", "seconds_to_first_token", "seconds", "tokens_per_second"):
         record[name] = getattr(pane, name)
-    for name in ("weight_bytes", "cider_d", "rouge_l"):
+    for name in ("weight_bytes", "cider_d", "rouge_l", "log_probability"):
         record[name] = fields[name]
+    record["certainty"] = pane.certainty or None
     return record
 
 

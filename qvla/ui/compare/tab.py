@@ -13,6 +13,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.compare import comparison, history, photo
+from qvla.ui.compare.certainty import Certainties
 from qvla.ui.compare.choice import PaneChoice
 from qvla.ui.compare.controls import decoding_arguments, decoding_controls, read_references
 from qvla.ui.compare.endpoint import compare_endpoint
@@ -44,6 +45,7 @@ class CompareTab:
     def __init__(self, page: gr.Blocks, settings: Settings, loader: LineupLoader) -> None:
         self.settings = settings
         self.loader = loader
+        self.certainties = Certainties(settings)
         self.runs = Runs()
         self.examples = PhotoFolder(settings.examples)
         self._lay_out()
@@ -224,7 +226,13 @@ class CompareTab:
             wanted = run.wanted
             names = answering(self.loader, wanted.seats)
             for panes in comparison.compare(
-                self.loader, image, wanted.options, wanted.references, run.stopped, names
+                self.loader,
+                image,
+                wanted.options,
+                wanted.references,
+                run.stopped,
+                names,
+                self.certainties,
             ):
                 if run.discarded:
                     break

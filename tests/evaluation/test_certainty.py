@@ -1,0 +1,42 @@
+"""The words for certainty, against a plain sort into quarters."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from qvla.evaluation.certainty import FEWEST, certainty
+
+
+def test_a_quarter_is_sure_and_a_quarter_guesses() -> None:
+    rng = random.Random(0)
+    likely = {f"{number}.png": -rng.random() for number in range(400)}
+    scores = {name: 2 + value for name, value in likely.items()}
+    numbers = certainty("adapter", likely, scores)
+    ordered = sorted(likely.values())
+    assert numbers["certainty/adapter/guessing/below"] == ordered[100]
+    assert numbers["certainty/adapter/sure/from"] == ordered[300]
+    for word, band in {
+        "guessing": ordered[:100],
+        "unsure": ordered[100:300],
+        "sure": ordered[300:],
+    }.items():
+        assert numbers[f"certainty/adapter/{word}/images"] == len(band)
+        mean = sum(2 + value for value in band) / len(band)
+        assert numbers[f"certainty/adapter/{word}/CIDEr"] == pytest.approx(mean)
+
+
+def test_few_photos_set_nothing() -> None:
+    likely = {f"{number}.png": -number / 9 for number in range(FEWEST)}
+    scores = dict.fromkeys(likely, 1.0)
+    assert certainty("adapter", likely, scores)
+    scores.popitem()
+    assert certainty("adapter", likely, scores) == {}
+
+
+def test_captions_that_are_all_as_likely_are_sure() -> None:
+    names = [f"{number}.png" for number in range(FEWEST)]
+    numbers = certainty("base", dict.fromkeys(names, -1.0), dict.fromkeys(names, 0.5))
+    assert numbers["certainty/base/sure/images"] == FEWEST
+    assert "certainty/base/guessing/CIDEr" not in numbers
