@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, get_token, snapshot_download
+from huggingface_hub import constants, get_token, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -45,6 +45,12 @@ def local_folder(name: str | Path, files: Sequence[str], fault: type[QvlaError])
         return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns="*/*"))
     except Exception as error:
         raise fault(_explain(name, error, "model", None)) from error
+
+
+def cached_file(name: str, file: str) -> Path | None:
+    """A file of a hub id as it lies in the download cache; None where it does not. Asks nobody."""
+    found = try_to_load_from_cache(name, file) if is_hub_id(name) else None
+    return Path(found) if isinstance(found, str) else None
 
 
 def data_set_folder(

@@ -1,5 +1,5 @@
 // Runs once for each part of the Explore tab: copies code, sorts the table by a column, and hands on
-// the method of a row that was asked for as the event "pick".
+// what a row's button is about: its method as the event "pick" or "tune", its pane as "open".
 const text = (cell) => cell.dataset.value ?? cell.innerText.trim();
 function sort(button) {
   const head = button.closest("th");
@@ -25,8 +25,11 @@ element.addEventListener("click", async (event) => {
     setTimeout(() => { button.innerText = "Copy"; }, 1500);
   } else if (button.matches("th button")) {
     sort(button);
-  } else if (button.dataset.method) {
-    props.value = button.dataset.method;
-    trigger("pick");
+  } else {
+    for (const [name, event] of [["method", "pick"], ["tune", "tune"], ["pane", "open"]]) {
+      if (!button.dataset[name]) continue;
+      props.value = button.dataset[name];
+      trigger(event);
+    }
   }
 });

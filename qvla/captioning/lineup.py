@@ -231,14 +231,20 @@ class Lineup:
         with shared.lock:
             shared.load()
             shared.attach(name, folder)
-            self._record(self._contenders[name], folder=shown or folder)
+            self._record(self._carrying(name, str(folder)), folder=shown or folder)
 
     def drop_adapter(self, name: str) -> None:
         """Leaves a contender without its adapter, once the generation under way has ended."""
         shared = self._adapted(name)
         with shared.lock:
             shared.detach(name)
-            self._record(self._contenders[name], reason=NO_ADAPTER)
+            self._record(self._carrying(name, None), reason=NO_ADAPTER)
+
+    def _carrying(self, name: str, adapter: str | None) -> Contender:
+        """The contender, from now on with this adapter."""
+        contender = self._contenders[name].model_copy(update={"adapter": adapter})
+        self._contenders = {**self._contenders, name: contender}
+        return contender
 
     def _prepare(self, contender: Contender, asked: bool, report: Progress) -> None:
         """Loads what one contender answers from, and writes down how it stands."""

@@ -9,8 +9,11 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
+from peft import LoraConfig
 from playwright.sync_api import Browser, Page, expect
 
+from qvla.captioning.bank import Bank
+from qvla.captioning.contenders import default_contenders
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.methods.registry import METHODS
@@ -44,7 +47,10 @@ def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         jobs=tmp_path_factory.mktemp("jobs"),
         worker="off",
     )
-    with served(settings, LineupLoader(no_weights).start()) as address:
+    bank = tmp_path_factory.mktemp("bank")
+    LoraConfig(r=4, target_modules=["q_proj"]).save_pretrained(bank / "ships")
+    loader = LineupLoader(no_weights, default_contenders(model), Bank(bank, str(model)))
+    with served(settings, loader.start()) as address:
         yield address
 
 
@@ -133,4 +139,37 @@ def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
     page.locator("#explore-model input").fill("/etc")
     page.locator("#explore-model input").press("Enter")
     expect(page.locator("#explore-problem")).to_contain_text("neither a hub id nor in a folder")
+    page.close()
+
+
+def test_what_exists_opens_in_compare_and_what_does_not_is_sent_to_the_form(
+    browser: Browser, address: str
+) -> None:
+    page = visit(browser, address, 390, "light")
+    panes = page.locator("#panes .pane")
+    page.click("#explore-compare")
+    rows = page.locator("#explore-table tbody tr")
+    expect(rows).to_have_count(len(METHODS))
+    page.locator('#explore-table [data-tune="vera"]').click()
+    page.locator("#admin-password input").fill(PASSWORD)
+    page.locator("#admin-sign-in").click()
+    expect(page.locator("#job-method").get_by_label("vera", exact=True)).to_be_checked()
+    rank = page.locator("#job-rank input")
+    expect(rank).to_have_value(str(METHODS["vera"].defaults["rank"]))
+
+    page.get_by_role("tab", name="Explore", exact=True).click()
+    row = page.locator("#explore-table [data-pane]")
+    expect(row).to_have_count(1)
+    row.click()
+    expect(panes.last).to_be_visible()
+    shown = ["base", "adapter", "qvla", "ships"]
+    expect(panes).to_have_count(len(shown))
+    assert panes.evaluate_all("all => all.map(p => p.dataset.variant)") == shown
+    page.reload()
+    expect(panes).to_have_count(len(shown))  # the browser kept it
+
+    page.get_by_role("tab", name="Explore", exact=True).click()
+    page.get_by_role("button", name="Compare ships…").click()
+    expect(panes.last).to_be_visible()
+    assert panes.evaluate_all("all => all.map(p => p.dataset.variant)") == shown
     page.close()

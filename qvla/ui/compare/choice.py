@@ -10,7 +10,7 @@ import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.ui.compare.offers import LEAST, MOST, answering, checked, offers, panes_of
+from qvla.ui.compare.offers import LEAST, MOST, answering, checked, offers, panes_of, with_pane
 from qvla.ui.panes import Pane, render_panes
 
 Update = dict[Any, Any]
@@ -46,6 +46,7 @@ class PaneChoice:
 
     def wire(self, panes: gr.HTML, shown: gr.State, is_busy: Callable[[gr.Request], bool]) -> Any:
         """Captions that are there stay; returns the event. What runs is left as it is."""
+        self._panes, self._shown, self._is_busy = panes, shown, is_busy
 
         def choose(names: Any, now: tuple[Pane, ...], request: gr.Request) -> Update:
             try:
@@ -53,12 +54,7 @@ class PaneChoice:
             except QvlaError as error:
                 said = f'<p class="problem" role="alert">{escape(str(error))}</p>'
                 return {self.note: said + self._note()}
-            update: Update = {self.chosen: chosen, self.note: self._note()}
-            if is_busy(request):
-                return update
-            before = {pane.name: pane for pane in now}
-            new = tuple(before.get(one.name, one) for one in panes_of(self.loader, chosen))
-            return {**update, panes: render_panes(new), shown: new}
+            return {self.note: self._note(), **self._seat(chosen, now, request)}
 
         return self.names.input(
             choose,
@@ -70,6 +66,38 @@ class PaneChoice:
             api_name="choose_panes",
             api_visibility="undocumented",
         )
+
+    def open_on(self, event: Any, name: Any, api_name: str) -> Any:
+        """Has an event from elsewhere open the pane that the component `name` holds the name of,
+        beside those that are shown; returns the event. Call it after `wire`.
+        """
+
+        def opened(
+            name: Any, chosen: tuple[str, ...], now: tuple[Pane, ...], request: gr.Request
+        ) -> Update:
+            try:
+                seats = with_pane(self.loader, chosen, str(name))
+            except QvlaError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+            return {**self.show(seats), **self._seat(seats, now, request)}
+
+        return event(
+            opened,
+            inputs=[name, self.chosen, self._shown],
+            outputs=[self.chosen, *self.outputs, self._panes, self._shown],
+            queue=False,
+            show_progress="hidden",
+            api_name=api_name,
+            api_visibility="undocumented",
+        )
+
+    def _seat(self, chosen: tuple[str, ...], now: tuple[Pane, ...], request: gr.Request) -> Update:
+        """Who was chosen, and their panes, with the captions that are there of them."""
+        if self._is_busy(request):
+            return {self.chosen: chosen}
+        before = {pane.name: pane for pane in now}
+        new = tuple(before.get(one.name, one) for one in panes_of(self.loader, chosen))
+        return {self.chosen: chosen, self._panes: render_panes(new), self._shown: new}
 
     def _parts(self, chosen: Sequence[str]) -> tuple[bool, dict[str, Any], str]:
         """Whether there is a choice, the ticks, and the note below them."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvla.captioning.contenders import LineupError, check_names
+from qvla.captioning.existing import by_method
 from qvla.captioning.loader import LineupLoader
 from qvla.ui.compare import comparison
 from qvla.ui.panes import IDLE, Pane, PaneState, idle_panes
@@ -57,6 +58,29 @@ def answering(loader: LineupLoader, chosen: Sequence[str]) -> tuple[str, ...]:
     if len(still) >= LEAST:
         return tuple(still[:MOST])
     return tuple(one.name for one in loader.contenders[:MOST])
+
+
+def with_pane(loader: LineupLoader, chosen: Sequence[str], name: str) -> tuple[str, ...]:
+    """The choice with this pane in it, in place of the last where there are as many as may be.
+
+    Raises LineupError for a pane that cannot be had now.
+    """
+    able = [one.name for one in offers(loader) if not one.reason]
+    check_names([name], able)
+    now = answering(loader, chosen)
+    if name in now:
+        return tuple(chosen)
+    return checked([*[one for one in now if one in able][: MOST - 1], name], loader)
+
+
+def panes_with(loader: LineupLoader, model: str, precision: str | None = None) -> dict[str, Offer]:
+    """What can be chosen with an adapter on this model, the first of each method, by its name; on
+    a base that is held as `precision` says, where it says something.
+    """
+    able = {one.name: one for one in offers(loader) if not one.reason}
+    there = [one for one in (*loader.contenders, *loader.tasks) if one.name in able]
+    found = by_method(there, model, precision)
+    return {method: able[one.name] for method, one in found.items()}
 
 
 def panes_of(loader: LineupLoader, chosen: Sequence[str]) -> tuple[Pane, ...]:

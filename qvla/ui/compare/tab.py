@@ -93,7 +93,7 @@ class CompareTab:
         quiet = {"show_progress": "hidden", "api_visibility": "undocumented"}
         captions = {"concurrency_limit": self.settings.concurrency, "concurrency_id": "captions"}
         own = Shown(self.photo, self.chosen, self.references, self.filled, self.panes, self.shown)
-        keeping = VisitKeeping(
+        self.keeping = keeping = VisitKeeping(
             *(self.settings, self.loader, self.examples),
             *(own, self.history, self.choice, self._told),
         )
@@ -176,6 +176,14 @@ class CompareTab:
             api_name="compare",
             **captions,
         )
+
+    def open_on(self, event: Any, name: Any, api_name: str) -> Any:
+        """Has an event of another tab open the pane that the component `name` holds the name of;
+        returns the event.
+        """
+        opened = self.choice.open_on(event, name, api_name)
+        self.keeping.after(opened, api_name)
+        return opened
 
     def _dropped(self, seats: Sequence[str], request: gr.Request) -> Update:
         """Of the photo before: captions to come are stopped, and the panes emptied."""

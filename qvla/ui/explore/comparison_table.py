@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from qvla.planning.comparison import COLUMNS, Row, as_row
 from qvla.planning.explorer import Exploration
 from qvla.ui import units
+from qvla.ui.compare.offers import Offer
 from qvla.ui.explore.answer import operations
 from qvla.ui.tables import write_csv
 
@@ -18,15 +19,21 @@ HEADS = (
 )
 
 
-def render_comparison(rows: Sequence[Row], model: str) -> str:
-    """A row a method; each opens above, or says why it cannot be had."""
+def render_comparison(
+    rows: Sequence[Row], model: str, panes: Mapping[str, Offer] | None = None
+) -> str:
+    """A row a method; each opens above, or says why it cannot be had.
+
+    `panes` are those who answer with an adapter of a method, by its name: their rows open them in
+    Compare, and the others fill in the form of a fine-tune.
+    """
     head = "".join(
         f'<th scope="col"><button type="button">{name}</button></th>'
         if name
-        else '<th scope="col"><span class="sr-only">Show</span></th>'
+        else '<th scope="col"><span class="sr-only">Actions</span></th>'
         for name in HEADS
     )
-    body = "".join(map(_row, rows))
+    body = "".join(_row(row, (panes or {}).get(row.method)) for row in rows)
     caption = escape(f"Methods on {model}")
     return (
         f'<div class="table-frame" role="region" tabindex="0" aria-label="{caption}">'
@@ -40,7 +47,7 @@ def comparison_csv(rows: Sequence[Row], model: str) -> str:
     return write_csv(f"methods-{model}", COLUMNS, [as_row(row) for row in rows])
 
 
-def _row(row: Row) -> str:
+def _row(row: Row, pane: Offer | None) -> str:
     name = f'<th scope="row">{escape(row.title)}</th>'
     if not isinstance(row, Exploration):
         empty = '<td data-value=""></td>'
@@ -60,8 +67,16 @@ def _row(row: Row) -> str:
         f'<td data-value="{"" if value is None else value}"><span>{text}</span></td>'
         for value, text in cells
     )
-    button = (
-        f'<td><button type="button" class="show-row" data-method="{escape(row.method)}" '
-        f'aria-label="Show {escape(row.title)}">Show</button></td>'
+    show = _button("method", row.method, "Show", f"Show {row.title}")
+    if pane is not None:
+        go_on = _button("pane", pane.name, "Compare", f"Compare {pane.title}, {row.title}")
+    else:
+        go_on = _button("tune", row.method, "Fine-tune", f"Fine-tune with {row.title}")
+    return f'<tr>{name}{shown}<td class="row-buttons">{show}{go_on}</td></tr>'
+
+
+def _button(kind: str, value: str, text: str, label: str) -> str:
+    return (
+        f'<button type="button" class="show-row" data-{kind}="{escape(value)}" '
+        f'aria-label="{escape(label)}">{text}</button>'
     )
-    return f"<tr>{name}{shown}{button}</tr>"

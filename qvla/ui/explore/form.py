@@ -92,6 +92,12 @@ class ExploreForm:
             written(field, own.get(field.name, fields[field.name].get_default())) for field in SHOWN
         ]
 
+    def usual_of(self, method: str) -> dict[str, Any]:
+        """The same as a recipe takes it, of that method's own settings alone."""
+        pairs = zip(SHOWN, self.usual(method), strict=True)
+        fields = METHODS[method].fields
+        return read_values({field.name: value for field, value in pairs if field.name in fields})
+
     def chosen(self, values: Sequence[Any]) -> tuple[str, str, str | None, dict[str, Any]]:
         """Model, method, precision and the method's settings, what is empty left out; raises
         QvlaError.
@@ -127,8 +133,7 @@ class ExploreForm:
         methods are to be counted at too, whose usual ones may differ.
         """
         _, method, _, given = self.chosen(values)
-        usual = zip(SHOWN, self.usual(method), strict=True)
-        as_usual = read_values({field.name: value for field, value in usual})
+        as_usual = self.usual_of(method)
         return {
             name: value
             for name, value in given.items()

@@ -13,6 +13,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.methods.registry import METHODS
 from qvla.settings import ASSETS, EMBEDDED_MODEL, Settings
+from qvla.ui.compare.offers import Offer, panes_with
 from qvla.ui.explore.form import SHOWN, ExploreForm
 from qvla.ui.explore.measured import MeasuredSection
 
@@ -24,6 +25,10 @@ LEAD = (
     "weight is loaded."
 )
 TO_ADMIN = '() => document.querySelector(\'[role="tab"][id^="admin"]\')?.click()'
+TO_COMPARE = """() => {
+  document.querySelector('[role="tab"][id^="compare"]')?.click();
+  document.getElementById("panes")?.scrollIntoView({behavior: "smooth"});
+}"""
 TO_TOP = "() => document.getElementById('explore-form')?.scrollIntoView({behavior: 'smooth'})"
 LOADING_SECONDS = 120.0  # that counting waits for the weights, whose libraries it needs
 TURNS = {"concurrency_id": "explore", "concurrency_limit": 2}
@@ -43,6 +48,8 @@ class ExploreTab:
                     self.form = ExploreForm(settings)
                     self.problem = gr.HTML(elem_id="explore-problem", label="Problem")
                     self.facts = gr.HTML(elem_id="explore-facts", label="What it costs")
+                    self.pane = gr.State("")  # that has an adapter of the chosen method
+                    self.to_compare = gr.Button(visible=False, size="sm", elem_id="explore-open")
                     self.to_admin = gr.Button("Fine-tune this…", size="sm", elem_id="explore-admin")
                 with gr.Column(min_width=300, elem_classes="exhibit", elem_id="explore-where"):
                     gr.HTML("<h3>Where it goes</h3>", elem_classes="section-title")
@@ -75,7 +82,8 @@ class ExploreTab:
 
     @property
     def answer(self) -> list[Any]:
-        return [self.problem, self.facts, self.layers, self.matrices, self.code]
+        seen = [self.problem, self.facts, self.layers, self.matrices, self.code]
+        return [*seen, self.pane, self.to_compare]
 
     def opened_with(self, tab: gr.Tab) -> None:
         """Counts what the form says whenever the tab is opened, and then what others report."""
@@ -95,17 +103,28 @@ class ExploreTab:
         )
 
     def joined(self, tabs: Mapping[str, Any]) -> None:
-        """Sends a choice to the form of the Admin tab, whose own gate says who may queue it."""
-        form = tabs["Admin"].form
-        self.to_admin.click(
-            partial(self._send, form, tabs["Admin"].new),
-            inputs=self.form.inputs,
-            outputs=[self.problem, tabs["Admin"].new, *form.taking],
-            show_progress="hidden",
-            api_name="explore_send",
-            api_visibility="undocumented",
-            **TURNS,
-        ).success(None, js=TO_ADMIN)
+        """Opens what answers already in the Compare tab, and sends what does not to the form of the
+        Admin tab, whose own gate says who may queue it.
+        """
+        form, new = tabs["Admin"].form, tabs["Admin"].new
+        for event, handler, row, name in (
+            (self.to_admin.click, self._send, [], "send"),
+            (self.table.tune, self._tune, [self.table], "tune"),
+        ):
+            event(
+                partial(handler, form, new),
+                inputs=[*row, *self.form.inputs],
+                outputs=[self.problem, new, *form.taking],
+                show_progress="hidden",
+                api_name=f"explore_{name}",
+                api_visibility="undocumented",
+                **TURNS,
+            ).success(None, js=TO_ADMIN)
+        for event, pane, name in (
+            (self.to_compare.click, self.pane, "explore_open"),
+            (self.table.open, self.table, "explore_open_row"),
+        ):
+            tabs["Compare"].open_on(event, pane, name).success(None, js=TO_COMPARE)
 
     def _wire(self) -> None:
         self._on(partial(gr.on, self.form.changes), self._show, "show", trigger_mode="always_last")
@@ -162,6 +181,7 @@ class ExploreTab:
             empty = dict.fromkeys([self.facts, self.layers, self.matrices], "")
             return {
                 **{self.problem: problem(str(error)), **empty, self.code: gr.HTML(shown="")},
+                **self._opens(None),
                 **shown,
             }
         largest = max(found.sites, key=lambda site: site.parameters, default=None)
@@ -173,6 +193,7 @@ class ExploreTab:
             ),
             self.matrices: draw_matrices(largest) if largest and method_adds(found) else "",
             self.code: gr.HTML(shown=render_code(found)),
+            **self._opens(panes_with(self.loader, model, precision).get(method)),
             **shown,
         }
 
@@ -189,7 +210,10 @@ class ExploreTab:
             return {self.problem: problem(str(error))}
         name = self._name(model)
         return {
-            self.table: gr.HTML(value=None, shown=render_comparison(rows, name)),
+            self.table: gr.HTML(
+                value=None,
+                shown=render_comparison(rows, name, panes_with(self.loader, model, precision)),
+            ),
             self.csv: gr.DownloadButton(value=comparison_csv(rows, name), interactive=True),
         }
 
@@ -206,19 +230,35 @@ class ExploreTab:
         """The choice with the method of the row that was pressed."""
         return {**self._choose(model, method, precision), self.form.method: method}
 
-    def _send(self, form: Any, new: Any, *values: Any) -> Updates:
+    def _opens(self, pane: Offer | None) -> Updates:
+        """The button that opens the pane of what is chosen, where there is one."""
+        return {
+            self.pane: pane.name if pane else "",
+            self.to_compare: gr.Button(
+                f"Compare {pane.title}…" if pane else "", visible=pane is not None
+            ),
+        }
+
+    def _tune(self, form: Any, new: Any, method: Any, *values: Any) -> Updates:
+        """As `_send`, with the method of a row at its usual settings, put where the form says."""
+        return self._send(form, new, *values, row=method)
+
+    def _send(self, form: Any, new: Any, *values: Any, row: Any = None) -> Updates:
         self._wait()
         from qvla.planning.explorer import find_kind
 
         try:
             model, method, precision, given = self.form.chosen(values)
-            kind = find_kind(method, precision).name
+            kind = find_kind(method if row is None else row, precision)
+            if row is not None:
+                own = {**self.form.usual_of(kind.method.name), **self.form.moved(values)}
+                given = {name: own[name] for name in kind.method.fields if name in own}
         except QvlaError as error:
             raise gr.Error(str(error), print_exception=False) from error
         # The form begins with the app's own model anyway, and no visitor is told where that lies.
         other = {} if model == self.settings.model else {"model": model}
         return {
-            **form.take({"method": kind, **other, **given}),
+            **form.take({"method": kind.name, **other, **given}),
             new: gr.Accordion(open=True),
             self.problem: "",
         }

@@ -17,7 +17,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.data.imagery import open_image
 from qvla.settings import Settings
 from qvla.ui.compare import comparison
-from qvla.ui.compare.offers import MOST, answering, checked, offers
+from qvla.ui.compare.offers import MOST, answering, checked, offers, panes_with, with_pane
 from qvla.ui.panes import PaneState
 from tests.support.adapted import adapted, load
 from tests.support.serving import served, write_photo
@@ -118,6 +118,39 @@ def test_choosing_on_the_page(client: Client) -> None:
     assert f"Choose 2 to {MOST} panes" in note
     with pytest.raises(AppError):
         client.predict(["base", "boats"], api_name="/choose_panes")
+
+
+def test_a_pane_joins_those_that_are_shown(
+    settings: Settings, loader: LineupLoader, client: Client
+) -> None:
+    assert with_pane(loader, (), "ships") == ("base", "ships")
+    assert with_pane(loader, ("base", "roofs"), "ships") == ("base", "roofs", "ships")
+    assert with_pane(loader, ("base", "roofs"), "roofs") == ("base", "roofs")
+    with pytest.raises(LineupError, match="asked for was qvla"):
+        with_pane(loader, (), "qvla")
+    found = panes_with(loader, settings.model)
+    assert {method: one.name for method, one in found.items()} == {"bottleneck": "roofs"}
+    assert panes_with(loader, "google/paligemma-3b-pt-224") == {}
+    *_, panes = client.predict("ships", api_name="/explore_open_row")
+    assert [panes.count(f'data-variant="{name}"') for name in ("base", "ships", "adapter")] == [
+        1,
+        1,
+        0,
+    ]
+    with pytest.raises(AppError, match="asked for was boats"):
+        client.predict("boats", api_name="/explore_open_row")
+
+
+def test_an_adapter_that_was_swapped_in_is_found(settings: Settings, loader: LineupLoader) -> None:
+    lineup = loader.lineup
+    assert lineup is not None
+    lineup.swap_adapter("adapter", settings.bank / "ships", shown="job 1")
+    try:
+        found = panes_with(loader, settings.model)
+        assert found["bottleneck"].name == "adapter"
+    finally:
+        lineup.drop_adapter("adapter")
+    assert panes_with(loader, settings.model)["bottleneck"].name == "roofs"
 
 
 def test_programs_may_name_who_answers(

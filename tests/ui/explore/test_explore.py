@@ -20,6 +20,7 @@ from qvla.planning.explorer import explore
 from qvla.planning.sites import Site, Tower
 from qvla.records.reported import reported_adapters
 from qvla.settings import Settings
+from qvla.ui.compare.offers import Offer
 from qvla.ui.explore.answer import operations, render_code, render_facts
 from qvla.ui.explore.comparison_table import HEADS, comparison_csv, render_comparison
 from qvla.ui.explore.diagram import draw_layers, draw_matrices, layers_in_words
@@ -125,6 +126,11 @@ def test_the_table_has_a_row_for_every_method(tiny_checkpoint: Path) -> None:
         found = next(one for one in rows if one.method == name)
         trained = getattr(found, "trainable_params", None)
         assert row[1] == (f"{trained:,}" if trained is not None else found.reason)
+    panes = {"lora": Offer("ships", "Ships <b>")}
+    table = render_comparison(rows, "tiny", panes)
+    assert table.count('data-pane="ships"') == table.count("data-pane") == 1
+    assert "Compare Ships &lt;b&gt;, LoRA" in table and 'data-tune="lora"' not in table
+    assert 'data-tune="vera"' in table
     with open(comparison_csv(rows, "tiny"), newline="", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
     assert list(written[0]) == list(COLUMNS)
