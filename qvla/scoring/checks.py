@@ -26,34 +26,40 @@ def check_metrics(metrics: Collection[str], known: Sequence[str]) -> None:
         raise ScoringError(f"Name at least one metric of {', '.join(known)}.")
 
 
-def check_pairs(references: Mapping[Id, Sequence[str]], candidates: Mapping[Id, str]) -> None:
-    """Raises ScoringError unless both sides have the same images, with references and a caption."""
+def check_pairs(
+    references: Mapping[Id, Sequence[str]],
+    candidates: Mapping[Id, str],
+    item: str = "image",
+    said: str = "caption",
+) -> None:
+    """Raises ScoringError unless both sides have the same images, with references and a caption.
+
+    `item` and `said` are what the sentences call an image and a caption.
+    """
     if not references and not candidates:
-        raise ScoringError("There is nothing to score: no captions and no references were given.")
+        raise ScoringError(f"There is nothing to score: no {said}s and no references were given.")
     unsaid = [key for key in references if key not in candidates]
     if unsaid:
         raise ScoringError(
-            f"{len(unsaid)} of {len(references)} images with references have no caption to score: "
+            f"{len(unsaid)} of {len(references)} {item}s with references have no {said} to score: "
             f"{some(unsaid)}."
         )
     unknown = [key for key in candidates if key not in references]
     if unknown:
         raise ScoringError(
-            f"{len(unknown)} of {len(candidates)} captions are of images that have no references: "
+            f"{len(unknown)} of {len(candidates)} {said}s are of {item}s that have no references: "
             f"{some(unknown)}."
         )
     single = [key for key, texts in references.items() if isinstance(texts, str)]
     if single:
-        raise ScoringError(f"References are lists of captions, not one text as for {some(single)}.")
+        raise ScoringError(f"References are lists of {said}s, not one text as for {some(single)}.")
     several = [key for key, caption in candidates.items() if not isinstance(caption, str)]
     if several:
-        raise ScoringError(f"Each image has one caption to score, a text; see {some(several)}.")
+        raise ScoringError(f"Each {item} has one {said} to score, a text; see {some(several)}.")
     bare = [key for key, texts in references.items() if not len(texts)]
     if bare:
         have = "has" if len(bare) == 1 else "have"
-        raise ScoringError(
-            f"{counted(len(bare), 'image')} {have} no reference at all: {some(bare)}."
-        )
+        raise ScoringError(f"{counted(len(bare), item)} {have} no reference at all: {some(bare)}.")
 
 
 def check_words(references: Sequence[Sequence[str]]) -> None:
