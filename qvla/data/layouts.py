@@ -39,7 +39,8 @@ CSV = {".csv", ".tsv"}
 TABLES = {*CSV, ".jsonl", ".ndjson"}
 READ_AS_TABLES = {*TABLES, ".json", PARQUET}
 METADATA = {"metadata.csv", "metadata.jsonl"}
-ANNOTATIONS = "annotations"  # the folder of COCO's JSON files, beside those of its photos
+ANNOTATIONS = "annotations"  # the folder of COCO's JSON files
+BESIDE_PHOTOS = (ANNOTATIONS, "questions")  # folders of JSON that lie beside those of the photos
 TRIED = 20  # photos that tell in which folder all of them lie
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def _has_columns(file: Path, template: Template | None) -> bool:
         names = csv_header(file)
     else:
         names = [name for record in list(json_lines(file))[:1] for name in record.values]
-    return bool(_first(names, IMAGE_NAMES)) and bool(template or _caption_columns(names))
+    return bool(first_of(names, IMAGE_NAMES)) and bool(template or _caption_columns(names))
 
 
 # ---- records as rows -------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def _has_columns(file: Path, template: Template | None) -> bool:
 def _rows(table: _Table, folder: Path, data: Path, template: Template | None) -> Iterator[Row]:
     """One row a photo. Rows of one caption each about the same photo become one."""
     names = list(dict.fromkeys(name for record in table.records for name in record.values))
-    image, captions = _first(names, IMAGE_NAMES), _caption_columns(names)
+    image, captions = first_of(names, IMAGE_NAMES), _caption_columns(names)
     if template is not None and table.records:
         template.check([record.values for record in table.records], table.path)
     if table.records and (not image or not (captions or template)):
@@ -193,9 +194,9 @@ def _rows(table: _Table, folder: Path, data: Path, template: Template | None) ->
     wanted = [plain_name(_text(record.values.get(image))) for record in table.records[:TRIED]]
     inner = table.path.relative_to(data) if table.path != data else Path(data.name)
     split = split_in(inner) or DEFAULT
-    folders = _image_folders(folder, [name for name in wanted if not name_fault(name)], split)
+    folders = photo_folders(folder, [name for name in wanted if not name_fault(name)], split)
     columns = _Columns(
-        image, captions, template, *(_first(names, (name,)) for name in (SPLIT, SOURCE, KEY))
+        image, captions, template, *(first_of(names, (name,)) for name in (SPLIT, SOURCE, KEY))
     )
     source = data.stem if data.is_file() else data.resolve().name
     rows = (_row(record, columns, table, folders, split, source) for record in table.records)
@@ -272,11 +273,11 @@ def _plain(photos: Iterable[Path], folder: Path) -> Iterator[Row]:
         )
 
 
-def _image_folders(folder: Path, names: Sequence[str], split: str) -> tuple[Path, ...]:
-    """The folder here, or beside COCO's annotations, in which most of these photos lie; of several
-    the one that is called like the split.
+def photo_folders(folder: Path, names: Sequence[str], split: str) -> tuple[Path, ...]:
+    """The folder here, or beside COCO's annotations or VQAv2's questions, in which most of these
+    photos lie; of several the one that is called like the split.
     """
-    bases = [folder, folder.parent] if folder.name == ANNOTATIONS else [folder]
+    bases = [folder, folder.parent] if folder.name.lower() in BESIDE_PHOTOS else [folder]
     found = [one for base in bases for one in (base, *sorted(filter(Path.is_dir, base.iterdir())))]
 
     def fits(one: Path) -> tuple[int, bool]:
@@ -290,11 +291,11 @@ def _image_folders(folder: Path, names: Sequence[str], split: str) -> tuple[Path
 def _caption_columns(names: Iterable[str]) -> tuple[str, ...]:
     names = list(names)
     numbered = tuple(name for name in names if name.lower() in CAPTION_COLUMNS)
-    one = _first(names, CAPTION_NAMES)
+    one = first_of(names, CAPTION_NAMES)
     return numbered or ((one,) if one else ())
 
 
-def _first(names: Iterable[str], wanted: Sequence[str]) -> str:
+def first_of(names: Iterable[str], wanted: Sequence[str]) -> str:
     """The first of the wanted names that is there, whatever its case; else an empty text."""
     there = {name.lower(): name for name in reversed(list(names))}
     return next((there[name] for name in wanted if name in there), "")
