@@ -19,6 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from qvla.data.examples import read_examples
+from qvla.embedded.questions import questions_of
 from qvla.embedded.sources import training_photos
 from qvla.files import write_tensors
 from qvla.methods.recipe import Recipe, make_recipe
@@ -35,8 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
 
     def start() -> Outcome:
-        photos = [photo.example for photo in training_photos(options.data)]
-        evaluation = read_examples(options.data, splits=["val"], sources=EVALUATION_SOURCES)
+        if options.task == "vqa":
+            photos = questions_of(options.data, "train")
+            evaluation = questions_of(options.data, "val", EVALUATION_SOURCES)
+        else:
+            photos = [photo.example for photo in training_photos(options.data)]
+            evaluation = read_examples(options.data, splits=["val"], sources=EVALUATION_SOURCES)
         outcome = train(
             _recipe(options, len(photos)),
             photos,
@@ -96,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help="folder in the RISC layout, with origin.csv")
     add("--base", type=Path, required=True, help="the embedded base")
     add("--out", type=Path, required=True, help="folder to write the adapter to")
+    add("--task", choices=("captions", "vqa"), default="captions", help="what it is taught")
     add("--nf4", action="store_true", help="train on the NF4 base (the QVLA adapter)")
     add("--resume", action="store_true", help="go on from the last checkpoint")
     add("--overwrite", action="store_true", help="replace what is there")

@@ -22,19 +22,31 @@ class TrainingPhoto:
 
 def training_photos(folder: Path) -> list[TrainingPhoto]:
     """RISC's train split, then the NWPU train photos, which have one caption or a few each."""
-    examples = read_examples(folder, splits=["train"])
-    with (folder / "origin.csv").open(newline="", encoding="utf-8") as file:
-        scenes = {row["image"]: row["scene_class"] for row in csv.DictReader(file)}
-    images = examples[0].image.parent
+    photos = photos_of(folder, "train")
+    images = photos[0].example.image.parent
     extra: dict[str, list[str]] = {}
-    with (folder / "nwpu_train_extra.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            extra.setdefault(row["image"], []).append(row["caption"].strip())
-            scenes[row["image"]] = row["scene_class"]
-    examples += [
-        Example(images / name, "NWPU", "train", tuple(captions)) for name, captions in extra.items()
+    scenes: dict[str, str] = {}
+    for row in _table(folder / "nwpu_train_extra.csv"):
+        extra.setdefault(row["image"], []).append(row["caption"].strip())
+        scenes[row["image"]] = _plain(row["scene_class"])
+    for name, captions in extra.items():
+        example = Example(images / name, "NWPU", "train", tuple(captions))
+        photos.append(TrainingPhoto(example, scenes[name]))
+    return photos
+
+
+def photos_of(folder: Path, split: str) -> list[TrainingPhoto]:
+    """The photos of a split of RISC, with the scene classes of `origin.csv`."""
+    scenes = {row["image"]: _plain(row["scene_class"]) for row in _table(folder / "origin.csv")}
+    return [
+        TrainingPhoto(example, scenes[example.name])
+        for example in read_examples(folder, splits=[split])
     ]
-    return [TrainingPhoto(example, _plain(scenes[example.name])) for example in examples]
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _plain(scene: str) -> str:

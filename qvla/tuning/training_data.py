@@ -163,6 +163,13 @@ class CaptionedPhotos(Dataset[Captioned]):
     def __len__(self) -> int:
         return len(self.examples)
 
+    def rows_by_photo(self) -> list[list[int]]:
+        """The rows of each photo, photos in the order in which they first come."""
+        rows: dict[int, list[int]] = {}
+        for index, photo in enumerate(self._rows):
+            rows.setdefault(photo, []).append(index)
+        return list(rows.values())
+
     def caption(self, index: int, epoch: int) -> str:
         """The caption drawn for a photo in an epoch."""
         return self._random(epoch, "caption", index).choice(self.examples[index].references)
@@ -181,7 +188,10 @@ class CaptionedPhotos(Dataset[Captioned]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Every photo once, in an order drawn for the epoch that the data set was told."""
+    """Every row once, in an order drawn for the epoch that the data set was told.
+
+    All that is asked about a photo comes together, so that it goes through the vision tower once.
+    """
 
     def __init__(self, dataset: CaptionedPhotos) -> None:
         self._dataset = dataset
@@ -191,9 +201,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self._dataset.epoch
-        order = list(range(len(self._dataset)))
+        order = self._dataset.rows_by_photo()
         random.Random(f"{self._dataset.seed}/{epoch}/order").shuffle(order)
-        return ((epoch, index) for index in order)
+        return ((epoch, index) for rows in order for index in rows)
 
 
 class Collator:
