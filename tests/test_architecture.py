@@ -21,9 +21,9 @@ FLOORS = (
     ("tuning", "evaluation"),
     ("planning",),
     ("captioning",),
-    ("models", "scoring"),
+    ("models", "scoring", "curation"),
     ("methods", "data", "records"),
-    ("hub", "settings"),
+    ("hub", "settings", "appending"),
     ("errors", "faults", "files", "locks", "progress", "proxies", "words"),
 )
 LONGEST = 350  # lines

@@ -6,6 +6,7 @@ special tokens break a model, so nothing else in this project builds a prompt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,42 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
     from transformers.feature_extraction_utils import BatchFeature
 
-__all__ = ["CAPTION_PREFIX", "IGNORED", "decode", "encode_images", "encode_text", "prompt_of"]
+__all__ = [
+    "CAPTION_PREFIX",
+    "IGNORED",
+    "decode",
+    "encode_images",
+    "encode_text",
+    "prompt_of",
+    "typed_prompt",
+]
+
+# The languages of PaliGemma's tasks, those of Crossmodal-3600 (arXiv 2205.12522), and its tasks
+# (arXiv 2407.07726, section 3.2): the first five go with a language.
+LANGUAGES = (
+    "ar|bn|cs|da|de|el|en|es|fa|fi|fil|fr|hi|hr|hu|id|it|iw|ja|ko|mi|nl|no|pl|pt|quz|ro|ru|sv|sw|"
+    "te|th|tr|uk|vi|zh"
+)
+TASK = re.compile(rf"(cap|caption|describe|answer|question) ({LANGUAGES})\b|(detect|segment) |ocr$")
 
 
 def prompt_of(question: str, prefix: str = CAPTION_PREFIX) -> str:
     """The prompt of a row: that of its question, or without one the prefix of the task."""
     return f"{QUESTION_PREFIX} {question}" if question else prefix
+
+
+def typed_prompt(text: str) -> str:
+    """The prompt of what somebody typed about a photo.
+
+    A task in PaliGemma's own words (`caption en`, `answer en …`, `detect …`) stands as it is. No
+    text, and one that begins with "caption" or "describe", asks for a caption; any other text is a
+    question.
+    """
+    text = " ".join(text.split())
+    if TASK.match(text):
+        return text
+    asks = not text.lower().startswith(("caption", "describe"))
+    return prompt_of(text if asks else "")
 
 
 def encode_text(

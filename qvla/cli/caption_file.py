@@ -7,13 +7,12 @@ what it was made with; captions of other weights or options are never mixed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from qvla import locks
+from qvla.appending import AppendedFile, appending
 from qvla.errors import QvlaError
 
 Result = dict[str, Any]  # one photo's entry, as `--json` prints it
@@ -24,19 +23,13 @@ BEGIN = b'{"photo": '  # of every line
 class CaptionFile:
     """Made by `opened`; `done` holds the results that were there, by photo."""
 
-    def __init__(self, path: Path, file: BinaryIO, made_with: str, done: dict[str, Result]) -> None:
-        self.path, self.done = path, done
+    def __init__(self, file: AppendedFile, made_with: str, done: dict[str, Result]) -> None:
+        self.path, self.done = file.path, done
         self._file, self._made_with = file, made_with
 
     def add(self, result: Result) -> None:
         """Appends one line in a single write. Raises QvlaError when it cannot be kept."""
-        line = json.dumps({**result, MADE_WITH: self._made_with}).encode() + b"\n"
-        try:
-            written = self._file.write(line)
-        except OSError as error:
-            raise QvlaError(f"{self.path} cannot be written: {error.strerror}.") from error
-        if written != len(line):
-            raise QvlaError(f"{self.path} could not be written whole: make room on the disk.")
+        self._file.add(json.dumps({**result, MADE_WITH: self._made_with}).encode() + b"\n")
         self.done[result["photo"]] = result
 
 
@@ -48,39 +41,15 @@ def opened(path: Path, made_with: str) -> Iterator[CaptionFile]:
     again. Raises QvlaError when it cannot be written, another process is writing to it, it is no
     file of captions, or they were made with something else.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(_held(path))
-            content = path.read_bytes() if path.exists() else b""
-            whole, done = _read(path, content, made_with)
-            if whole != content:
-                temporary = path.with_name(f".{path.name}.tmp")
-                temporary.write_bytes(whole)
-                os.replace(temporary, path)
-            file = stack.enter_context(path.open("ab", buffering=0))
-        except OSError as error:
-            raise QvlaError(
-                f"{path} cannot be written ({error.strerror}): name another file with --out."
-            ) from error
-        yield CaptionFile(path, file, made_with, done)
+    done: dict[str, Result] = {}
 
+    def keep(content: bytes) -> bytes:
+        whole, found = _read(path, content, made_with)
+        done.update(found)
+        return whole
 
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Keeps other processes out, by a file beside it for as long as it is written to."""
-    beside = path.with_name(f".{path.name}.lock")
-    lock = locks.take(beside)
-    if lock is None:
-        raise QvlaError(
-            f"Another process is captioning into {path}: wait for it to end, or name another file "
-            "with --out."
-        )
-    with lock:
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # Windows deletes no open file
-                beside.unlink()
+    with appending(path, keep, doing="captioning") as file:
+        yield CaptionFile(file, made_with, done)
 
 
 def _read(path: Path, content: bytes, made_with: str) -> tuple[bytes, dict[str, Result]]:

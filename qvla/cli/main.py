@@ -36,6 +36,7 @@ VERBS = {
     "evaluate": Verb("caption a data set's photos and score the captions", "qvla.cli.evaluate"),
     "score": Verb("score captions of any system against references", "qvla.cli.score"),
     "data": Verb("fetch, check and count data sets", "qvla.cli.data"),
+    "curate": Verb("have an endpoint answer questions about photos", "qvla.cli.curate"),
     "plan": Verb("predict memory and the GPUs that suffice", "qvla.cli.plan"),
     "explore": Verb("count what a way to adapt a model costs and touches", "qvla.cli.explore"),
     "params": Verb("count a model's parameters without loading weights", "qvla.cli.params"),

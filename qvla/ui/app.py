@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from pydantic import SecretStr
+from starlette.routing import Route
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -20,8 +22,10 @@ from qvla.jobs.service import Jobs
 from qvla.settings import ASSETS, Settings
 from qvla.ui import visitors
 from qvla.ui.admin.tab import AdminTab
+from qvla.ui.chat.api import ChatApi
 from qvla.ui.compare.tab import CompareTab
 from qvla.ui.explore.tab import ExploreTab
+from qvla.ui.health import Health
 from qvla.ui.measured.cider import CiderTab
 from qvla.ui.measured.latency import LatencyTab
 from qvla.ui.measured.memory import MemoryTab
@@ -59,8 +63,8 @@ TABS = (
 )
 
 
-def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
-    """The whole app. It can be opened while the loader is still loading."""
+def build(settings: Settings, loader: LineupLoader, chat: ChatApi | None = None) -> gr.Blocks:
+    """The whole page. It can be opened while the loader is still loading."""
     with gr.Blocks(
         title="QVLA · satellite photo captions", delete_cache=(HOUR, 24 * HOUR), fill_width=True
     ) as app:
@@ -75,13 +79,29 @@ def build(settings: Settings, loader: LineupLoader) -> gr.Blocks:
         for one in made.values():
             if hasattr(one, "joined"):
                 one.joined(made)
+        if chat is not None:
+            chat.lay_out()
     # Closed to direct calls, which would pass the queue by, with its length and its turns.
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
     return app
 
 
-def launch(app: gr.Blocks, settings: Settings) -> str:
-    """Serves the app from a thread and returns its address; raises QvlaError when it cannot."""
+def open_app(
+    settings: Settings, loader: LineupLoader, health: Health | None = None
+) -> tuple[gr.Blocks, str]:
+    """The page and what is answered beside it, served from a thread, and its address.
+
+    Raises QvlaError when it cannot be served.
+    """
+    chat = ChatApi(settings, loader) if settings.openai_api == "on" else None
+    health = health or Health(settings, loader)
+    app = build(settings, loader, chat)
+    routes = [*health.routes(), *(() if chat is None else chat.routes())]
+    return app, launch(app, settings, routes)
+
+
+def launch(app: gr.Blocks, settings: Settings, routes: Sequence[Route]) -> str:
+    """Serves the page and routes, and returns the address; raises QvlaError when it cannot."""
     # The server believes whoever connects from this machine to be a proxy, unless it is told.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", ",".join(settings.trusted_proxies))
     try:
@@ -98,6 +118,7 @@ def launch(app: gr.Blocks, settings: Settings) -> str:
             # Or Gradio gives up where its own page takes three seconds, as on a busy machine. The
             # server listens by then.
             _frontend=False,
+            app_kwargs={"routes": routes},  # which come before Gradio's own
             max_file_size=settings.max_upload_bytes,
             allowed_paths=[],
             footer_links=["api", "settings"],
@@ -120,14 +141,14 @@ def serve(settings: Settings) -> None:
     if settings.admin_password is None and not os.environ.get("SPACE_ID"):
         settings = settings.model_copy(update={"admin_link": SecretStr(secrets.token_urlsafe(24))})
     loader = LineupLoader.of(settings, then=publishing.apply)
-    app = build(settings, loader)
     loader.start()
-    address = launch(app, settings)
+    health = Health(settings, loader)
+    app, address = open_app(settings, loader, health)
     print(f"QVLA is open at {address}", flush=True)
     if settings.admin_link is not None:
         link = f"{address}?admin={settings.admin_link.get_secret_value()}"
         print(f"This link opens its admin tab, once: {link}", flush=True)
-    worker = work_on_jobs(settings)
+    worker = health.worker = work_on_jobs(settings)
     try:
         app.block_thread()
     finally:

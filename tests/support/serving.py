@@ -12,7 +12,7 @@ from PIL import Image
 
 from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
-from qvla.ui.app import build, launch
+from qvla.ui.app import open_app
 from tests.support.adapted import adapted, load
 
 
@@ -46,8 +46,8 @@ def write_risc_folder(folder: Path, rows: Sequence[tuple[str, str, str, Sequence
 def served(settings: Settings, loader: LineupLoader | None = None) -> Iterator[str]:
     """The app's address; its weights load in the background unless a loader is given."""
     own = loader or LineupLoader.of(settings).start()
-    app = build(settings, own)
+    app, address = open_app(settings, own)
     try:
-        yield launch(app, settings)
+        yield address
     finally:
         app.close(verbose=False)

@@ -28,6 +28,7 @@ from qvla.ui.compare.weights import WeightsPanel
 from qvla.ui.panes import Pane, PaneState, render_panes
 from qvla.ui.photo_folder import PhotoFolder
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
+from qvla.ui.queue_state import CAPTIONS
 
 # On narrow screens the panes lie out of sight.
 SHOW_PANES = """() => {
@@ -91,7 +92,7 @@ class CompareTab:
 
     def _wire(self, page: gr.Blocks) -> None:
         quiet = {"show_progress": "hidden", "api_visibility": "undocumented"}
-        captions = {"concurrency_limit": self.settings.concurrency, "concurrency_id": "captions"}
+        captions = {"concurrency_limit": self.settings.concurrency, "concurrency_id": CAPTIONS}
         own = Shown(self.photo, self.chosen, self.references, self.filled, self.panes, self.shown)
         self.keeping = keeping = VisitKeeping(
             *(self.settings, self.loader, self.examples),
