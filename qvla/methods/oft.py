@@ -11,7 +11,8 @@ from qvla.methods.placement import PROJECTIONS, ProjectionFields, check_blocks
 from qvla.methods.places import Places
 
 if TYPE_CHECKING:
-    from peft import OFTConfig
+    from peft import OFTConfig, PeftConfig, PeftModel
+    from torch import nn
 
 
 class OftFields(ProjectionFields, Protocol):
@@ -47,6 +48,14 @@ class OftMethod(AroundProjections):
             module_dropout=recipe.dropout,
             target_modules=self.targets(recipe, places),
         )
+
+    def outline(self, model: nn.Module, adapter: PeftConfig) -> PeftModel:
+        """Has PEFT itself leave out the weights' memory. Each of its layers numbers the places in a
+        block too, which PyTorch does slowly while everything is made on the meta device.
+        """
+        from peft import get_peft_model
+
+        return get_peft_model(model, adapter, low_cpu_mem_usage=True).to("meta")
 
     def per_input(self, recipe: OftFields) -> int:
         return 4 * recipe.block_size  # the powers that Cayley's transform is summed from

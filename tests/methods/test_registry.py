@@ -284,3 +284,24 @@ def test_reading_the_registry_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.is_adapter])
+def test_an_outline_has_the_shapes_of_the_real_and_no_memory(
+    name: str, tiny_checkpoint: Path
+) -> None:
+    method = METHODS[name]
+    recipe = fields_of(method)
+    skeleton = Skeleton(read_model_config(tiny_checkpoint))
+    places = skeleton.family.places(skeleton.config)
+    outline = method.outline(skeleton.model, method.config(recipe, places))
+    real = get_peft_model(load(tiny_checkpoint), method.config(recipe, places))
+    shapes = [
+        {key: (tuple(one.shape), one.requires_grad) for key, one in every(model)}
+        for model in (outline, real)
+    ]
+    if name == "adalora":  # what counts the ranks that are left is no parameter to train
+        shapes = [{k: v for k, v in one.items() if "ranknum" not in k} for one in shapes]
+    assert shapes[0] == shapes[1]
+    tensors = [*outline.parameters(), *outline.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
