@@ -1,4 +1,4 @@
-"""`qvla score`: scores captions of any system against the references of a data set."""
+"""`qvla score`: scores captions or answers of any system against people's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qvla.captioning.options import positive
 from qvla.cli.output import as_json
+from qvla.errors import QvlaError
 from qvla.words import counted
 
 if TYPE_CHECKING:
@@ -22,22 +23,31 @@ PROTOCOLS = {
     "reported": "one reference drawn at random, raw strings",
 }
 
+CAPTIONS, ANSWERS = TASKS = ("caption", "vqa")
+
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default=CAPTIONS,
+        help="vqa: answers to questions (default: caption)",
+    )
+    parser.add_argument(
         "--predictions",
         required=True,
         metavar="FILE",
         help="JSON Lines: an object with image and caption a photo; or COCO results, CSV, a JSON "
-        "object of captions by name",
+        "object of captions by name; of answers with question, answer, and image or ID",
     )
     parser.add_argument(
         "--references",
         required=True,
         metavar="SOURCE",
-        help="file of captions (its images need not be there), or data set, as `data` takes them",
+        help="file of captions (its images need not be there), or data set, as `data` takes them; "
+        "or file of right answers",
     )
     parser.add_argument("--split", metavar="NAMES", type=_names, help="such as val (default: all)")
     parser.add_argument(
@@ -47,10 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=PROTOCOLS,
         default="standard",
-        help="; ".join(f"{name}: {words}" for name, words in PROTOCOLS.items()),
+        help="of captions; " + "; ".join(f"{name}: {how}" for name, how in PROTOCOLS.items()),
     )
     parser.add_argument(
-        "--metrics", metavar="NAMES", type=_names, help="such as CIDEr,BLEU-4 (default: all)"
+        "--metrics",
+        metavar="NAMES",
+        type=_names,
+        help="such as CIDEr,BLEU-4 or f1,csns (default: all)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -64,36 +77,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resamples", type=positive, default=1000, metavar="N", help="of the 95 %% intervals"
     )
+    parser.add_argument(
+        "--bert-model",
+        metavar="NAME",
+        help="of BERTScore for answers, as bert-score names it, or a folder (default: MiniLM)",
+    )
+    parser.add_argument(
+        "--bert-layers", type=positive, metavar="N", help="of a model that bert-score does not know"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the scores of the images that are on both sides, and names the others."""
+    """Prints the scores of what is on both sides, and names the rest."""
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
-        from qvla.scoring.files import score_files
+        if options.task == ANSWERS:
+            from qvla.cli import score_answers
 
-        result = score_files(
-            options.predictions,
-            options.references,
-            options.protocol,
-            splits=options.split,
-            sources=options.source,
-            seed=options.seed,
-            metrics=options.metrics,
-            resamples=options.resamples,
-            tokenizer=options.tokenizer,
-        )
-        for text in _left_out(result):
+            result = score_answers.scores(options)
+            said, table, fields = "answer", score_answers.table, score_answers.fields
+        else:
+            result = _scores(options)
+            said, table, fields = "caption", _table, _fields
+        for text in _left_out(result, said):
             log.warning("%s", text)
         for note in result.scored.notes:
             log.info("%s", note)
-        text = as_json(_as_json(result, options)) if options.json else _table(result)
+        text = as_json(fields(result, options)) if options.json else table(result)
     print(text, file=output)
     return 0
 
 
-def _as_json(result: FileScores, options: argparse.Namespace) -> dict[str, Any]:
+def _scores(options: argparse.Namespace) -> FileScores:
+    from qvla.scoring.files import score_files
+
+    if options.bert_model or options.bert_layers:
+        raise QvlaError("BERTScore is of answers: add --task vqa, or leave its model out.")
+    return score_files(
+        options.predictions,
+        options.references,
+        options.protocol,
+        splits=options.split,
+        sources=options.source,
+        seed=options.seed,
+        metrics=options.metrics,
+        resamples=options.resamples,
+        tokenizer=options.tokenizer,
+    )
+
+
+def _fields(result: FileScores, options: argparse.Namespace) -> dict[str, Any]:
     from qvla.scoring import DOCUMENT_FREQUENCIES
 
     scored = result.scored
@@ -115,13 +149,13 @@ def _counted(images: Sequence[str]) -> dict[str, Any]:
     return {"count": len(images), "images": list(images)}
 
 
-def _left_out(result: FileScores) -> list[str]:
+def _left_out(result: FileScores, said: str) -> list[str]:
     from qvla.scoring.checks import some
 
     return [
         f"Left out, having no {lacking}: {len(images):,} ({some(images)})."
         for images, lacking in (
-            (result.missing_predictions, "caption"),
+            (result.missing_predictions, said),
             (result.missing_references, "references"),
         )
         if images

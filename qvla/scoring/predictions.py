@@ -1,28 +1,20 @@
 """Reads captions of any system in the forms people have: one caption a photo, by image name.
 
 JSON Lines of objects with image and caption; COCO results (a list of image_id and caption); a JSON
-object of captions by name; CSV; and what `qvla caption --json` and `--out` write. The file may come
-from anywhere, so nothing about it is trusted: not its size, nor that it is what its name says.
+object of captions by name; CSV; and what `qvla caption --json` and `--out` write.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvla.data.tables import DatasetError, csv_records, names_in
 from qvla.files import printable
 from qvla.scoring.checks import ScoringError
+from qvla.scoring.entries import Entry, Form, read_entries, reading
 
-MAX_BYTES = 64 * 2**20  # about 500,000 captions
-MAX_WHOLE = 8 * 2**20  # of what is read as a whole: CSV, and JSON that is no JSON Lines
-MAX_LINE_BYTES = 64 * 2**10
 MAX_CAPTION = 5000  # characters
 MAX_IMAGE = 255  # the longest file name that common systems allow
 MAX_PATH = 1024  # of a name with folders
@@ -30,17 +22,8 @@ MAX_PATH = 1024  # of a name with folders
 IMAGE, CAPTION = "image", "caption"
 IMAGE_FIELDS = (IMAGE, "image_id", "file_name", "filename", "photo")
 CAPTION_FIELDS = (CAPTION, "prediction", "text")
-SEPARATE = (b"{", b"[")  # what begins JSON
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One photo's entry, and where in the file it stands, such as `line 3`."""
-
-    where: str
-    values: Any
 
 
 def read_predictions(path: str | Path) -> dict[str, str]:
@@ -52,8 +35,8 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     path = Path(path)
     captions: dict[str, str] = {}
     places: dict[str, str] = {}
-    try:
-        kind, entries = _entries(path)
+    with reading(path):
+        kind, entries = read_entries(path, FORM)
         for entry in entries:
             try:
                 row = _row(entry.values)
@@ -68,10 +51,6 @@ def read_predictions(path: str | Path) -> dict[str, str]:
                     "give one caption an image."
                 )
             captions[image], places[image] = caption, entry.where
-    except OSError as error:
-        raise ScoringError(f"{path.name} cannot be read: {error.strerror}.") from error
-    except DatasetError as error:  # which names the whole path, and visitors send files too
-        raise ScoringError(str(error).replace(str(path), path.name)) from error
     if not captions:
         raise ScoringError(
             f"{path.name} holds no captions; give one JSON object a line, with image and caption."
@@ -84,86 +63,7 @@ def read_predictions(path: str | Path) -> dict[str, str]:
 # ---- what kind of file it is ---------------------------------------------------------------------
 
 
-def _entries(path: Path) -> tuple[str | None, Iterator[_Entry]]:
-    """The file's entries and what it is, in words; None of JSON Lines, which is what is asked."""
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ScoringError(
-            f"{path.name} is larger than {MAX_BYTES // 2**20} MiB; give one line of image and "
-            "caption a photo, and nothing more."
-        )
-    with path.open("rb") as file:
-        first = file.readline(MAX_LINE_BYTES + 1).removeprefix(codecs.BOM_UTF8).strip()
-    if first and not first.startswith(SEPARATE) and _is_csv(first):
-        _check_whole(path, size)
-        return "a table in CSV", _of_csv(path)
-    if first.startswith(b"["):
-        _check_whole(path, size)
-    if first.startswith(SEPARATE) and size <= MAX_WHOLE and not _is_row(first):
-        try:
-            document = json.loads(path.read_bytes().decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            return None, _of_lines(path)  # which tell what is wrong where
-        return _of_document(document, path)
-    return None, _of_lines(path)
-
-
-def _check_whole(path: Path, size: int) -> None:
-    if size > MAX_WHOLE:
-        raise ScoringError(
-            f"{path.name} is larger than the {MAX_WHOLE // 2**20} MiB allowed of this kind of "
-            "file; give JSON Lines, an object with image and caption a line."
-        )
-
-
-def _is_row(line: bytes) -> bool:
-    """Whether a line is a whole JSON object about one photo."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and any(
-        name in values for name in (*IMAGE_FIELDS, *CAPTION_FIELDS)
-    )
-
-
-def _is_csv(first: bytes) -> bool:
-    try:
-        names = {name.lower() for name in names_in(first.decode())}
-    except (UnicodeDecodeError, csv.Error):
-        return False
-    return any(n in names for n in IMAGE_FIELDS) and any(n in names for n in CAPTION_FIELDS)
-
-
-def _of_lines(path: Path) -> Iterator[_Entry]:
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise ScoringError(
-                    f"{path.name}, line {number}, is longer than {MAX_LINE_BYTES // 2**10} KiB."
-                )
-            if not line.removeprefix(codecs.BOM_UTF8).strip():
-                continue
-            try:
-                yield _Entry(f"line {number}", json.loads(line.decode("utf-8-sig")))
-            except (ValueError, RecursionError):
-                raise ScoringError(
-                    f"{path.name}, line {number}, is not JSON in UTF-8: each line must be one "
-                    "object."
-                ) from None
-
-
-def _of_csv(path: Path) -> Iterator[_Entry]:
-    for record in csv_records(path):
-        if record.oddity:
-            raise ScoringError(f"{path.name}, line {record.line}: {record.oddity}.")
-        values = {name.lower(): value for name, value in record.values.items()}
-        yield _Entry(f"line {record.line}", values)
-
-
-def _of_document(document: Any, path: Path) -> tuple[str, Iterator[_Entry]]:
+def _of_document(document: Any, path: Path) -> tuple[str, Iterator[Entry]]:
     if isinstance(document, dict) and isinstance(document.get("annotations"), list):
         names = {
             image.get("id"): image.get("file_name")
@@ -181,13 +81,16 @@ def _of_document(document: Any, path: Path) -> tuple[str, Iterator[_Entry]]:
     return "COCO results" if is_coco else "a list in JSON", _numbered(document, {})
 
 
-def _numbered(entries: list[Any], names: Mapping[Any, Any]) -> Iterator[_Entry]:
+def _numbered(entries: list[Any], names: Mapping[Any, Any]) -> Iterator[Entry]:
     """The entries of a list, ids replaced by the names of the file's own images."""
     for number, values in enumerate(entries, start=1):
         if isinstance(values, dict) and isinstance(values.get("image_id"), (int, str)):
             name = names.get(values["image_id"])
             values = {**values, IMAGE: name} if isinstance(name, str) else values
-        yield _Entry(f"entry {number}", values)
+        yield Entry(f"entry {number}", values)
+
+
+FORM = Form((IMAGE_FIELDS, CAPTION_FIELDS), "image and caption", _of_document)
 
 
 # ---- one entry -----------------------------------------------------------------------------------

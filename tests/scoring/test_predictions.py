@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qvla.scoring import ScoringError, predictions, read_predictions
+from qvla.scoring import ScoringError, entries, read_predictions
 
 
 def written(folder: Path, content: bytes | str) -> Path:
@@ -125,7 +125,7 @@ def test_what_is_read_whole_is_smaller(tmp_path: Path) -> None:
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "zeros"
     with path.open("wb") as file:
-        file.truncate(predictions.MAX_BYTES + 1)
+        file.truncate(entries.MAX_BYTES + 1)
     with pytest.raises(ScoringError, match="larger than 64 MiB"):
         read_predictions(path)
 
