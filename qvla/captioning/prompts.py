@@ -28,6 +28,7 @@ __all__ = [
     "encode_text",
     "prompt_of",
     "typed_prompt",
+    "unknown_words",
 ]
 
 # The languages of PaliGemma's tasks, those of Crossmodal-3600 (arXiv 2205.12522), and its tasks
@@ -84,3 +85,16 @@ def decode(processor: ProcessorMixin, tokens: torch.Tensor) -> list[str]:
         tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return [text.strip() for text in texts]
+
+
+def unknown_words(processor: ProcessorMixin, text: str) -> list[str]:
+    """The parts of a text that the vocabulary has no token for, each once; none of most models,
+    whose tokenisers spell out what they do not know.
+    """
+    tokenizer = processor.tokenizer
+    if tokenizer.unk_token_id is None:
+        return []
+    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    places = zip(read["input_ids"], read["offset_mapping"], strict=True)
+    words = (text[begin:end] for token, (begin, end) in places if token == tokenizer.unk_token_id)
+    return list(dict.fromkeys(words))

@@ -1,8 +1,9 @@
 """The command line: `python -m qvla VERB`, or `qvla VERB` once the package is installed.
 
 Results go to standard output and everything else to standard error. Exit codes: 0 all is well, 1
-some photos could not be captioned, 2 the command cannot be carried out as asked, 70 a fault in the
-program, 130 interrupted. A verb's own module is imported only when that verb is asked for.
+some photos could not be captioned or asked about, 2 the command cannot be carried out as asked, 70
+a fault in the program, 130 interrupted. A verb's own module is imported only when that verb is
+asked for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Verb:
 
 VERBS = {
     "caption": Verb("caption photos with one variant or all three", "qvla.cli.caption"),
+    "ask": Verb("answer questions about photos", "qvla.cli.ask"),
     "evaluate": Verb("caption a data set's photos and score the captions", "qvla.cli.evaluate"),
     "score": Verb("score captions of any system against references", "qvla.cli.score"),
     "data": Verb("fetch, check and count data sets", "qvla.cli.data"),

@@ -60,13 +60,17 @@ def _vqav2(
 
 def _rsvqa(questions: list[dict[str, Any]], path: Path) -> Iterator[Record]:
     answers = {str(one.get("id")): one.get("answer") for one in _beside(path, "answers")}
-    images = {str(one.get("id")): one.get("original_name") for one in _beside(path, "images")}
+    images = {
+        str(one.get("id")): str(one["original_name"])
+        for one in _beside(path, "images")
+        if "original_name" in one
+    }
     for number, question in enumerate(questions, start=1):
         if question.get("active") is False:
             continue
         image = str(question.get("img_id"))
         names = [f"{image}{end}" for end in PHOTO_ENDS]
-        if isinstance(images.get(image), str):
+        if image in images:
             names.append(images[image])
         keys = question.get("answers_ids")
         said = [answers[str(key)] for key in keys or () if str(key) in answers]

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from qvla.captioning import engine
-from qvla.cli.caption_file import opened
+from qvla.cli.caption import CAPTIONS
+from qvla.cli.result_file import opened
 from qvla.errors import UNUSABLE
 from qvla.scoring import read_predictions
 from tests.support.alone import LENGTH, Weights
@@ -136,7 +137,7 @@ def test_two_processes_do_not_write_to_one_file(
     run: Run, base: list[object], files: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    with opened(out, "made with"):
+    with opened(out, CAPTIONS, "made with"):
         code, _, errors = run("caption", files[0], *base, "--out", out)
     assert code == UNUSABLE and "Another process is captioning" in errors
     assert run("caption", files[0], *base, "--out", out)[0] == 0
