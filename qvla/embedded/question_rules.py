@@ -1,4 +1,4 @@
-"""What captions and a scene class let one say for sure about a photo: things, how many, of what colour.
+"""What captions and a scene class let one say about a photo: what is there, how many, what colour.
 
 Captions leave out much that is there, so that a thing counts as absent only where it would hardly
 have gone unmentioned: no caption says it or anything that comes with it, and captions of such
@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 from qvla.embedded.sources import TrainingPhoto
 from qvla.models.families.word_tokens import split_words
@@ -44,30 +45,39 @@ class Thing:
     unnoticed: bool = False  # captions often pass over it
 
 
-# one | many | said of it also | hints at it | whether it goes unnoticed
+# one | many | said of it also | hints at it | whether it goes unnoticed; a line that begins with
+# spaces goes on with the one before.
 _LINES = """
 airplane | airplanes | plane, planes, aircraft, aircrafts, aeroplanes | airport, terminal, apron |
 boat | boats | ship, ships, yachts, vessel | port, harbor, harbour, dock, wharf, pier |
 car | cars | vehicle, vehicles, automobile, automobiles, van, vans, truck, trucks | parking | often
-building | buildings | edifices, skyscrapers | house, houses, villas, church, stadium, terminal, school, factory, workshops, residential, resort, roofs, center, station | often
+building | buildings | edifices, skyscrapers | house, houses, villas, church, stadium, terminal,
+  school, factory, workshops, residential, resort, roofs, center, station | often
 house | houses | villas, cottages, homes | building, buildings, residential, roofs, resort | often
 tree | trees | | plants, woods, forest, jungle, vegetation, green, park | often
-road | roads | street, streets, highway, freeway, freeways, crossroads | bridge, viaduct, overpass, lane, path, cars, intersection | often
+road | roads | street, streets, highway, freeway, freeways, crossroads | bridge, viaduct, overpass,
+  lane, path, cars, intersection | often
 river | rivers | tributary | water, stream, bridge, lake, pond, valley, banks |
 bridge | bridges | | viaduct, overpass, flyover, river |
 pond | ponds | | lake, lakes, water, pool, pools, river |
 lake | lakes | | pond, ponds, water, pool, river |
-swimming pool | swimming pools | pool, pools | water, resort, villas, residential, houses, pond | often
-tennis court | tennis courts | tennis field, tennis fields | court, courts, playground, school, sports, fields |
-basketball court | basketball courts | basketball field, basketball fields | court, courts, playground, school, sports, fields |
-baseball field | baseball fields | baseball diamond, baseball diamonds | field, fields, diamond, diamonds, sports, school |
-football field | football fields | soccer field, footballground | playground, stadium, field, fields, sports |
+swimming pool | swimming pools | pool, pools | water, resort, villas, residential, houses,
+  pond | often
+tennis court | tennis courts | tennis field, tennis fields | court, courts, playground, school,
+  sports, fields |
+basketball court | basketball courts | basketball field, basketball fields | court, courts,
+  playground, school, sports, fields |
+baseball field | baseball fields | baseball diamond, baseball diamonds | field, fields, diamond,
+  diamonds, sports, school |
+football field | football fields | soccer field, footballground | playground, stadium, field,
+  fields, sports |
 playground | playgrounds | | field, fields, court, courts, school, stadium, track, lawn |
 parking lot | parking lots | parking area, parking spaces, parking | cars, vehicles, parked |
 storage tank | storage tanks | tank, tanks | jars, cylinders, oil, circles |
 church | | | dome, tower |
 stadium | | | gym, gymnasium, playground, track |
-farmland | farmlands | crops, croplands, cropland | field, fields, farm, land, lands, agricultural |
+farmland | farmlands | crops, croplands, cropland | field, fields, farm, land, lands,
+  agricultural |
 mountain | mountains | hill, hills | ridge, ridges, snow, valley |
 forest | forests | woods, jungle | trees, rainforest, green |
 beach | | | sand, coast, shore, sea, ocean, waves |
@@ -94,7 +104,7 @@ def _thing(line: str) -> Thing:
     )
 
 
-THINGS = tuple(_thing(line) for line in _LINES.strip().splitlines())
+THINGS = tuple(_thing(line) for line in _LINES.replace("\n  ", " ").strip().splitlines())
 
 
 @dataclass(frozen=True)
@@ -135,9 +145,11 @@ def facts_of(photo: TrainingPhoto, usual: Usual) -> Facts:
     everything = set().union(*terms)
     there = {one for one, times in said.items() if times >= min(SAID_BY, len(captions))}
     absent = {one for one in THINGS if _is_absent(one, everything, photo.scene, usual)}
-    counts = {one: (0.0, 0.0) for one in absent if one.many}
-    for thing in there:
-        if thing.many and (span := _span(thing, captions)) is not None:
+    counts = {}
+    for thing in THINGS:  # in this order: that of a set changes from run to run
+        if thing.many and thing in absent:
+            counts[thing] = (0.0, 0.0)
+        elif thing.many and thing in there and (span := _span(thing, captions)) is not None:
             counts[thing] = span
     return Facts(frozenset(there), frozenset(absent), counts, _colours(captions))
 
@@ -158,7 +170,7 @@ def _words(caption: str) -> tuple[str, ...]:
 def _terms(caption: str) -> frozenset[str]:
     """The words of a caption and every two of them that stand together."""
     words = _words(caption)
-    pairs = (" ".join(pair) for pair in zip(words, words[1:], strict=False))
+    pairs = (" ".join(pair) for pair in pairwise(words))
     return frozenset([*words, *pairs])
 
 
@@ -203,8 +215,6 @@ def _colours(captions: Iterable[str]) -> dict[str, str]:
         words = _words(caption)
         for before, colour, noun in zip(["", *words], words, words[1:], strict=False):
             if colour in COLOURS and re.fullmatch(r"[a-z]+", noun):
-                mixed = before == "and" or before in COLOURS or before in ("dark", "light")
-                found[noun].add("" if mixed and before in ("and", *COLOURS) else COLOURS[colour])
-    return {
-        noun: next(iter(said)) for noun, said in found.items() if len(said) == 1 and "" not in said
-    }
+                mixed = before == "and" or before in COLOURS
+                found[noun].add("" if mixed else COLOURS[colour])
+    return {noun: said.pop() for noun, said in found.items() if len(said) == 1 and "" not in said}
