@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     )
     openai_key: SecretStr | None = Field(None, description="what its clients must send, if set")
 
+    log: Literal["text", "json"] = Field(
+        "text", description="of the app and the worker: sentences, or a JSON object a line"
+    )
+
     home: Path = Field(
         default_factory=_home,
         description="what is made here: records, jobs, data written out (default: `runs` in a "

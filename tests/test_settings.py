@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvla import settings as module
-from qvla.settings import EMBEDDED_MODEL, SettingsError, load_settings
+from qvla.settings import EMBEDDED_MODEL, Settings, SettingsError, load_settings
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +113,8 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("QVLA_DEVICE", "tpu"),
         ("QVLA_MAX_UPLOAD_MB", "0"),
         ("QVLA_CONCURRENCY", "-1"),
+        ("QVLA_OPENAI_API", "yes"),
+        ("QVLA_LOG", "loud"),
     ],
 )
 def test_a_bad_value_is_one_sentence_that_names_the_variable(
@@ -137,3 +140,11 @@ def test_the_app_says_what_is_wrong_and_ends_with_2() -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("QVLA_PORT is 'eighty'")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_security_page_names_settings_and_tests_that_there_are() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    tests = set(re.findall(r"`(tests/[\w/.]+)`", page))
+    assert tests and {name for name in tests if not (ROOT / name).is_file()} == set()
+    settings = {name.lower() for name in re.findall(r"QVLA_(\w+)", page)}
+    assert settings <= set(Settings.model_fields)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qvla import proxies
 from qvla.captioning.options import add_bank_argument, add_model_arguments, settings_of
+from qvla.cli import logs
 from qvla.errors import QvlaError
 
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Returns when the app is stopped with Ctrl-C."""
     settings = settings_of(options, "host", "port", "data", "bank")
+    logs.set_up(settings)
     # Before Gradio is imported, which makes an HTTP client.
     proxies.spare(settings.host)
     if (fault := proxies.fault()) is not None:

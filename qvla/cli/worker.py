@@ -21,12 +21,15 @@ def run(options: argparse.Namespace) -> int:
     Which jobs is said by QVLA_JOBS, QVLA_DATABASE_URL and QVLA_REDIS_URL. On a machine with
     several GPUs, start one for each, with CUDA_VISIBLE_DEVICES.
     """
+    from qvla.cli import logs
     from qvla.jobs.worker import Worker, work
     from qvla.settings import load_settings
 
     if options.with_parent:
         threading.Thread(target=stop_with_parent, name="stop-with-parent", daemon=True).start()
-    work(Worker(load_settings()), once=options.once)
+    settings = load_settings()
+    logs.set_up(settings)
+    work(Worker(settings), once=options.once)
     return 0
 
 

@@ -29,6 +29,7 @@ from qvla.ui.health import Health
 from qvla.ui.measured.cider import CiderTab
 from qvla.ui.measured.latency import LatencyTab
 from qvla.ui.measured.memory import MemoryTab
+from qvla.ui.metrics import Metrics
 from qvla.ui.theme import ICON, STYLE, theme
 
 SCRIPT = (ASSETS / "ui" / "page.js").read_text(encoding="utf-8")
@@ -96,7 +97,8 @@ def open_app(
     chat = ChatApi(settings, loader) if settings.openai_api == "on" else None
     health = health or Health(settings, loader)
     app = build(settings, loader, chat)
-    routes = [*health.routes(), *(() if chat is None else chat.routes())]
+    routes = [*health.routes(), *Metrics(health).routes()]
+    routes += [] if chat is None else chat.routes()
     return app, launch(app, settings, routes)
 
 

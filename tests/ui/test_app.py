@@ -22,7 +22,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The app while its weights are not there: nothing here captions."""
     jobs: Path = tmp_path_factory.mktemp("jobs")
     loader = LineupLoader(lambda progress: pytest.fail("nothing asks for weights"))
-    with served(Settings(jobs=jobs, admin_password="open sesame", port=free_port()), loader) as at:
+    settings = Settings(jobs=jobs, admin_password="open sesame", port=free_port(), openai_api="on")
+    with served(settings, loader) as at:
         yield at
 
 
@@ -79,3 +80,25 @@ def test_no_call_passes_the_queue_by(address: str) -> None:
             for way in ("run", "api"):
                 answer = client.post(f"{address}gradio_api/{way}/{name}", json={"data": []})
                 assert answer.status_code == 404 and "join the queue" in answer.text, name
+
+
+def test_health_tells_that_it_cannot_answer_yet_and_why(address: str) -> None:
+    answer = httpx.get(f"{address}health")
+    told = answer.json()
+    assert answer.status_code == 503 and told["ready"] is False
+    assert told["weights"] == "loading"
+    assert told["models"] == {"base": False, "adapter": False, "qvla": False}
+    assert told["queue"] == {"waiting": 0, "running": 0, "most": 16}
+    assert told["disk"]["free_bytes"] > 0 and told["worker"] == "stopped"
+    metrics = httpx.get(f"{address}metrics").text
+    assert "qvla_ready 0.0" in metrics and 'qvla_model_available{model="qvla"} 0.0' in metrics
+
+
+def test_before_the_weights_are_there_chat_clients_are_told_when_to_come_back(
+    address: str,
+) -> None:
+    answer = httpx.post(f"{address}v1/chat/completions", json={"model": "base", "messages": []})
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert answer.json()["error"]["type"] == "server_error"
+    names = [one["id"] for one in httpx.get(f"{address}v1/models").json()["data"]]
+    assert names == ["base", "adapter", "qvla"]

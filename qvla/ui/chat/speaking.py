@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from qvla.captioning.loader import LineupLoader
 from qvla.data.imagery import ImageError, open_image
 from qvla.errors import QvlaError
 from qvla.settings import Settings
+from qvla.ui.answered import answered
 from qvla.ui.chat.answers import Said
 from qvla.ui.chat.errors import ChatError
 from qvla.ui.chat.request import Asked
@@ -60,10 +60,9 @@ def speak(
     lineup: Lineup, asked: Asked, decoding: Decoding, settings: Settings, stopped: threading.Event
 ) -> Iterator[Said]:
     """The answer as it grows, until it is done or `stopped` is set. Raises ChatError."""
-    from qvla.captioning.engine import stream
+    from qvla.captioning.engine import Partial, stream
     from qvla.captioning.prompts import encode_text, typed_prompt
 
-    prompt = typed_prompt(asked.text)
     shared = lineup.shared(asked.model)
 
     def prompt_tokens() -> int:
@@ -73,20 +72,27 @@ def speak(
         return len(encode_text(shared.backbone.processor, [prompt])["input_ids"][0])
 
     try:
+        prompt = typed_prompt(asked.text)
         image = open_image(
             asked.photo, max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels
         )
         prompt_tokens()
     except ImageError as error:
         raise ChatError(str(error), param="messages", code="invalid_image") from error
-    except QvlaError as error:  # of special tokens in the text
+    except QvlaError as error:  # of the text, which may be too long or hold special tokens
         raise ChatError(str(error), param="messages") from error
     partials = stream(lineup, image, [asked.model], decoding, prompt)
-    with closing(partials):
+    partial, outcome = Partial(), "stopped"
+    try:
         for newest in partials:
             partial = newest[asked.model]
             if partial.error:
+                outcome = "failed"
                 raise ChatError(partial.error, 503)
+            outcome = "done" if partial.done else "stopped"
             yield Said(partial.text, partial.tokens, prompt_tokens(), partial.done)
             if stopped.is_set():
                 return
+    finally:
+        partials.close()
+        answered(asked.model, outcome, partial.tokens, partial.seconds)

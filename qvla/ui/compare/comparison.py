@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qvla.captioning.contenders import Contender
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
+from qvla.ui.answered import answered
 from qvla.ui.panes import Pane, PaneState, idle_panes
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ def _stream(
                 last = time.monotonic()
     finally:
         partials.close()
+        for pane in ended(panes, PaneState.STOPPED, STOPPED):
+            answered(pane.name, pane.state.value, pane.tokens, pane.seconds)
     panes = score([_weighed(lineup, pane) for pane in panes], references)
     yield panes
     return panes
