@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qvla.data.questions import clean_question
 from qvla.models.families import family_of_processor
 from qvla.models.families.family import IGNORED
 from qvla.settings import CAPTION_PREFIX, QUESTION_PREFIX
@@ -50,13 +51,14 @@ def typed_prompt(text: str) -> str:
 
     A task in PaliGemma's own words (`caption en`, `answer en …`, `detect …`) stands as it is. No
     text, and one that begins with "caption" or "describe", asks for a caption; any other text is a
-    question.
+    question. Raises QvlaError for one that cannot be asked.
     """
     text = " ".join(text.split())
     if TASK.match(text):
         return text
-    asks = not text.lower().startswith(("caption", "describe"))
-    return prompt_of(text if asks else "")
+    if not text or text.lower().startswith(("caption", "describe")):
+        return CAPTION_PREFIX
+    return prompt_of(clean_question(text))
 
 
 def encode_text(

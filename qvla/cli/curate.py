@@ -80,7 +80,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _questions(given: list[str], file: Path | None) -> list[str]:
-    """Each once, in one line. Raises QvlaError where there are none."""
+    """Each once. Raises QvlaError where there are none, and for what cannot be asked."""
+    from qvla.data.questions import clean_question
+
     lines = list(given)
     if file is not None:
         try:
@@ -89,7 +91,7 @@ def _questions(given: list[str], file: Path | None) -> list[str]:
             raise QvlaError(
                 f"The questions in {file} cannot be read: name a text file, one a line."
             ) from error
-    questions = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+    questions = list(dict.fromkeys(clean_question(line) for line in lines if line.strip()))
     if not questions:
         raise QvlaError("There is no question: ask some with --questions or --questions-file.")
     return questions

@@ -18,7 +18,7 @@ from qvla.curation.endpoint import (
     ServerBusyError,
     data_url,
 )
-from qvla.curation.keys import CurationError, KeyPool
+from qvla.curation.keys import LONGEST_REST, CurationError, KeyPool
 from qvla.curation.rows import AnswerFile, Row
 from qvla.data.imagery import open_image
 from qvla.data.layouts import photos_in
@@ -87,6 +87,7 @@ class Curation:
         except QvlaError as error:
             log.error("%s: %s", name, error)
             self.tally.unreadable += 1
+            bar.step(len(questions))
             return
         for question in questions:
             try:
@@ -102,7 +103,7 @@ class Curation:
                     ) from error
             else:
                 self._in_a_row = 0
-                self.file.add(Row(_id(name), question, answer, name))
+                self.file.add(Row(_id(name, question), question, answer, name))
                 self.tally.answered += 1
                 self.tally.wordy += " " in answer
             bar.step()
@@ -123,7 +124,8 @@ class Curation:
                 tries += 1
                 if tries >= TRIES:
                     raise
-                self.waits.sleep(max(self.waits.backoff(tries - 1), error.seconds or 0.0))
+                wait = max(self.waits.backoff(tries - 1), error.seconds or 0.0)
+                self.waits.sleep(min(wait, LONGEST_REST))
             else:
                 self.keys.worked(key)
                 return answer
@@ -142,6 +144,6 @@ def _photos(folder: Path) -> list[tuple[str, Path]]:
     return usable
 
 
-def _id(name: str) -> str:
-    """A short name of a photo, the same in every run: eleven digits of its file name's hash."""
-    return hashlib.sha256(name.encode()).hexdigest()[:11]
+def _id(name: str, question: str) -> str:
+    """The same in every run: eleven digits of the hash of what is asked about which photo."""
+    return hashlib.sha256(f"{name}\n{question}".encode()).hexdigest()[:11]

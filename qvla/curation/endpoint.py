@@ -8,7 +8,6 @@ import json
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from PIL import Image
@@ -55,8 +54,12 @@ class Endpoint:
     """
 
     def __init__(self, address: str, model: str, timeout: httpx.Timeout = PATIENCE) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            url = httpx.URL(address)
+            known = url.scheme in ("http", "https") and bool(url.host)
+        except httpx.InvalidURL:
+            known = False
+        if not known:
             raise CurationError(
                 "The endpoint must be an address such as https://api.example.com/v1."
             )
@@ -96,7 +99,7 @@ class Endpoint:
             response = self._client.post(self._url, json=body, headers=headers)
         except httpx.TimeoutException as error:
             raise ServerBusyError("the endpoint did not answer in time") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ServerBusyError("the connection to the endpoint broke off") from error
         if response.status_code == 200:
             return _answer(response)
@@ -126,7 +129,7 @@ def _answer(response: httpx.Response) -> str:
 def _word(said: str) -> str:
     """An answer in one line, without the quotes around it and the full stop behind it."""
     whole = said.encode("utf-8", "replace").decode()  # JSON may hold half a character
-    return " ".join(whole.split()).strip("\"'`*“”‘’ ").rstrip(".!").strip()
+    return " ".join(whole.split()).strip("\"'`*“”‘’ ").rstrip(".! ")
 
 
 def _fault(response: httpx.Response, secret: str) -> CurationError:

@@ -108,7 +108,7 @@ def read_keys(path: Path) -> list[str]:
         raise CurationError(
             f"The keys in {path} cannot be read: name a text file, one key a line."
         ) from error
-    keys = {}
+    keys: dict[str, None] = {}
     for number, line in enumerate(lines, start=1):
         key = line.strip()
         if not key or key.startswith("#"):

@@ -25,6 +25,7 @@ from qvla.curation.keys import (
     read_keys,
 )
 from qvla.curation.rows import COLUMNS, answer_file
+from qvla.data.questions import read_questions
 from qvla.errors import QvlaError
 from tests.support.vision_server import (
     EXPECTED,
@@ -113,9 +114,13 @@ def test_each_question_about_each_photo_is_a_row_by_keys_in_turn(
     found = rows(out)
     assert [row["Question"] for row in found] == [COLOUR, OTHER] * 3
     assert {row["Filename"]: row["Answer"] for row in found} == EXPECTED
-    ids = {row["Filename"]: row["ID"] for row in found}
-    assert len(set(ids.values())) == 3
+    assert len({row["ID"] for row in found}) == 6
     assert clock.slept == []
+    examples = read_questions(out, photos)
+    assert [one.image for one in examples] == [photos / row["Filename"] for row in found]
+    assert [(one.name, one.question, *one.references) for one in examples] == [
+        (row["ID"], row["Question"], row["Answer"]) for row in found
+    ]
 
 
 def test_large_photos_are_made_smaller_and_what_is_none_is_passed_over(
@@ -249,7 +254,7 @@ def test_what_has_no_answer_is_told_and_asked_again_next_time(
     out = tmp_path / "out.csv"
     with vision_server(one=PLENTY) as server:
         server.script[:] = [
-            failing(400, "The photo is not allowed"),
+            failing(400, "Not allowed"),
             saying(None),
             saying("dark red"),
         ]

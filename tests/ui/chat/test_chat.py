@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import socket
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,15 @@ import httpx
 import openai
 import pytest
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from qvla.captioning.loader import LineupLoader
 from qvla.captioning.prompts import typed_prompt
+from qvla.cli.logs import AsJson
+from qvla.curation.curate import Curation
+from qvla.curation.endpoint import Endpoint, data_url
+from qvla.curation.keys import KeyPool
+from qvla.curation.rows import answer_file
 from qvla.data.imagery import open_image
 from qvla.settings import Settings
 from tests.support.alone import Alone, save_adapter
@@ -161,6 +169,49 @@ def test_what_is_typed_becomes_a_prompt(text: str, prompt: str) -> None:
     assert typed_prompt(text) == prompt
 
 
+def test_what_was_answered_is_counted_and_logged_without_a_word_of_it(
+    client: OpenAI, address: str, photo: Path
+) -> None:
+    before = samples(address)
+    written = StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(AsJson())
+    log = logging.getLogger("qvla.answers")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        answer = ask(client, photo, QUESTION, "ships", max_tokens=5)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+    after = samples(address)
+    done = 'qvla_answers_total{model="ships",outcome="done"}'
+    tokens = 'qvla_answer_tokens_total{model="ships"}'
+    assert after[done] - before.get(done, 0) == 1
+    assert after[tokens] - before.get(tokens, 0) == answer.usage.completion_tokens
+    assert after['qvla_answer_seconds_count{model="ships"}'] >= 1
+    assert (after["qvla_ready"], after["qvla_queue_limit"]) == (1, WAITING)
+    assert after["process_resident_memory_bytes"] > 0
+    assert httpx.get(f"{address}health").status_code == 200
+    (line,) = written.getvalue().splitlines()
+    told = json.loads(line)
+    assert (told["model"], told["outcome"], told["message"]) == ("ships", "done", "answer")
+    assert told["tokens"] == answer.usage.completion_tokens and told["seconds"] > 0
+    known = {"time", "level", "logger", "message", "model", "outcome", "tokens", "seconds"}
+    assert told.keys() == known  # and so no word of question or answer
+
+
+def samples(address: str) -> dict[str, float]:
+    """What /metrics says, as Prometheus's own parser reads it."""
+    text = httpx.get(f"{address}metrics").text
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(one.labels.items()))
+            found[f"{one.name}{{{labels}}}" if labels else one.name] = one.value
+    return found
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 ADDRESS = "http://127.0.0.1:9/photo.png"
@@ -173,7 +224,9 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "a drawing": ({"photo": as_url(b"<svg/>")}, 400, "an SVG drawing"),
     "too large": ({"photo": as_url(b"0" * (2**20 + 1))}, 413, "larger than the 1 MB"),
     "far too large": ({"photo": as_url(b"0" * 2**21)}, 413, "larger than the 1 MB"),
-    "special tokens": ({"text": "is it <eos> green"}, 400, "may not hold <eos>"),
+    "special tokens": ({"text": "is it <eos> green"}, 400, "it holds <eos>"),
+    "tokens in a task": ({"text": "detect <image>"}, 400, "may not hold <image>"),
+    "a long question": ({"text": "why " * 60}, 400, "200 are the most"),
     "a long text": ({"text": "why " * 600}, 400, "2,000 letters"),
     "two answers": ({"n": 2}, 400, "with n: leave it out"),
     "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "with tools"),
@@ -225,22 +278,26 @@ def test_other_sites_pages_cannot_ask_and_no_json_is_no_fault(address: str, phot
         assert httpx.post(url, content=body, headers=as_json).status_code == 400
 
 
-def test_before_the_weights_are_there_clients_are_told_when_to_come_back(photo: Path) -> None:
-    loader = LineupLoader(lambda progress: pytest.fail("nothing asks for weights"))
-    with served(Settings(openai_api="on"), loader) as address:
-        answer = httpx.post(f"{address}v1/chat/completions", json=asking(photo))
-        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-        assert answer.json()["error"]["type"] == "server_error"
-        names = [one["id"] for one in httpx.get(f"{address}v1/models").json()["data"]]
-        assert names == ["base", "adapter", "qvla"]
+# ---- the project's own client --------------------------------------------------------------------
 
 
-def test_it_is_off_unless_it_is_asked_for(photo: Path) -> None:
-    loader = LineupLoader(lambda progress: pytest.fail("nothing asks for weights"))
-    with served(Settings(), loader) as address:
-        assert httpx.get(f"{address}v1/models").status_code == 404
-        answer = httpx.post(f"{address}v1/chat/completions", json=asking(photo))
-        assert answer.status_code in (404, 405)
+def test_curation_asks_the_app_itself(address: str, settings: Settings, tmp_path: Path) -> None:
+    photo = write_photo(tmp_path / "photos.png", seed=9, size=(1500, 40))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo.rename(folder / "field.png")
+    with (
+        Endpoint(f"{address}v1", "adapter") as endpoint,
+        answer_file(tmp_path / "answers.jsonl") as file,
+    ):
+        keys = KeyPool(["a wrong one", KEY])
+        tally = Curation(endpoint, keys, file).run(folder, [QUESTION])
+    assert (tally.answered, len(keys)) == (1, 1)
+    sent = base64.b64decode(data_url(open_image(folder / "field.png")).partition(",")[2])
+    prompt = f"<image>answer en {QUESTION}"
+    said = alone(settings, "adapter").text(open_image(sent), prompt=prompt, max_new_tokens=16)
+    row = json.loads((tmp_path / "answers.jsonl").read_text())
+    assert row["Answer"] == said.rstrip(".! ") and row["Filename"] == "field.png"
 
 
 # ---- the queue -----------------------------------------------------------------------------------
@@ -257,7 +314,7 @@ def test_a_client_that_leaves_ends_its_answer(
     heads = {tree.get_output_embeddings() for tree in module_trees(loader.lineup)}
     hooks = [head.register_forward_hook(lambda *_: made.append(1)) for head in heads]
     with held(loader.lineup, 5) as go_on:
-        stream = ask(client, photo, max_tokens=200, stream=True)
+        stream = ask(client, photo, max_tokens=100, stream=True)
         assert any(chunk.choices[0].delta.content for chunk in stream)
         stream.close()
         until(lambda: queue_of(address)["running"] == 0)

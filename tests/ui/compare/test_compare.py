@@ -424,3 +424,8 @@ def test_the_api_page_documents_what_programs_are_meant_to_call(settings: Settin
 def test_the_page_asks_for_nothing_from_elsewhere(address: str) -> None:
     page = httpx.get(address).text
     assert "fonts.googleapis" not in page and "cdnjs" not in page
+
+
+def test_openais_clients_are_not_answered_unless_that_is_asked_for(address: str) -> None:
+    assert httpx.get(f"{address}v1/models").status_code == 404
+    assert httpx.post(f"{address}v1/chat/completions", json={}).status_code in (404, 405)
