@@ -86,6 +86,10 @@ def test_it_can_be_read(browser: Browser, address: str, width: int, theme: str) 
     scale = picture.evaluate("s => s.getBoundingClientRect().width / s.viewBox.baseVal.width")
     assert 12.5 * scale >= 11.5
     expect(page.get_by_role("img", name="Layers that are touched")).to_be_visible()
+    plot = page.locator("#explore-parameters-plot svg.main-svg").first
+    expect(plot).to_be_visible()
+    shown = plot.evaluate("p => p.getBoundingClientRect().width / p.width.baseVal.value")
+    assert shown == pytest.approx(1, abs=0.01)  # no style of the diagrams reaches it
     page.close()
 
 
