@@ -73,7 +73,7 @@ def looked(backbone: Backbone, model: Any, image: Image.Image, prefix: str, answ
     side = math.isqrt(int(seen.sum()))
     if not side or side * side != int(seen.sum()):
         raise CaptioningError(f"{family.title} does not tell where in a photo it looked.")
-    question, said = _rows(tokens, labels, seen, set(processor.tokenizer.all_special_ids))
+    question, said = _rows(tokens, labels, seen, processor.tokenizer.bos_token_id)
     pixels = encode_images(processor, [image]).to(backbone.device)
     with torch.inference_mode(), _told_attention(model):
         features = family.image_features(model, pixels)
@@ -100,17 +100,17 @@ def most_looked_at(shares: np.ndarray, share: float = MOST) -> frozenset[int]:
 
 
 def _rows(
-    tokens: torch.Tensor, labels: torch.Tensor, seen: torch.Tensor, special: set[int]
+    tokens: torch.Tensor, labels: torch.Tensor, seen: torch.Tensor, begins: int
 ) -> tuple[list[int], list[int]]:
     """The positions of the question's words, and those that said the answer's tokens.
 
-    An answer without words is looked for where its end was said.
+    An answer without words is looked for where its end was said. `begins` is the token `<bos>`.
     """
     due = torch.nonzero(labels != IGNORED).flatten().tolist()
     begin = due[0]
     said = [place - 1 for place in due[:-1]] or [begin - 1]
     last_seen = int(torch.nonzero(seen).max())
-    words = [p for p in range(last_seen + 1, begin - 1) if int(tokens[p]) not in special]
+    words = [p for p in range(last_seen + 1, begin - 1) if int(tokens[p]) != begins]
     return words or [begin - 1], said
 
 

@@ -20,7 +20,8 @@ def files(tmp_path: Path) -> list[str]:
     question = "What is there?"
     rows = [{"image": i, "question": question, "answer": a} for i, (a, _) in ROWS.items()]
     said.write_text("\n".join(json.dumps(row) for row in rows))
-    due.write_text("\n".join(["image,question,answer", *(f"{i},{question},{t}" for i, (_, t) in ROWS.items())]))
+    table = [f"{image},{question},{truth}" for image, (_, truth) in ROWS.items()]
+    due.write_text("\n".join(["image,question,answer", *table]))
     return ["score", "--task", "vqa", "--predictions", str(said), "--references", str(due)]
 
 

@@ -20,7 +20,9 @@ b2,"What material, most likely?",silicone,dd/6403.jpg
 """
 
 
-def scored(folder: Path, predictions: str, references: str = TABLE, **options: object) -> FileScores:
+def scored(
+    folder: Path, predictions: str, references: str = TABLE, **options: object
+) -> FileScores:
     said, due = folder / "said", folder / "due"
     said.write_text(predictions)
     due.write_text(references)
@@ -33,6 +35,8 @@ def lines(*rows: dict[str, object]) -> str:
 
 BROWN = {"question": "what color is  the basket?", "answer": "brown"}
 TWO = {"question": "How many baskets?", "answer": 2}
+BASKETS = {"id": "a1", **TWO}
+ONE = {"id": 1, "answer": "a"}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,9 @@ def test_a_question_is_found_by_id_or_image(tmp_path: Path, predictions: str) ->
 
 
 def test_what_is_on_one_side_only_is_named(tmp_path: Path) -> None:
-    result = scored(tmp_path, lines({"id": "a1", **TWO}, {"id": "c", "question": "?", "answer": ""}))
+    result = scored(
+        tmp_path, lines({"id": "a1", **TWO}, {"id": "c", "question": "?", "answer": ""})
+    )
     assert result.scored.images == 1
     assert result.missing_references == ("c, ?",)
     assert result.missing_predictions == (
@@ -83,11 +89,45 @@ def test_several_right_answers(tmp_path: Path) -> None:
     for references in (
         lines({"image": "7", "question": "q", "answers": people}),
         lines(*({"image": "7", "question": "q", "answer": one} for one in people)),
-        "image,question," + ",".join(f"answer_{n}" for n in range(10)) + f"\n7,q,{','.join(people)}",
+        "image,question,"
+        + ",".join(f"answer_{n}" for n in range(10))
+        + f"\n7,q,{','.join(people)}",
         "image\tquestion\tanswers\n7\tq\t" + json.dumps(people),
     ):
         same = scored(tmp_path, lines({"image": "7", "question": "q", "answer": "Red"}), references)
         assert same.scored.metrics["vqa_accuracy"].value == pytest.approx(0.9)
+
+
+def test_right_answers_in_rsvqa_s_own_files(tmp_path: Path) -> None:
+    made = {
+        "LR_split_val_questions.json": {
+            "questions": [
+                {
+                    "id": 1,
+                    "img_id": 5,
+                    "question": "Rural?",
+                    "type": "rural_urban",
+                    "answers_ids": [9],
+                },
+                {
+                    "id": 2,
+                    "img_id": 5,
+                    "question": "A lake?",
+                    "type": "presence",
+                    "answers_ids": [],
+                },
+            ]
+        },
+        "LR_split_val_answers.json": {"answers": [{"id": 9, "answer": "rural"}]},
+    }
+    for name, content in made.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    said = tmp_path / "said"
+    said.write_text(lines({"image": "5.tif", "question": "rural?", "answer": "Rural"}))
+    for source in (tmp_path, tmp_path / "LR_split_val_questions.json"):
+        result = score_answer_files(said, source, metrics=SIMPLE, splits=["val"])
+        assert result.scored.images == result.scored.metrics["exact_match"].value == 1
+        assert result.missing_predictions == ()
 
 
 def test_splits_and_sources(tmp_path: Path) -> None:
@@ -125,18 +165,18 @@ def test_regions_make_vtgs(tmp_path: Path) -> None:
     [
         ("", TABLE, "said holds no answers"),
         ("x,y\n1,2\n", TABLE, "said, line 1, is not JSON"),
-        (lines({"id": 1, "answer": "a"}, {"id": 2}), TABLE, "said, line 2, has no text in the field"),
+        (lines(ONE, {"id": 2}), TABLE, "said, line 2, has no text in the field"),
         (lines({"answer": "a"}), TABLE, "said, line 1, has neither an image nor an ID"),
         (lines({"id": 1, "answer": ["a", "b"]}), TABLE, "said, line 1, has 2 answers: give one"),
         (lines({"id": 1, "answer": []}), TABLE, "said, line 1, has an empty list of answers"),
         (lines({"id": 1, "answer": True}), TABLE, "line 1, has no text in the field answer"),
         (lines({"id": 1, "answer": "x" * 6000}), TABLE, "more than 5,000 characters"),
-        (lines({"id": "a", "answer": "1", "regions": 3}), TABLE, "no list in the field regions"),
-        (lines({"id": 1, "answer": "a", "variants": {}}), TABLE, "holds answers of nobody"),
-        (lines({"id": "a1", **TWO}, {"id": "a1", **TWO}), TABLE, "line 2, answers a1, .* after line 1"),
-        (lines({"id": "zz", "answer": "a"}), TABLE, "None of the 1 answered questions .zz. is among"),
-        (lines({"id": "a1", **TWO}), "ID,Answer\na1\n", "due, line 2, has no text in the field answer"),
-        (lines({"id": "a1", **TWO}), "{}", "due, line 1|due is neither JSON Lines"),
+        (lines({**ONE, "regions": 3}), TABLE, "no list in the field regions"),
+        (lines({**ONE, "variants": {}}), TABLE, "holds answers of nobody"),
+        (lines(BASKETS, BASKETS), TABLE, "line 2, answers a1, .* again, after line 1"),
+        (lines({"id": "zz", "answer": "a"}), TABLE, "None of the 1 answered questions .zz. is"),
+        (lines(BASKETS), "ID,Answer\na1\n", "due, line 2, has no text in the field answer"),
+        (lines(BASKETS), "{}", "due is neither JSON Lines"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_a_sentence(

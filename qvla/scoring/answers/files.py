@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from qvla.data.questions import read_questions
 from qvla.data.splits import split_name
+from qvla.data.tables import json_document
 from qvla.progress import progress
 from qvla.scoring.answers.bert import Bert
 from qvla.scoring.answers.rows import Row, read_rows
@@ -39,9 +41,10 @@ def score_answer_files(
     image alone where one side does not say the question. The regions of VTGS are an answer's
     `regions` and the question's, from the file of right answers or else of predictions.
 
-    Raises ScoringError when there is no such question or a file is not as it should be.
+    Raises ScoringError when there is no such question or a file is not as it should be, and
+    DatasetError when a data set of questions cannot be read.
     """
-    truth = _merged(read_rows(Path(references)))
+    truth = _merged(_right(Path(references).expanduser()))
     truth = [
         row
         for row in truth
@@ -85,6 +88,34 @@ def score_answer_files(
         missing_predictions=tuple(name for place, name in enumerate(names) if place not in found),
         missing_references=tuple(row.title for row in unknown),
     )
+
+
+def _right(source: Path) -> list[Row]:
+    """Right answers: rows of a file of any system, or questions as `qvla.data.questions` has them
+    in a folder, or in VQAv2's and RSVQA's own files.
+    """
+    if not source.is_dir() and not _is_object(source):
+        return read_rows(source)
+    return [
+        Row(
+            where=example.name,
+            image=example.image.name,
+            key=example.key,
+            question=example.question,
+            answers=example.references or ("",),
+            source=example.source,
+            split=example.split,
+        )
+        for example in read_questions(source)
+    ]
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a file is one JSON object with a list of questions."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    document = json_document(path)
+    return isinstance(document, dict) and isinstance(document.get("questions"), list)
 
 
 def _merged(rows: Sequence[Row]) -> list[Row]:
