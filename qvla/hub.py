@@ -41,8 +41,9 @@ def local_folder(name: str | Path, files: Sequence[str], fault: type[QvlaError])
     if isinstance(name, Path) or not is_hub_id(name):
         raise fault(f"There is no folder {name}: check the path, or name a model on the hub.")
     try:
-        # ignore_patterns: files of the same kinds in sub-folders belong to other formats.
-        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns="*/*"))
+        # Files of the same kinds in sub-folders belong to other formats, unless they are named.
+        ignored = None if any("/" in file for file in files) else "*/*"
+        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=ignored))
     except Exception as error:
         raise fault(_explain(name, error, "model", None)) from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from qvla.captioning.decoding import Decoding
-from qvla.captioning.prompts import decode, encode_images, encode_text
+from qvla.captioning.prompts import decode, encode_images, encode_text, is_question
 from qvla.captioning.shared_backbone import Batch, SharedBackbone
 from qvla.captioning.sharing import captioning_turn
 from qvla.captioning.watch import Row, Watch, up_to_end
@@ -152,28 +152,44 @@ class Generation:
         self, variants: Sequence[str], tell: Callable[[dict[str, Partial]], None] | None
     ) -> dict[str, list[Caption]]:
         backbone = self.shared.loaded
-        batches = self.shared.batches(variants)
+        passes = self._passes(variants)
         start = clock(backbone.device)
         distinct = {id(image): image for image in self.images}
         places = {key: place for place, key in enumerate(distinct)}
         rows = torch.tensor([places[id(image)] for image in self.images], device=backbone.device)
         pixels = encode_images(backbone.processor, list(distinct.values())).to(backbone.device)
         seen = None
-        if not all(batch.changes_sight for batch in batches):
-            seen = self._look(backbone.model, pixels)[rows]
+        if not all(batch.changes_sight for batch, _ in passes):
+            seen = self._look(backbone.model, pixels)
         looked = clock(backbone.device) - start
-        answers: dict[str, list[Caption]] = {}
-        for batch in batches:
+        answers: dict[str, dict[int, Caption]] = {name: {} for name in variants}
+        for batch, asked in passes:
             begin = clock(backbone.device)
             if batch.changes_sight or seen is None:
-                own = self._look(batch.model, pixels)[rows]
+                own = self._look(batch.model, pixels)
             else:
                 own, begin = seen, begin - looked  # as if this batch alone had been asked for
-            captions = self._answer(batch, own, begin, tell)
-            if tell is not None:
-                tell({name: finished(of_images[0]) for name, of_images in captions.items()})
-            answers |= captions
-        return {name: answers[name] for name in variants}
+            heard = tell if asked[0] == 0 else None
+            captions = self._answer(batch, asked, own[rows[asked]], begin, heard)
+            if heard is not None:
+                heard({name: finished(of_images[0]) for name, of_images in captions.items()})
+            for name, of_images in captions.items():
+                answers[name].update(zip(asked, of_images, strict=True))
+        return {
+            name: [answers[name][index] for index in range(len(self.images))] for name in variants
+        }
+
+    def _passes(self, variants: Sequence[str]) -> list[tuple[Batch, list[int]]]:
+        """Batches with the images of each: all, unless questions are for adapters of their own."""
+        images = range(len(self.images))
+        if not self.shared.parts_questions(variants):
+            return [(batch, list(images)) for batch in self.shared.batches(variants)]
+        return [
+            (batch, asked)
+            for questions in (False, True)
+            if (asked := [row for row in images if is_question(self.prefixes[row]) == questions])
+            for batch in self.shared.batches(variants, questions=questions)
+        ]
 
     def _look(self, model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         """What a model's vision tower and projector see in each image: (B, N, D)."""
@@ -182,22 +198,27 @@ class Generation:
     def _answer(
         self,
         batch: Batch,
+        asked: Sequence[int],
         seen: torch.Tensor,
         start: float,
         tell: Callable[[dict[str, Partial]], None] | None,
     ) -> dict[str, list[Caption]]:
-        """The captions of one batch's contenders; times count from `start`."""
-        backbone, count = self.shared.loaded, len(self.images)
+        """The captions of one batch's contenders for the images that are `asked` about, as they are
+        `seen`; times count from `start`.
+        """
+        backbone, count = self.shared.loaded, len(asked)
         family = family_of(backbone.model.config)
         rows = len(batch.contenders) * count
-        prefixes = self.prefixes * len(batch.contenders)
+        prefixes = [self.prefixes[index] for index in asked] * len(batch.contenders)
         prompt = encode_text(backbone.processor, prefixes).to(backbone.device)
         seen = seen.repeat(len(batch.contenders), 1, 1)  # (V * B, N, D), in the order of the rows
         ends = family.end_tokens(backbone.model, backbone.processor)
         beams = self.decoding.num_beams > 1
         watch = Watch(rows, ends, beams, backbone.device, self.cancelled)
         if tell is not None and not beams:
-            watch.listener = lambda: tell(self._partials(batch.contenders, watch.rows, start))
+            watch.listener = lambda: tell(
+                self._partials(batch.contenders, watch.rows[::count], start)
+            )
         mixed = {}
         if batch.row_adapters is not None:
             mixed["adapter_names"] = [name for name in batch.row_adapters for _ in range(count)]
@@ -233,9 +254,8 @@ class Generation:
         }
 
     def _partials(
-        self, contenders: Sequence[str], rows: list[Row], start: float
+        self, contenders: Sequence[str], firsts: list[Row], start: float
     ) -> dict[str, Partial]:
-        firsts = rows[:: len(self.images)]
         texts = self._decode([row.tokens for row in firsts])
         return {
             name: Partial(text, len(row.tokens), row.first - start, row.newest - start)

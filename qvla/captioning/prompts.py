@@ -27,6 +27,7 @@ __all__ = [
     "decode",
     "encode_images",
     "encode_text",
+    "is_question",
     "prompt_of",
     "typed_prompt",
     "unknown_words",
@@ -44,6 +45,11 @@ TASK = re.compile(rf"(cap|caption|describe|answer|question) ({LANGUAGES})\b|(det
 def prompt_of(question: str, prefix: str = CAPTION_PREFIX) -> str:
     """The prompt of a row: that of its question, or without one the prefix of the task."""
     return f"{QUESTION_PREFIX} {question}" if question else prefix
+
+
+def is_question(prompt: str) -> bool:
+    """Whether the prompt asks a question about a photo, as `prompt_of` writes one."""
+    return prompt.startswith(f"{QUESTION_PREFIX} ")
 
 
 def typed_prompt(text: str) -> str:

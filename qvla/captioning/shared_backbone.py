@@ -2,6 +2,7 @@
 
 Contenders without an adapter, and those whose adapters mix, are rows of one batch. Any other
 adapter has a view of its own on the same weights (`qvla.models.views`), and a batch of its own.
+A contender may have a second adapter, which answers questions about photos in place of the first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from qvla.methods.bottleneck import BASE
+from qvla.models.adapter_files import QUESTIONS, questions_within
 from qvla.models.adapters import Adapter, AdapterError, join, load_adapter
 from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.models.errors import BackboneError
@@ -23,10 +25,13 @@ from qvla.models.footprint import weight_bytes
 
 @dataclass
 class View:
-    """A module tree over the weights, and the contenders whose adapters it carries."""
+    """A module tree over the weights, and the contenders whose adapters it carries.
+
+    `adapters` are their names within PEFT by contender, or by `for_questions` of one.
+    """
 
     model: PeftModel
-    adapters: dict[str, str]  # contender -> adapter's name within PEFT
+    adapters: dict[str, str]
     mixes: bool
     changes_sight: bool = False
 
@@ -81,44 +86,61 @@ class SharedBackbone:
         return self.backbone
 
     def attach(self, contender: str, folder: str | Path) -> None:
-        """Makes this folder's adapter answer as the contender; on AdapterError the old one does."""
-        # PEFT finds an adapter's weights by its name, which must be no name within the model.
-        name = f"pane_{contender}"
-        old = self.view_of(contender)
-        old_name = None if old is None else old.adapters[contender]
-        name = name if name != old_name else f"{name}_swapped"
-        adapter = load_adapter(self.loaded, folder, name)
-        view = self._mixing_view(adapter)
-        if view is None:
-            view = View(adapter.model, {}, adapter.mixes, adapter.changes_sight)
-            self.views.append(view)
-        else:
-            join(view.model, adapter, name)
-        if old is not None:
-            self._forget(old, contender, stays=old is view)
-        view.adapters[contender] = name
-        self.adapter_bytes[contender] = adapter.own_bytes
+        """Makes this folder's adapter answer as the contender; on AdapterError the old one does.
 
-    def detach(self, contender: str) -> None:
-        """Takes the contender's adapter off."""
-        view = self.view_of(contender)
-        if view is not None:
-            self._forget(view, contender)
-            del self.adapter_bytes[contender]
+        An adapter in a folder `vqa` within answers the questions that the contender is asked.
+        """
+        # PEFT finds an adapter's weights by its name, which must be no name within the model.
+        folders = {contender: (f"pane_{contender}", folder)}
+        if (within := questions_within(folder)) is not None:
+            folders[for_questions(contender)] = (f"vqa_{contender}", within)
+        placed: list[tuple[str, View, str]] = []
+        nbytes = 0
+        try:
+            for key, (name, place) in folders.items():
+                old = self.view_of(key)
+                name = name if old is None or old.adapters[key] != name else f"{name}_swapped"
+                adapter = load_adapter(self.loaded, place, name)
+                placed.append((key, self._placed(adapter, name), name))
+                nbytes += adapter.own_bytes
+        except AdapterError:
+            for _, view, name in placed:
+                self._drop(view, name)
+            raise
+        self.detach(contender, placed)
+        self.adapter_bytes[contender] = nbytes
+
+    def detach(self, contender: str, placed: Sequence[tuple[str, View, str]] = ()) -> None:
+        """Takes the contender's adapters off, and lets those that were `placed` answer instead."""
+        old = [
+            (view, view.adapters.pop(key))
+            for key in (contender, for_questions(contender))
+            if (view := self.view_of(key)) is not None
+        ]
+        for key, view, name in placed:
+            view.adapters[key] = name
+        for view, name in old:
+            self._drop(view, name)
+        self.adapter_bytes.pop(contender, None)
 
     def view_of(self, contender: str) -> View | None:
         """The view with the contender's adapter, None when it has none."""
         return next((view for view in self.views if contender in view.adapters), None)
 
-    def batches(self, contenders: Sequence[str]) -> list[Batch]:
-        """The batches in which contenders answer; those without an adapter come first in theirs.
+    def parts_questions(self, contenders: Sequence[str]) -> bool:
+        """Whether one of them answers questions by another adapter than it captions by."""
+        return any(self._key(one, questions=True) != one for one in contenders)
+
+    def batches(self, contenders: Sequence[str], *, questions: bool = False) -> list[Batch]:
+        """The batches in which contenders caption, or answer questions; those without an adapter
+        come first in theirs.
 
         Raises AdapterError when one that needs an adapter has lost it.
         """
         plain: list[str] = []
         rows: list[tuple[View | None, list[str]]] = []
         for contender in contenders:
-            view = self.view_of(contender)
+            view = self.view_of(self._key(contender, questions))
             if view is None:
                 if contender in self.needing:
                     title = self.needing[contender]
@@ -136,7 +158,7 @@ class SharedBackbone:
                 rows.insert(0, (None, list(plain)))
             else:
                 mixing[:0] = plain
-        return [self._batch(view, names) for view, names in rows]
+        return [self._batch(view, names, questions) for view, names in rows]
 
     def model_of(self, contender: str) -> PreTrainedModel | PeftModel:
         """The module tree that answers for the contender alone, its adapter being active."""
@@ -151,26 +173,39 @@ class SharedBackbone:
         """Bytes of the base's weights, without any adapter's."""
         return weight_bytes(self.loaded.model)
 
-    def _batch(self, view: View | None, names: list[str]) -> Batch:
+    def _batch(self, view: View | None, names: list[str], questions: bool) -> Batch:
         if view is None:
             return Batch(self.loaded.model, tuple(names), None, False)
-        own = tuple(view.adapters.get(name, BASE) for name in names)
+        own = tuple(view.adapters.get(self._key(name, questions), BASE) for name in names)
         return Batch(view.model, tuple(names), own if view.mixes else None, view.changes_sight)
 
-    def _mixing_view(self, adapter: Adapter) -> View | None:
-        """The view that the adapter can join: one of adapters of its tuner that mix."""
-        if not adapter.mixes:
-            return None
+    def _key(self, contender: str, questions: bool) -> str:
+        """Under which the adapter lies that answers, if the contender has any."""
+        asked = for_questions(contender)
+        return asked if questions and self.view_of(asked) is not None else contender
+
+    def _placed(self, adapter: Adapter, name: str) -> View:
+        """The view that the adapter has joined: one of adapters of its tuner that mix, or its own.
+
+        It does not answer yet.
+        """
         kind = adapter.files.config.peft_type
         for view in self.views:
-            if view.mixes and view.model.peft_type == kind:
+            if adapter.mixes and view.mixes and view.model.peft_type == kind:
+                join(view.model, adapter, name)
                 return view
-        return None
+        view = View(adapter.model, {}, adapter.mixes, adapter.changes_sight)
+        self.views.append(view)
+        return view
 
-    def _forget(self, view: View, contender: str, *, stays: bool = False) -> None:
-        """Takes an adapter off a view; the last one takes the view with it, unless it `stays`."""
-        name = view.adapters.pop(contender)
-        if view.adapters or stays:
+    def _drop(self, view: View, name: str) -> None:
+        """Takes an adapter that answers no longer off a view; the last takes the view with it."""
+        if view.adapters:
             view.model.delete_adapter(name)
         else:
-            self.views.remove(view)
+            self.views = [one for one in self.views if one is not view]
+
+
+def for_questions(contender: str) -> str:
+    """The key of the contender's second adapter; no contender can have this name."""
+    return f"{contender}/{QUESTIONS}"

@@ -31,7 +31,7 @@ from qvla.evaluation import prediction_log
 from qvla.evaluation.prediction_log import Prediction
 from qvla.files import write_json
 from qvla.hub import local_folder
-from qvla.models.adapters import CONFIG, WEIGHTS, AdapterError
+from qvla.models.adapter_files import FILES, AdapterError
 from qvla.models.checkpoint import MODEL_FILES, BackboneError
 from qvla.progress import Progress, progress
 from qvla.records import store as records
@@ -113,7 +113,7 @@ def plan_for(
         one.name: {
             "base": contents(one.base, MODEL_FILES, BackboneError),
             "precision": precision_of(one.precision, device).value,
-            "adapter": one.adapter and contents(one.adapter, (CONFIG, WEIGHTS), AdapterError),
+            "adapter": one.adapter and contents(one.adapter, FILES, AdapterError),
         }
         for one in contenders_of(settings)
     }

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 make_known()
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+QUESTIONS = "vqa"  # the folder within an adapter's of another, which answers questions in its stead
+FILES = (CONFIG, WEIGHTS, f"{QUESTIONS}/{CONFIG}", f"{QUESTIONS}/{WEIGHTS}")
 # Ways to start a LoRA that PEFT repeats whenever one is loaded, and that take something off the
 # base's own weights (arXiv 2404.02948, 2406.01775, 2406.05223, 2310.08659, 2407.05000).
 ALTERING_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -55,12 +57,20 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     Raises AdapterError for what is no whole adapter, holds pickles, or would change more than it
     may when it is loaded.
     """
-    source = local_folder(folder, (CONFIG, WEIGHTS), AdapterError)
+    source = local_folder(folder, FILES, AdapterError)
     values, config = _read_config(source, folder)
     weights = _read_weights(source, folder)
     shapes = [tensor.shape for tensor in weights.values()]
     limits.check_ranks(values, shapes, AdapterError, str(folder))
     return AdapterFiles(str(folder), config, weights, values)
+
+
+def questions_within(folder: str | Path) -> Path | None:
+    """Where the adapter lies that answers questions in place of this one, by folder or hub id; None
+    without one. Raises AdapterError where there is no such folder at all.
+    """
+    found = local_folder(folder, FILES, AdapterError) / QUESTIONS
+    return found if (found / CONFIG).is_file() else None
 
 
 def told(error: Exception, folder: str) -> AdapterError:

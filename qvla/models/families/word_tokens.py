@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ProcessorMixin
@@ -74,10 +75,12 @@ def word_tokenizer(
     )
 
 
+@cache
 def _normalizer() -> normalizers.Normalizer:
     return normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
 
 
+@cache
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
