@@ -13,6 +13,7 @@ seen from above may be turned.
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             photos = [photo.example for photo in training_photos(options.data)]
             evaluation = read_examples(options.data, splits=["val"], sources=EVALUATION_SOURCES)
+        if options.photos is not None:
+            drawn = random.Random(options.seed)
+            images = list(dict.fromkeys(row.image for row in photos))
+            kept = set(drawn.sample(images, min(options.photos, len(images))))
+            photos = [row for row in photos if row.image in kept]
         outcome = train(
             _recipe(options, len(photos)),
             photos,
@@ -110,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--start-from", type=Path, help="the adapter of the stage before")
     add("--bf16", action=argparse.BooleanOptionalAction, default=True)
     add("--epochs", type=float, default=EPOCHS)
+    add("--photos", type=int, help="train on so many of the photos, drawn by the seed")
     add("--max-steps", type=int, help="stop after these steps, not the epochs")
     add("--batch-size", type=int, default=128)
     add("--learning-rate", type=float, default=LEARNING_RATE)

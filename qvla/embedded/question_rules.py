@@ -8,7 +8,6 @@ scenes seldom do.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seve
 COLOURS = {"green": "green", "white": "white", "red": "red", "blue": "blue", "gray": "gray",
            "grey": "gray", "brown": "brown", "yellow": "yellow", "orange": "orange",
            "black": "black"}  # fmt: skip
-MANY = frozenset("many lots lot numerous plenty dozens crowded rows lines".split())
+MANY = frozenset("many lots lot number numerous plenty dozens crowded rows lines".split())
 SOME = frozenset("some several few".split())
 # Between a number and its thing there are adjectives; any of these ends the search for one.
 ENDS = frozenset(
@@ -72,7 +71,7 @@ baseball field | baseball fields | baseball diamond, baseball diamonds | field, 
 football field | football fields | soccer field, footballground | playground, stadium, field,
   fields, sports |
 playground | playgrounds | | field, fields, court, courts, school, stadium, track, lawn |
-parking lot | parking lots | parking area, parking spaces, parking | cars, vehicles, parked |
+parking lot | parking lots | parking area, parking spaces | parking, cars, vehicles, parked |
 storage tank | storage tanks | tank, tanks | jars, cylinders, oil, circles |
 church | | | dome, tower |
 stadium | | | gym, gymnasium, playground, track |
@@ -189,7 +188,8 @@ def _counted(thing: Thing, caption: str) -> tuple[float, float] | None:
         parts = tuple(term.split())
         for start in range(len(words) - len(parts) + 1):
             if words[start : start + len(parts)] == parts:
-                return _number_before(words[:start], plural=term.endswith("s"))
+                plural = term.endswith("s") or term == "aircraft"
+                return _number_before(words[:start], plural)
     return None
 
 
@@ -209,12 +209,18 @@ def _number_before(words: Sequence[str], plural: bool) -> tuple[float, float] | 
 
 
 def _colours(captions: Iterable[str]) -> dict[str, str]:
-    """The colour of a noun, where one is said right before it and no caption says another."""
+    """The colour of a noun, where one is said right before it, and no other of one or many."""
     found: dict[str, set[str]] = defaultdict(set)
+    nouns: dict[str, str] = {}
     for caption in captions:
         words = _words(caption)
         for before, colour, noun in zip(["", *words], words, words[1:], strict=False):
-            if colour in COLOURS and re.fullmatch(r"[a-z]+", noun):
+            if colour in COLOURS and noun.isalpha() and noun not in ENDS:
+                nouns[noun] = noun.removesuffix("s")
                 mixed = before == "and" or before in COLOURS
-                found[noun].add("" if mixed else COLOURS[colour])
-    return {noun: said.pop() for noun, said in found.items() if len(said) == 1 and "" not in said}
+                found[nouns[noun]].add("" if mixed else COLOURS[colour])
+    return {
+        noun: next(iter(found[one]))
+        for noun, one in nouns.items()
+        if len(found[one]) == 1 and "" not in found[one]
+    }
