@@ -264,6 +264,7 @@ def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None
     while done < (recipe.max_steps or 0):
         for batch in loader:
             watch.step_begins()
+            del batch["tasks"]
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             rows = batch.pop("photo_rows")
             batch["pixel_values"] = batch["pixel_values"][rows]

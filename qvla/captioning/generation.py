@@ -13,12 +13,13 @@ from PIL import Image
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from qvla.captioning.decoding import Decoding
-from qvla.captioning.prompts import decode, encode_images, encode_text, is_question
+from qvla.captioning.prompts import decode, encode_images, encode_text, is_question, task_of
 from qvla.captioning.shared_backbone import Batch, SharedBackbone
 from qvla.captioning.sharing import captioning_turn
 from qvla.captioning.watch import Row, Watch, up_to_end
 from qvla.errors import QvlaError
 from qvla.faults import is_out_of_memory
+from qvla.methods.rows import names_of_rows
 from qvla.models.backbone import Backbone
 from qvla.models.families import family_of
 from qvla.records.measure import clock
@@ -219,9 +220,9 @@ class Generation:
             watch.listener = lambda: tell(
                 self._partials(batch.contenders, watch.rows[::count], start)
             )
-        mixed = {}
-        if batch.row_adapters is not None:
-            mixed["adapter_names"] = [name for name in batch.row_adapters for _ in range(count)]
+        own = batch.row_adapters and [name for name in batch.row_adapters for _ in range(count)]
+        names = names_of_rows(batch.model, list(map(task_of, prefixes)), own)
+        mixed = {} if names is None else {"adapter_names": names}
         model: Any = batch.model
         sequences = model.generate(
             **prompt,

@@ -29,6 +29,7 @@ __all__ = [
     "encode_text",
     "is_question",
     "prompt_of",
+    "task_of",
     "typed_prompt",
     "unknown_words",
 ]
@@ -47,9 +48,21 @@ def prompt_of(question: str, prefix: str = CAPTION_PREFIX) -> str:
     return f"{QUESTION_PREFIX} {question}" if question else prefix
 
 
+# What multi-task adapters call the tasks that prompts spell otherwise.
+TASK_NAMES = {"cap": "caption", "describe": "caption", "answer": "vqa"}
+
+
+def task_of(prompt: str) -> str:
+    """The task that a prompt is for, by its first word: `caption` of `caption en`, `vqa` of
+    `answer en …`, and else the word itself, as in `detect …`.
+    """
+    word = prompt.split(maxsplit=1)[0].lower() if prompt.strip() else ""
+    return TASK_NAMES.get(word, word)
+
+
 def is_question(prompt: str) -> bool:
     """Whether the prompt asks a question about a photo, as `prompt_of` writes one."""
-    return prompt.startswith(f"{QUESTION_PREFIX} ")
+    return task_of(prompt) == TASK_NAMES["answer"]
 
 
 def typed_prompt(text: str) -> str:

@@ -12,8 +12,10 @@ The seed lists a `MultiTaskAdapter` that calls its two halves without the frozen
 ask for, and one behind the other. Here they are added to one frozen projection, as LoRA's are.
 
 `forward(adapter_names=["default/vqa", "default", "__base__"])` names the task of each row, in
-training too. A row without one is of the configuration's `task`, by default the first. Importing
-this module registers the method with PEFT.
+training too. A row without one is of the configuration's `task`, by default the first. Runs and
+captioning name each row by its prompt, unless the configuration has a `task`. Photos have no
+prompts: what stands in the vision tower answers as rows without a name. Importing this module
+registers the method with PEFT.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class MultiTaskConfig(PeftConfig):
         dropout: probability of dropping an element of the halves' input in training.
         target_modules: projections to go beside, by a pattern or by names, as LoRA takes them.
         tasks: names of the tasks.
-        task: the one of rows that do not name theirs; None means the first.
+        task: the one of all rows that do not name theirs, whatever their prompt; None means that of
+            the prompt, or the first where the prompt's is none of the tasks.
 
     Raises:
         TunerError: a value outside what is said above.
@@ -138,6 +141,11 @@ class MultiTaskModel(RowTuner):
             if not isinstance(model.get_submodule(key), nn.Linear | MultiTaskLinear):
                 raise self.fault(f"{key} is no projection: name projections, such as q_proj.")
         return chosen
+
+    def row_name(self, adapter: str, task: str) -> str:
+        config: Any = self.peft_config.get(adapter)
+        chosen = config is not None and config.task is None and task in config.tasks
+        return f"{adapter}/{task}" if chosen else adapter
 
     def row_names(self) -> list[str]:
         configs: dict[str, Any] = self.peft_config

@@ -27,7 +27,9 @@ class MultiTaskFields(ProjectionFields, Protocol):
 
 
 class MultiTaskMethod(AroundProjections):
-    """A LoRA of half the rank that all tasks share, and one of half the rank for each of them."""
+    """A LoRA of half the rank that all tasks share, and one of half the rank for each of them. A
+    row's prompt says which is its own.
+    """
 
     name = "multitask"
     title = "Multi-task LoRA"

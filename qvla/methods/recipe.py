@@ -127,10 +127,15 @@ class Recipe(BaseModel):
     )
     virtual_tokens: int = Field(20, ge=1, description="keys and values of a prefix in a layer")
     tasks: list[str] = Field(
-        ["caption"], min_length=1, description="names of the tasks of a multi-task LoRA"
+        ["caption"],
+        min_length=1,
+        description="tasks of a multi-task LoRA, named as their prompts begin: caption, vqa (of "
+        "questions), detect and so on",
     )
     train_task: str | None = Field(
-        None, description="which of its tasks this run trains beside what they share (the first)"
+        None,
+        description="which of its tasks all rows train and the folder answers as (default: each "
+        "row's own, by its prompt, or the first)",
     )
     vision_targets: list[str] = Field(
         list(VISION_TARGETS), min_length=1, description="the same of the vision tower"
@@ -206,6 +211,11 @@ class Recipe(BaseModel):
             raise TrainingError(
                 f"A run cannot start from an adapter of the method {self.method}: "
                 f"{self.kind.method.no_start}. Leave --start-from out."
+            )
+        tasks = self.tasks if "tasks" in self.kind.method.fields else []
+        if self.objective == "cider" and len(tasks) > 1 and self.train_task is None:
+            raise TrainingError(
+                "The objective cider trains one task of several alone: name it by --train-task."
             )
         if self.objective == "cider" and self.gradient_checkpointing:
             raise TrainingError(

@@ -80,6 +80,10 @@ class RowTuner(OwnTuner):
         """The names that a row may have."""
         return [*self.peft_config, BASE]
 
+    def row_name(self, adapter: str, task: str) -> str:
+        """The name of a row of that adapter whose prompt is for that task."""
+        return adapter
+
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Honours the names for the time of one `forward` or `generate`.
@@ -119,6 +123,22 @@ class RowTuner(OwnTuner):
                 f"The batch has {batch_size} rows but adapter_names has {len(names)}: give one "
                 "name a row."
             )
+
+
+def names_of_rows(
+    model: Any, tasks: Sequence[str], adapters: Sequence[str] | None = None
+) -> list[str] | None:
+    """`adapter_names` of rows whose prompts are for these tasks; None where none is needed.
+
+    `adapters` are the rows' own; without any, all are of the one that is active, which needs names
+    only where it distinguishes tasks.
+    """
+    tuner = getattr(model, "base_model", None)
+    if not isinstance(tuner, RowTuner):
+        return None if adapters is None else list(adapters)
+    own = adapters or [model.active_adapter] * len(tasks)
+    names = [tuner.row_name(name, task) for name, task in zip(own, tasks, strict=True)]
+    return None if adapters is None and names == own else names
 
 
 def take(batch: torch.Tensor, rows: Rows) -> torch.Tensor:

@@ -24,27 +24,33 @@ from transformers import (
 
 from qvla.captioning.prompts import IGNORED
 from qvla.methods.recipe import Recipe, TrainingError
+from qvla.methods.rows import names_of_rows
 from qvla.models.families import family_of
 from qvla.models.families.family import PROJECTOR, VISION_TOWER, Family
 from qvla.models.footprint import part_of
 from qvla.tuning.training_data import EpochSampler
 
-NOT_TEXT = ("labels", "pixel_values", "photo_rows")  # of a batch of `training_data.Collator`
+# Of a batch of `training_data.Collator`.
+NOT_TEXT = ("labels", "pixel_values", "photo_rows", "tasks")
 
 
 def caption_loss(
-    model: torch.nn.Module, inputs: dict[str, torch.Tensor], features: torch.Tensor
+    model: torch.nn.Module, inputs: dict[str, Any], features: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy summed over the labelled tokens, and their count.
 
-    `features` (B, image tokens, hidden) are the projected image features of each row. `model` is
-    called whole, as several processes and autocast need, but its head only sees labelled positions.
+    `inputs` are a batch of `training_data.Collator`; where the adapter has several tasks, each row
+    trains its own. `features` (B, image tokens, hidden) are the projected image features of each
+    row. `model` is called whole, as several processes and autocast need, but its head only sees
+    labelled positions.
     """
     targets = inputs["labels"][:, 1:]  # (B, T - 1): position t predicts token t + 1
     labelled = targets != IGNORED
     text = {name: tensor for name, tensor in inputs.items() if name not in NOT_TEXT}
+    names = names_of_rows(getattr(model, "module", model), inputs["tasks"])
     output = model(
         **text,
+        **({} if names is None else {"adapter_names": names}),
         **_family(model).given_features(features),
         logits_to_keep=pad(labelled, (0, 1)),  # (B, T) bool -> (N, vocabulary)
         use_cache=False,

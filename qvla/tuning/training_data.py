@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 from transformers import ProcessorMixin
 
-from qvla.captioning.prompts import IGNORED, encode_images, encode_text, prompt_of
+from qvla.captioning.prompts import IGNORED, encode_images, encode_text, prompt_of, task_of
 from qvla.data.imagery import ImageError, open_image
 from qvla.data.risc import Example
 from qvla.data.special_tokens import special_tokens
@@ -207,7 +208,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class Collator:
-    """Items to one batch: encode_text's tensors, `pixel_values` (D, 3, S, S), `photo_rows` (B,).
+    """Items to one batch: encode_text's tensors, `pixel_values` (D, 3, S, S), `photo_rows` (B,),
+    and `tasks`, the name of each row's.
 
     D counts the distinct photos; `photo_rows` says which of them each row of the text is about.
     A row with a question has that as its prompt, any other the prefix.
@@ -217,14 +219,14 @@ class Collator:
         self._processor = processor
         self._prefix = prefix
 
-    def __call__(self, items: Sequence[Captioned]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[Captioned]) -> dict[str, Any]:
         captions = [item.caption for item in items]
         prompts = [prompt_of(item.question, self._prefix) for item in items]
         batch = dict(encode_text(self._processor, prompts, captions))
         unknown = self._processor.tokenizer.unk_token_id
         if unknown is not None:  # a word vocabulary would otherwise learn to say <unk>
             batch["labels"] = batch["labels"].masked_fill(batch["labels"] == unknown, IGNORED)
-        return batch | shown(self._processor, items)
+        return batch | shown(self._processor, items) | {"tasks": list(map(task_of, prompts))}
 
 
 def shown(processor: ProcessorMixin, items: Sequence[Captioned]) -> dict[str, torch.Tensor]:
