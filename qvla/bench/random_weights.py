@@ -63,6 +63,10 @@ def write_checkpoint(model: str, folder: Path, *, seed: int = 0) -> dict[str, st
     config = _configuration(model)
     target = Path(folder) / f"{Path(model).name} (random weights)"
     family = family_of(config)
+    if not family.one_text:
+        raise RandomWeightsError(
+            f"No random weights are made of a {family.title}: measure with a checkpoint of it."
+        )
     skeleton = family.skeleton(config)
     processor = _processor(family, config, model)
     adapters = {"adapter": seed + 1, "qvla": seed + 2}

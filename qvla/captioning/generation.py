@@ -212,7 +212,7 @@ class Generation:
         rows = len(batch.contenders) * count
         prefixes = [self.prefixes[index] for index in asked] * len(batch.contenders)
         prompt = encode_text(backbone.processor, prefixes).to(backbone.device)
-        seen = seen.repeat(len(batch.contenders), 1, 1)  # (V * B, N, D), in the order of the rows
+        seen = torch.cat([seen] * len(batch.contenders))  # (V * B, N, D), in the order of the rows
         ends = family.end_tokens(backbone.model, backbone.processor)
         beams = self.decoding.num_beams > 1
         watch = Watch(rows, ends, beams, backbone.device, self.cancelled)
@@ -223,11 +223,11 @@ class Generation:
         own = batch.row_adapters and [name for name in batch.row_adapters for _ in range(count)]
         names = names_of_rows(batch.model, list(map(task_of, prefixes)), own)
         mixed = {} if names is None else {"adapter_names": names}
-        model: Any = batch.model
-        sequences = model.generate(
-            **prompt,
+        tokens = family.generate(
+            batch.model,
+            prompt,
+            seen,
             **mixed,
-            **family.given_features(seen),
             do_sample=False,
             num_beams=self.decoding.num_beams,
             max_new_tokens=self.decoding.max_new_tokens,
@@ -237,17 +237,16 @@ class Generation:
         end = clock(backbone.device)
         if self.cancelled.is_set():
             raise Cancelled
-        answers = sequences[:, prompt["input_ids"].shape[1] :].tolist()
-        texts = [up_to_end(tokens, ends) for tokens in answers]
+        texts = [up_to_end(row, ends) for row in tokens.tolist()]
         captions = [
             Caption(
                 text,
-                len(tokens),
+                len(own),
                 row.first - start,
                 (row.end or end) - start,
-                None if beams else row.surprise / -len(tokens),
+                None if beams else row.surprise / -len(own),
             )
-            for text, tokens, row in zip(self._decode(texts), texts, watch.rows, strict=True)
+            for text, own, row in zip(self._decode(texts), texts, watch.rows, strict=True)
         ]
         return {
             name: captions[index * count : (index + 1) * count]
@@ -264,8 +263,9 @@ class Generation:
         }
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
-        processor = self.shared.loaded.processor
-        return [decode(processor, torch.tensor([tokens]))[0] for tokens in rows]
+        backbone = self.shared.loaded
+        own = backbone.processor, backbone.model.config
+        return [decode(own[0], torch.tensor([tokens]), own[1])[0] for tokens in rows]
 
 
 def greedy(

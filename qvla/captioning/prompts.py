@@ -18,7 +18,7 @@ from qvla.settings import CAPTION_PREFIX, QUESTION_PREFIX
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-    from transformers import ProcessorMixin
+    from transformers import PreTrainedConfig, ProcessorMixin
     from transformers.feature_extraction_utils import BatchFeature
 
 __all__ = [
@@ -96,16 +96,19 @@ def encode_text(
 
 
 def encode_images(processor: ProcessorMixin, images: Sequence[Image.Image]) -> torch.Tensor:
-    """RGB images of any size to `pixel_values` (B, 3, S, S) float32, S from the checkpoint."""
-    return processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+    """RGB images of any size to `pixel_values` (B, 3, S, S) float32, S from the checkpoint, or to
+    what else the family's model looks at.
+    """
+    return family_of_processor(processor).pixels(processor, images)
 
 
-def decode(processor: ProcessorMixin, tokens: torch.Tensor) -> list[str]:
-    """Generated tokens (B, T) to texts, without special tokens and outer white space."""
-    texts = processor.tokenizer.batch_decode(
-        tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return [text.strip() for text in texts]
+def decode(
+    processor: ProcessorMixin, tokens: torch.Tensor, config: PreTrainedConfig | None = None
+) -> list[str]:
+    """Generated tokens (B, T) to texts, without special tokens and outer white space. A family may
+    have its answers in the model's configuration.
+    """
+    return family_of_processor(processor).decode(processor, tokens, config)
 
 
 def unknown_words(processor: ProcessorMixin, text: str) -> list[str]:

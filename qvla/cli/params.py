@@ -18,14 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     group = parser.add_argument_group("adapter")
     group.add_argument(
-        "--reduction-factor", type=int, default=16, metavar="N", help="hidden / width (default 16)"
+        "--reduction-factor", type=int, metavar="N", help="hidden / width (default 16)"
     )
     group.add_argument(
         "--layers", type=int, nargs="+", metavar="N", help="decoder layers (default: all)"
     )
     group.add_argument("--sites", nargs="+", choices=("attention", "mlp"), metavar="SITE")
     group.add_argument(
-        "--train-norms", action="store_true", help="count the norm after each adapter as trained"
+        "--train-norms",
+        action="store_true",
+        default=None,
+        help="count the norm after each adapter as trained",
     )
 
 
@@ -35,13 +38,10 @@ def run(options: argparse.Namespace) -> int:
     with redirect_stdout(sys.stderr):
         from qvla.models.params import report
 
-        counts = report(
-            options.model or load_settings().model,
-            reduction_factor=options.reduction_factor,
-            layers=options.layers,
-            sites=options.sites or ("attention", "mlp"),
-            train_norms=options.train_norms,
-        )
+        names = ("reduction_factor", "layers", "sites", "train_norms")
+        own = {name: getattr(options, name) for name in names}
+        given = {name: value for name, value in own.items() if value is not None}
+        counts = report(options.model or load_settings().model, **given)
     print(as_json(counts) if options.json else _in_words(counts), file=output)
     return 0
 

@@ -48,7 +48,7 @@ class CrossModalMethod(Method):
         return CrossModalConfig(r=recipe.rank)
 
     def touched(self, model: nn.Module, recipe: CrossModalFields, places: Places) -> list[str]:
-        return [f"{places.language.path}.0"]
+        return [f"{path}.0" for path in places.language.paths]
 
     def trained(self, recipe: CrossModalFields, places: Places) -> Trained:
         return Trained("input", width=recipe.rank)

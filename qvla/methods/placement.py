@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 from qvla.methods.method import TrainingError
@@ -105,6 +106,8 @@ def _layers(recipe: PlacementFields, places: Places, tower: Literal["language", 
                 f"The recipe names {name} but leaves the {stack.title} out: add --towers both."
             )
         return []
+    if not stack.depth:
+        raise TrainingError(f"The base has no {stack.title} apart: leave it out of the recipe.")
     if given is not None:
         return _checked(given, stack)
     if recipe.preset is not None:
@@ -152,10 +155,12 @@ def projections(recipe: ProjectionFields, places: Places, title: str) -> list[st
     found = []
     for stack, layers, targets in _wanted(recipe, places, title):
         found += [
-            f"{stack.path}.{layer}.{sublayer}.{name}"
+            f"{path}.{layer}.{sublayer}.{name}"
+            for path in stack.paths
             for layer in layers
-            for name, sublayer in stack.projections.items()
+            for name, sublayers in stack.projections.items()
             if name in targets
+            for sublayer in sublayers
         ]
     return found + (list(places.projector) if recipe.projector else [])
 
@@ -166,9 +171,10 @@ def pattern(recipe: ProjectionFields, places: Places, title: str) -> str:
     for stack, layers, targets in _wanted(recipe, places, title):
         every = stack is places.language and takes_all(recipe, places)
         within = r"\d+" if every else _one_of(layers)
+        sublayers = dict.fromkeys(chain.from_iterable(stack.projections.values()))
         parts.append(
-            rf"{re.escape(stack.path)}\.(?:{within})"
-            rf"\.(?:{_one_of(dict.fromkeys(stack.projections.values()))})"
+            rf"{_any_path(stack)}\.(?:{within})"
+            rf"\.(?:{_one_of(map(re.escape, sublayers))})"
             rf"\.(?:{_one_of(map(re.escape, targets))})"
         )
     parts += [re.escape(path) for path in places.projector if recipe.projector]
@@ -197,6 +203,8 @@ def check_blocks(recipe: Any, places: Places, title: str) -> None:
 def _wanted(
     recipe: ProjectionFields, places: Places, title: str
 ) -> list[tuple[Stack, list[int], list[str]]]:
+    if recipe.projector and not places.projector:
+        raise TrainingError("The base has no projector to go around: leave --projector out.")
     wanted = [
         (places.language, language_layers(recipe, places), recipe.lora_targets),
         (places.vision, vision_layers(recipe, places), recipe.vision_targets),
@@ -210,6 +218,12 @@ def _wanted(
                     f"{', '.join(sorted(stack.projections))}."
                 )
     return wanted
+
+
+def _any_path(stack: Stack) -> str:
+    """A pattern of where the stack's layers lie."""
+    paths = [re.escape(path) for path in stack.paths]
+    return paths[0] if len(paths) == 1 else f"(?:{_one_of(paths)})"
 
 
 def _one_of(parts: Iterable[object]) -> str:
@@ -242,7 +256,7 @@ def ranks(recipe: Any, places: Places) -> dict[str, int]:
             for layer in range(stack.depth):
                 by_rank.setdefault(adapted_rank(layer, stack.depth), []).append(layer)
             for rank, layers in by_rank.items():
-                found[rf"{re.escape(stack.path)}\.(?:{_one_of(layers)})\..*"] = rank
+                found[rf"{_any_path(stack)}\.(?:{_one_of(layers)})\..*"] = rank
     return found
 
 

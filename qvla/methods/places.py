@@ -12,22 +12,24 @@ class Stack:
 
     Attributes:
         title: what sentences call the tower.
-        path: where the layers lie in the bare model; each is `{path}.{index}`.
+        paths: where the layers lie in the bare model; each is `{path}.{index}`. There are several
+            of a tower of which the model has more than one, such as an encoder and a decoder of the
+            same shape, whose layers of one number go together.
         depth: how many there are.
         hidden: features of the stream that goes through them.
         attended: features that attention's last projection takes in.
         wide: features between the MLP's projections.
-        projections: a layer's linear layers by name, each with the sublayer that it lies in.
+        projections: a layer's linear layers by name, each with the sublayers that it lies in.
         outputs: the projections that the sublayers `attention` and `mlp` end in.
     """
 
     title: str
-    path: str
+    paths: Sequence[str]
     depth: int
     hidden: int
     attended: int
     wide: int
-    projections: Mapping[str, str]
+    projections: Mapping[str, Sequence[str]]
     outputs: Mapping[str, str]
 
     def inputs(self, projection: str) -> int:

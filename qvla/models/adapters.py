@@ -35,6 +35,7 @@ from qvla.models.adapter_files import (
 )
 from qvla.models.adapter_filling import IN_8_BITS, fill
 from qvla.models.families import family_of
+from qvla.models.families.family import EMBEDDINGS
 from qvla.models.views import own_bytes, view_of
 
 if TYPE_CHECKING:
@@ -143,14 +144,17 @@ def _mixes(model: PeftModel, files: AdapterFiles, touched: set[str], backbone: B
         if getattr(module, "lora_variant", None):  # one of LoRA's that has no entry here
             return False
     family = family_of(backbone.model.config)
-    layers, table = f"{family.decoder}.", f"{family.embedding}."
-    return all(f"{path}.".startswith(layers) and not path.startswith(table) for path in touched)
+    text = tuple(f"{path}." for path in family.text)
+    tables = tuple(f"{path}." for path, part in family.parts.items() if part == EMBEDDINGS)
+    return all(
+        f"{path}.".startswith(text) and not f"{path}.".startswith(tables) for path in touched
+    )
 
 
 def _rehearse(
     model: PeftModel, backbone: Backbone, changes_sight: bool, files: AdapterFiles
 ) -> None:
-    """Runs everything that the adapter changes once, on a prompt of two tokens.
+    """Runs everything that the adapter changes once, on the shortest prompt.
 
     Some tuners take an adapter and fail, or compute what is no number, at the first forward: on
     layers of 4 bits, for instance.
@@ -158,8 +162,8 @@ def _rehearse(
     family = family_of(backbone.model.config)
     device = backbone.device
     with torch.inference_mode():
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
-        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        trial = family.trial(backbone.model)
+        logits = model(**{name: tensor.to(device) for name, tensor in trial.items()}).logits
         finite = torch.isfinite(logits).all()
         if changes_sight:
             side = family.image_side(backbone.model.config)

@@ -8,4 +8,6 @@ from __future__ import annotations
 
 PALIGEMMA_3B = "google/paligemma-3b-pt-224"
 PALIGEMMA2_3B = "google/paligemma2-3b-pt-224"
+BLIP_VQA = "Salesforce/blip-vqa-base"
+VILT_VQA = "dandelin/vilt-b32-finetuned-vqa"
 LLAVA_7B, LLAVA_13B = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"

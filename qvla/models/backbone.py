@@ -86,7 +86,7 @@ def load_backbone(
         for_training: keep NF4 layers in the form through which gradients are right (`nf4`).
         embeddings: how NF4 holds the embedding table, "int8" or "bf16" (`int8_embedding`), which
             quantisation to NF4 leaves alone; None is what the setting `nf4_embeddings` says. Other
-            precisions hold it as all their weights.
+            precisions hold it as all their weights, and a family may only know bfloat16.
 
     Raises:
         BackboneError: for everything that a user can mend, from a missing licence to memory.
@@ -107,7 +107,7 @@ def load_backbone(
         check_weight_files(folder, name)
         processor = read_processor(folder, name, config)
         model = _model(folder, name, config, precision, target, for_training)
-        if in_int8:
+        if in_int8 and family_of(config).holds_int8_table:
             int8_embedding.quantise_embeddings(model)
         if precision.is_quantised and target.type == "cpu":
             give_back_memory()  # quantising leaves the weights' former bytes with the allocator

@@ -81,9 +81,7 @@ def read_processor(folder: Path, name: str | Path, config: PreTrainedConfig) -> 
         processor: Any = family.processor_class.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        tokens, words = family.processor_tokens(processor), len(processor.tokenizer)
-        image_token = processor.image_token_id
-        shown = family.processor_side(processor)
+        fits = family.fits(processor, config)
     except Exception as error:  # any kind: a damaged file fails wherever it is first used
         if is_out_of_memory(error):
             raise
@@ -91,15 +89,9 @@ def read_processor(folder: Path, name: str | Path, config: PreTrainedConfig) -> 
             f"{name} has no usable processor ({first_line(error)}): its tokeniser and image "
             "processor files must lie beside the weights, so fetch them again."
         ) from error
-    due, side = family.image_tokens(config), family.image_side(config)
-    if (
-        image_token != config.image_token_id
-        or words > config.text_config.vocab_size
-        or tokens != due
-        or shown != side
-    ):
+    if not fits:
         raise BackboneError(
-            f"{name} has a processor of another model: the weights expect {due} image tokens of "
-            f"number {config.image_token_id} for {side} x {side} pixels; fetch the files again."
+            f"{name} has a processor of another model: the weights expect "
+            f"{family.expected(config)}; fetch the files again."
         )
     return processor

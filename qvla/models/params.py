@@ -26,19 +26,20 @@ from qvla.models.footprint import census
 def report(
     model: str | Path = PALIGEMMA_3B,
     *,
-    method: str = "bottleneck",
+    method: str | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """What a model consists of, with one adapter and in each precision.
 
     Args:
         model: a built-in name, a checkpoint's folder (its weights may be missing), or a hub id.
-        method: of the adapter, a name in `qvla.methods.registry`.
+        method: of the adapter, a name in `qvla.methods.registry`; None is the usual one of the
+            model's family, with its usual settings.
         fields: what a recipe may say of that method, such as `reduction_factor`; what is left out
             is at the recipe's default.
 
-    Returns a JSON-ready dict: `full_params`, `parts`, `adapter_params` (of bottlenecks without
-    norms, as the report's table I counts), `adapter_norm_params`, `adapter_sites`,
+    Returns a JSON-ready dict: `method`, `full_params`, `parts`, `adapter_params` (of bottlenecks
+    without norms, as the report's table I counts), `adapter_norm_params`, `adapter_sites`,
     `adapter_percent` (of full_params), `nf4_packed_elements`, `nf4_elements` (stored elements by
     dtype, with the float16 and the float32 one-dimensional parameters of the report's own count),
     and `weight_bytes` by precision: `int8` as LLM.int8, `nf4` with the embedding table in bfloat16,
@@ -51,7 +52,10 @@ def report(
         BottleneckError: an adapter that this model cannot carry.
     """
     config = read_model_config(model)
-    family, entry = family_of(config), adapter_method(method)
+    family = family_of(config)
+    entry = adapter_method(family.usual_method if method is None else method)
+    if method is None:
+        fields = {**family.usual_settings, **fields}
     base = family.skeleton(config)
     counts = census(base)
     quantised = nf4_sizes(config)
@@ -61,6 +65,7 @@ def report(
     total = counts.total_parameters
     return {
         "model": str(model),
+        "method": entry.name,
         "full_params": total,
         "parts": dict(counts.parameters),
         "adapter_params": adapters.adapters,
@@ -103,9 +108,11 @@ def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     packed = sum(-(-size // 2) for size in sizes)
     rest = total - sum(sizes)
     state_bytes = sum(map(nf4.state_bytes, sizes))
-    held = (model.get_output_embeddings(), model.get_input_embeddings())
-    tables = {id(module.weight): module.weight for module in held}
-    saved = [2 * one.numel() - int8_embedding.table_bytes(*one.shape) for one in tables.values()]
+    saved = []
+    if family_of(config).holds_int8_table:
+        held = (model.get_output_embeddings(), model.get_input_embeddings())
+        tables = {id(module.weight): module.weight for module in held}
+        saved = [2 * t.numel() - int8_embedding.table_bytes(*t.shape) for t in tables.values()]
     return {
         "layers": len(sizes),
         "elements": {

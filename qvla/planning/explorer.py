@@ -38,7 +38,8 @@ class Exploration:
 
     `total_params` are the base's and the adapter's, as PEFT prints them, and `percent` is of those;
     `adapter_bytes` is the size of the file that is saved; `train_bytes` and `serve_bytes` are the
-    planner's totals on a GPU, for a batch of the recipe's size and for one photo.
+    planner's totals on a GPU, for a batch of the recipe's size and for one photo, and None of a
+    family whose activations the planner does not know.
     `token_operations` are added to each token that the decoder writes, `photo_operations` to each
     photo's way through the vision tower, both before a merge, and None where they were not counted.
     """
@@ -56,8 +57,8 @@ class Exploration:
     mergeable: bool
     works_on_nf4: bool
     nf4_reason: str
-    train_bytes: int
-    serve_bytes: int
+    train_bytes: int | None
+    serve_bytes: int | None
     token_operations: int | None
     photo_operations: int | None
     sites: tuple[Site, ...]
@@ -191,7 +192,7 @@ def _with_factor(method: Method, fields: Mapping[str, Any], skeleton: Skeleton) 
     width = given.pop("width", None)
     if width is None:
         return given
-    hidden = skeleton.config.text_config.hidden_size
+    hidden = skeleton.family.places(skeleton.config).language.hidden
     if "reduction_factor" not in method.fields:
         raise ExploreError(f"{method.title} has no width: it has {', '.join(method.fields)}.")
     if not 1 <= width <= hidden or hidden // (hidden // width) != width:
@@ -202,10 +203,12 @@ def _with_factor(method: Method, fields: Mapping[str, Any], skeleton: Skeleton) 
     return {**given, "reduction_factor": hidden // width}
 
 
-def _memory(recipe: Recipe, skeleton: Skeleton, task: Any) -> int:
-    """The planner's total on a GPU. What is served is held as the app would: in bfloat16, unless a
-    precision was asked for.
+def _memory(recipe: Recipe, skeleton: Skeleton, task: Any) -> int | None:
+    """The planner's total on a GPU, if it has one. What is served is held as the app would: in
+    bfloat16, unless a precision was asked for.
     """
+    if skeleton.family.no_plan is not None:
+        return None
     method, training = recipe.kind.method, task == "training"
     precision = recipe.base_precision if training else recipe.precision or "bf16"
     variant = ("qvla" if recipe.kind.quantised else "adapter") if method.is_adapter else "base"

@@ -158,6 +158,11 @@ def plan(
     config = read_model_config(model)
     training = task == "training"
     family = family_of(config)
+    if family.no_plan is not None:
+        raise PlanError(
+            f"The memory of a {family.title} cannot be planned, because {family.no_plan}: measure "
+            "it with `qvla bench`."
+        )
     prompt_tokens = family.prompt_tokens
     image_tokens = family.image_tokens(config) if image_tokens is None else image_tokens
     text_tokens = prompt_tokens + CAPTION_TOKENS if text_tokens is None else text_tokens

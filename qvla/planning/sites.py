@@ -16,12 +16,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from qvla.models.families.family import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, Family
+from qvla.methods.places import Stack
+from qvla.models.families.family import PROJECTOR, VISION_TOWER, Family
 from qvla.models.footprint import part_of
 
 WRAPPER = "base_model.model."  # before a bare model's names in a PeftModel
 WHOLE = "whole layer"  # of what is put around a layer as such
-TITLES = {VISION_TOWER: "Vision tower", LANGUAGE_MODEL: "Language decoder"}
 
 
 @dataclass(frozen=True)
@@ -97,22 +97,27 @@ def find_towers(
 ) -> tuple[Tower, ...]:
     """The vision tower and the decoder with the sites lit. `linear` are their linear layers."""
     found = []
-    for part, layers, depth in (
-        (VISION_TOWER, family.tower_layers, config.vision_config.num_hidden_layers),
-        (LANGUAGE_MODEL, family.decoder_layers, config.text_config.num_hidden_layers),
-    ):
-        inside = re.compile(rf"{re.escape(layers)}\.(\d+)(?:\.(.+))?")
+    places = family.places(config)
+    for stack in (places.vision, places.language):
+        if not stack.depth:
+            continue
+        layers = "|".join(map(re.escape, stack.paths))
+        inside = re.compile(rf"(?:{layers})\.(\d+)(?:\.(.+))?")
         matches = filter(None, (inside.fullmatch(one.name) for one in sites))
         lit = [(int(match[1]), match[2] or WHOLE) for match in matches]
         usual = (match[2] for name in linear if (match := inside.fullmatch(name)))
         rows = dict.fromkeys([*usual, *(row for _, row in lit)])
-        found.append(Tower(TITLES[part], depth, tuple(rows), frozenset(lit)))
+        found.append(Tower(_title(stack), stack.depth, tuple(rows), frozenset(lit)))
     return tuple(found)
+
+
+def _title(stack: Stack) -> str:
+    return "Language decoder" if stack.title == "decoder" else stack.title.capitalize()
 
 
 def layer_of(name: str, family: Family) -> int | None:
     """The number of the layer in either tower that a module is in."""
-    for layers in (family.tower_layers, family.decoder_layers):
+    for layers in family.all_layers:
         match = re.match(rf"{re.escape(layers)}\.(\d+)(?:\.|$)", name)
         if match:
             return int(match[1])

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from qvla.methods.recipe import Recipe, TrainingError
+from qvla.models.families import family_of
 from qvla.models.params import read_model_config
 from qvla.planning.planner import for_recipe
 from qvla.tuning import unfreezing
@@ -26,13 +27,22 @@ def check(recipe: Recipe) -> None:
     """
     _check_optimiser(recipe)
     config = read_model_config(recipe.model)
+    family = family_of(config)
+    if family.no_training is not None:
+        raise TrainingError(f"{family.title} is not trained here, because {family.no_training}.")
+    if recipe.objective == "cider" and not family.one_text:
+        raise TrainingError(
+            f"The objective cider is for captions of a decoder, and {family.title} has none: leave "
+            "--objective out."
+        )
     model = stand_in(config, recipe)
     if recipe.start_from is not None:
         check_start(config, recipe)
     check_rates(model, recipe)
     unfreezing.check(model, recipe)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    check_memory(recipe)
+    if family.no_plan is None:
+        check_memory(recipe)
     check_disk(recipe, trained)
 
 

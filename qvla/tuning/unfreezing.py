@@ -120,7 +120,7 @@ def check(model: nn.Module, recipe: Recipe) -> None:
 
 def _layer(name: str, family: Family) -> tuple[int, int] | None:
     """Where a parameter lies among the layers, the nearest to the output last."""
-    for rank, path in enumerate((family.tower_layers, family.decoder_layers)):
+    for rank, path in enumerate(family.all_layers):
         if found := re.search(rf"(?:^|\.){re.escape(path)}\.(\d+)\.", name):
             return rank, int(found[1])
     return None

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 @cache
 def families() -> tuple[Family, ...]:
     """Every family that is known here."""
+    from qvla.models.families.blip import BLIP
     from qvla.models.families.llava import LLAVA
     from qvla.models.families.paligemma import PALIGEMMA
+    from qvla.models.families.vilt import VILT
 
-    return (PALIGEMMA, LLAVA)
+    return (PALIGEMMA, LLAVA, BLIP, VILT)
 
 
 def family_named(model_type: object, of: str = "The model") -> Family:

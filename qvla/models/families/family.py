@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -22,6 +24,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from qvla.errors import QvlaError
 from qvla.methods.places import Places, Stack
+from qvla.settings import CAPTION_PREFIX, QUESTION_PREFIX
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
@@ -36,6 +39,55 @@ PUBLISHED_LAYOUT = {
     "model.multi_modal_projector.": "multi_modal_projector.",
     "lm_head.": "language_model.lm_head.",
 }
+
+
+def bare_question(prefix: str, title: str) -> str:
+    """A prompt without the words that ask PaliGemma for an answer, for a family of that title which
+    takes questions alone; raises QvlaError for the prompt that asks for a caption.
+    """
+    if prefix == CAPTION_PREFIX:
+        raise QvlaError(
+            f"{title} answers questions and writes no captions: ask it one, with the prompt "
+            f"`{QUESTION_PREFIX} QUESTION`."
+        )
+    return prefix.removeprefix(f"{QUESTION_PREFIX} ")
+
+
+def bracket(tokenizer: Any) -> None:
+    """Has a tokeniser of words put its first and last special token around every text, as BERT's
+    does under the names `[CLS]` and `[SEP]`.
+    """
+    ends = {"bos_token": "cls_token", "eos_token": "sep_token"}
+    tokenizer.add_special_tokens({own: getattr(tokenizer, name) for name, own in ends.items()})
+    first, last = tokenizer.cls_token, tokenizer.sep_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B {last}",
+        special_tokens=[(first, tokenizer.cls_token_id), (last, tokenizer.sep_token_id)],
+    )
+
+
+def question_tokens(tokenizer: Any, texts: Sequence[str], title: str) -> dict[str, torch.Tensor]:
+    """Texts as a family of that title takes them that has no words of its own around them:
+    `input_ids` and `attention_mask` (B, T), padded on the right. QvlaError for one too long.
+    """
+    batch = dict(
+        tokenizer(
+            list(texts),
+            padding=True,
+            padding_side="right",
+            return_attention_mask=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+    )
+    length: int = batch["input_ids"].shape[1]
+    if length > tokenizer.model_max_length:
+        raise QvlaError(
+            f"A question or answer is {length} tokens long and {title} takes "
+            f"{tokenizer.model_max_length}: shorten it."
+        )
+    return batch
 
 
 class Family(ABC):
@@ -56,6 +108,7 @@ class Family(ABC):
 
     decoder: ClassVar[str]  # the language model without its output head
     decoder_layers: ClassVar[str]
+    language_title: ClassVar[str] = "decoder"  # of all layers that work on text, in sentences
     embedding: ClassVar[str]
     head: ClassVar[str]
     tower: ClassVar[str]  # the vision tower
@@ -64,13 +117,13 @@ class Family(ABC):
     projector_linears: ClassVar[Sequence[str]]  # its linear layers, within it
     # Linear layers of one layer of decoder (Gemma's and LLaMA's) and tower (SigLIP's and CLIP's),
     # with the sublayers that they lie in.
-    projections: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
-        **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
+    projections: ClassVar[Mapping[str, Sequence[str]]] = {
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), ("self_attn",)),
+        **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), ("mlp",)),
     }
-    tower_projections: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), "self_attn"),
-        **dict.fromkeys(("fc1", "fc2"), "mlp"),
+    tower_projections: ClassVar[Mapping[str, Sequence[str]]] = {
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), ("self_attn",)),
+        **dict.fromkeys(("fc1", "fc2"), ("mlp",)),
     }
     outputs: ClassVar[Mapping[str, str]] = {"attention": "o_proj", "mlp": "down_proj"}
     tower_outputs: ClassVar[Mapping[str, str]] = {"attention": "out_proj", "mlp": "fc2"}
@@ -79,10 +132,20 @@ class Family(ABC):
     built_in: ClassVar[Mapping[str, Callable[[], PreTrainedConfig]]] = {}
     # Beginnings of parameter names, as this Transformers has them, to those of published files.
     published: ClassVar[Mapping[str, str]] = {}
-    image_token: ClassVar[str]
+    image_token: ClassVar[str | None]  # that stands for the photo in a prompt, where one does
     extra_tokens: ClassVar[Sequence[str]] = ()  # that the processor wants in every vocabulary
     neutral_norm: ClassVar[float]  # the weight with which the decoder's norms only normalise
     prompt_tokens: ClassVar[int]  # of the captioning prompt without its photo
+    one_text: ClassVar[bool] = True  # whether a decoder writes answers behind their prompts
+    # Why the planner does not know the activations of such models, where it does not.
+    no_plan: ClassVar[str | None] = None
+    no_training: ClassVar[str | None] = None  # why it is not trained here, where it is not
+    holds_int8_table: ClassVar[bool] = True  # whether `int8_embedding` can hold its tables
+    # What is tried and counted where nothing else is asked for: an adapter of which method, with
+    # which of its settings, and which prompt.
+    usual_method: ClassVar[str] = "bottleneck"
+    usual_settings: ClassVar[Mapping[str, Any]] = {}
+    usual_prompt: ClassVar[str] = CAPTION_PREFIX
 
     @property
     def sight(self) -> tuple[str, ...]:
@@ -90,6 +153,23 @@ class Family(ABC):
         changed sees a photo as its base does.
         """
         return (self.tower, self.projector)
+
+    @property
+    def language_layers(self) -> tuple[str, ...]:
+        """Where the layers lie that work on text: the decoder's, and those of an encoder like it,
+        if there is one, before them.
+        """
+        return (self.decoder_layers,)
+
+    @property
+    def all_layers(self) -> tuple[str, ...]:
+        """The same and the vision tower's, those nearer to the output later."""
+        return (self.tower_layers, *self.language_layers)
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The modules that work on text, row by row of a batch."""
+        return (self.decoder,)
 
     @property
     def parts(self) -> Mapping[str, str]:
@@ -108,8 +188,8 @@ class Family(ABC):
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return Places(
             language=Stack(
-                title="decoder",
-                path=self.decoder_layers,
+                title=self.language_title,
+                paths=self.language_layers,
                 depth=text.num_hidden_layers,
                 hidden=text.hidden_size,
                 attended=text.num_attention_heads * head,
@@ -119,7 +199,7 @@ class Family(ABC):
             ),
             vision=Stack(
                 title="vision tower",
-                path=self.tower_layers,
+                paths=[self.tower_layers],
                 depth=vision.num_hidden_layers,
                 hidden=vision.hidden_size,
                 attended=vision.hidden_size,
@@ -148,6 +228,57 @@ class Family(ABC):
         if ends is None:
             ends = processor.tokenizer.eos_token_id
         return set(ends) if isinstance(ends, (list, tuple)) else {ends}
+
+    def generate(
+        self,
+        model: Any,
+        prompt: Mapping[str, torch.Tensor],
+        features: torch.Tensor,
+        **options: Any,
+    ) -> torch.Tensor:
+        """The tokens (B, T) that answer prompts, as `encode` makes them, about photos that were
+        looked at: `image_features` of each row. `options` are those of Transformers' `generate`.
+        """
+        tokens = model.generate(**prompt, **self.given_features(features), **options)
+        return tokens[:, prompt["input_ids"].shape[1] :]
+
+    def decode(self, processor: Any, tokens: torch.Tensor, config: Any) -> list[str]:
+        """Generated tokens (B, T) as texts."""
+        texts = processor.tokenizer.batch_decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [text.strip() for text in texts]
+
+    def pixels(self, processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB images of any size as `image_features` takes them, float32."""
+        seen: torch.Tensor = processor.image_processor(list(images), return_tensors="pt")[
+            "pixel_values"
+        ]
+        return seen
+
+    def trial(self, model: Any) -> dict[str, torch.Tensor]:
+        """The arguments of the shortest `forward` through all of the model that works on text."""
+        tokens = torch.zeros(1, 2, dtype=torch.long)
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+    def fits(self, processor: Any, config: Any) -> bool:
+        """Whether a processor makes what models of that configuration take; any exception where it
+        does not say.
+        """
+        return (
+            processor.image_token_id == config.image_token_id
+            and len(processor.tokenizer) <= config.text_config.vocab_size
+            and self.processor_tokens(processor) == self.image_tokens(config)
+            and self.processor_side(processor) == self.image_side(config)
+        )
+
+    def expected(self, config: Any) -> str:
+        """What a processor has to make for that configuration, as a sentence has it."""
+        side = self.image_side(config)
+        return (
+            f"{self.image_tokens(config)} image tokens of number {config.image_token_id} for "
+            f"{side} x {side} pixels"
+        )
 
     def refuse_tokens(self, texts: Iterable[str], special: Iterable[str]) -> None:
         """Raises QvlaError for a prompt or caption that holds a token of the layout."""

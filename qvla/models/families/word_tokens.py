@@ -39,7 +39,8 @@ def word_processor(
     family: Family, words: Iterable[str], *, image_size: int, image_tokens: int
 ) -> ProcessorMixin:
     """A family's processor over these words; `image_tokens` is the length of one image."""
-    entries = dict.fromkeys((*SPECIAL_TOKENS, family.image_token, "\n", *words))
+    photo = () if family.image_token is None else (family.image_token,)
+    entries = dict.fromkeys((*SPECIAL_TOKENS, *photo, "\n", *words))
     tokenizer = word_tokenizer(
         {word: index for index, word in enumerate(entries)},
         {name.strip("<>") + "_token": name for name in SPECIAL_TOKENS},
@@ -54,7 +55,7 @@ def word_tokenizer(
     vocabulary: Mapping[str, int],
     special: Mapping[str, str],
     *,
-    image_token: str,
+    image_token: str | None,
     longest: int,
     lower_case: bool,
 ) -> PreTrainedTokenizerFast:
@@ -67,10 +68,13 @@ def word_tokenizer(
     if lower_case:
         tokenizer.normalizer = _normalizer()
     tokenizer.pre_tokenizer = _pre_tokenizer()
+    extra = {}
+    if image_token is not None:
+        extra = {"image_token": AddedToken(image_token, special=True)}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **special,
-        extra_special_tokens={"image_token": AddedToken(image_token, special=True)},
+        extra_special_tokens=extra,
         model_max_length=longest,
     )
 

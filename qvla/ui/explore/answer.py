@@ -15,8 +15,8 @@ def render_facts(found: Exploration) -> str:
         "Trained": f"<b>{found.trainable_params:,}</b> of {found.total_params:,} parameters, "
         f"{found.percent:.4g} %",
         "On disk": f"<b>{units.size(found.adapter_bytes)}</b>, {found.adapter_bytes:,} bytes",
-        "To train": f"<b>{units.size(found.train_bytes)}</b> on a GPU (planned)",
-        "To serve": f"<b>{units.size(found.serve_bytes)}</b> on a GPU (planned)",
+        "To train": _planned(found.train_bytes),
+        "To serve": _planned(found.serve_bytes),
         "More to compute": f"<b>{operations(found.token_operations)}</b> a token, "
         f"{operations(found.photo_operations)} a photo, until it is merged",
         "Merges": "yes, into a float base; then it costs nothing more" if found.mergeable else "no",
@@ -47,6 +47,10 @@ def operations(count: int | None) -> str:
 
 def problem(sentence: str) -> str:
     return f'<p class="problem" role="alert">{escape(sentence)}</p>'
+
+
+def _planned(count: int | None) -> str:
+    return "not planned" if count is None else f"<b>{units.size(count)}</b> on a GPU (planned)"
 
 
 def _copied(title: str, text: str) -> str:

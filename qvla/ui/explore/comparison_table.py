@@ -47,6 +47,10 @@ def comparison_csv(rows: Sequence[Row], model: str) -> str:
     return write_csv(f"methods-{model}", COLUMNS, [as_row(row) for row in rows])
 
 
+def _planned(count: int | None) -> str:
+    return "not planned" if count is None else units.size(count)
+
+
 def _row(row: Row, pane: Offer | None) -> str:
     name = f'<th scope="row">{escape(row.title)}</th>'
     if not isinstance(row, Exploration):
@@ -57,8 +61,8 @@ def _row(row: Row, pane: Offer | None) -> str:
         (row.trainable_params, f"{row.trainable_params:,}"),
         (row.percent, f"{row.percent:.3g}"),
         (row.adapter_bytes, units.size(row.adapter_bytes)),
-        (row.train_bytes, units.size(row.train_bytes)),
-        (row.serve_bytes, units.size(row.serve_bytes)),
+        (row.train_bytes, _planned(row.train_bytes)),
+        (row.serve_bytes, _planned(row.serve_bytes)),
         (row.token_operations, operations(row.token_operations).removesuffix(" operations")),
         (int(row.mergeable), "yes" if row.mergeable else "no"),
         (int(row.works_on_nf4), "yes" if row.works_on_nf4 else "no"),
