@@ -31,6 +31,7 @@ PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = None if (PACKAGE / "shipped").is_dir() else PACKAGE.parent
 SHIPPED = CHECKOUT or PACKAGE / "shipped"
 ASSETS = SHIPPED / "assets"
+RECIPES = ASSETS / "recipes"
 EMBEDDED_MODEL = SHIPPED / "checkpoints" / "mini"
 PREFIX = "QVLA_"
 # PaliGemma's prompts for a caption, and before a question (arXiv 2407.07726, section 3).

@@ -67,6 +67,9 @@ class Recipe(BaseModel):
     epochs: float = Field(1.0, gt=0, description="passes over the photos")
     max_steps: int | None = Field(None, ge=1, description="stop after these steps, not the epochs")
     batch_size: int = Field(4, ge=1, description="photos a step on each device")
+    eval_batch_size: int | None = Field(
+        None, ge=1, description="photos at once in evaluations (default: as a step)"
+    )
     gradient_accumulation: int = Field(1, ge=1, description="batches added up to one step")
     learning_rate: float | None = Field(
         None,
@@ -89,6 +92,9 @@ class Recipe(BaseModel):
         "linear", description="what follows the warm-up; constant has none unless warmup_steps"
     )
     warmup_steps: int = Field(2, ge=0, description="steps of linear warm-up")
+    warmup_share: float = Field(
+        0.0, ge=0, lt=1, description="at least this share of the steps is warm-up"
+    )
     weight_decay: float = Field(1e-6, ge=0, description="AdamW's weight decay")
     adam_beta2: float = Field(0.999, gt=0, lt=1, description="AdamW's second beta")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: no")
@@ -158,7 +164,7 @@ class Recipe(BaseModel):
     num_workers: int = Field(0, ge=0, description="processes that prepare batches")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
-    bf16: bool = Field(True, description="bfloat16 autocast")
+    bf16: bool = Field(True, description="bfloat16 autocast; float16 on a GPU without it")
     precision: Literal["fp32", "bf16", "int8"] | None = Field(
         None,
         description="of a base that is not in NF4 (default: bf16 with --bf16, else fp32; full: "
@@ -288,7 +294,15 @@ class Recipe(BaseModel):
 # What may differ when a run is resumed: where things lie and how they are watched.
 MAY_CHANGE = {
     *("model", "data", "output", "start_from", "log_steps", "eval_steps", "save_steps"),
-    *("report_to", "num_workers", "cache_mb", "eval_splits", "eval_photos", "sample_photos"),
+    *(
+        "report_to",
+        "num_workers",
+        "cache_mb",
+        "eval_splits",
+        "eval_photos",
+        "sample_photos",
+        "eval_batch_size",
+    ),
     "device_lock",
 }
 

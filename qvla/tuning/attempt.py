@@ -167,6 +167,7 @@ def _trainer(
     shown = photos(training, processor, augment=recipe.augment, **settings)
     held_out = photos(evaluation, processor, **settings)
     on_cuda = backbone.device.type == "cuda"
+    without_bf16 = on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
     assert recipe.learning_rate is not None  # the recipe has filled it in
     trackers: list[str] = list(recipe.report_to)
     arguments = TrainingArguments(
@@ -174,7 +175,7 @@ def _trainer(
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps or -1,
         per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.eval_batch_size or recipe.batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=_schedule(recipe),
@@ -185,7 +186,8 @@ def _trainer(
         optim=recipe.optimiser,
         seed=recipe.seed,
         use_cpu=not on_cuda,
-        bf16=recipe.bf16,
+        bf16=recipe.bf16 and not without_bf16,
+        fp16=recipe.bf16 and without_bf16,
         activation_checkpointing=recipe.recomputes,
         activation_checkpointing_kwargs={"use_reentrant": False},
         dataloader_num_workers=recipe.num_workers,
@@ -213,6 +215,7 @@ def _trainer(
     trainer = kind(
         model=model,
         rates=rates_of(recipe),
+        warmup_share=recipe.warmup_share,
         args=arguments,
         data_collator=collate(processor, recipe.prefix),
         train_dataset=shown,
@@ -229,14 +232,16 @@ def _local_process() -> int:
 
 
 def _schedule(recipe: Recipe) -> str:
-    if recipe.lr_scheduler == "constant" and recipe.warmup_steps:
+    if recipe.lr_scheduler == "constant" and (recipe.warmup_steps or recipe.warmup_share):
         return "constant_with_warmup"
     return recipe.lr_scheduler
 
 
 def _set_attention(backbone: Backbone, recipe: Recipe) -> None:
     """On the CPU, fused attention's backward is slower than the plain one at these lengths."""
-    chosen = recipe.attention
+    chosen, own = recipe.attention, backbone.family.attention(backbone.model.config)
+    if set(own.values()) == {"eager"}:
+        return  # it has no other
     if chosen == "auto":
         if backbone.device.type == "cuda":
             return  # as loaded: SDPA, but for Gemma 2, which it cannot do

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import torch
@@ -81,12 +82,20 @@ class CaptionTrainer(Trainer):
     """The Trainer with this project's loss, order of photos, and refusal of numbers not finite.
 
     `rates` are learning rates of parts of the model, by the family's names of them; all others have
-    that of the arguments. The schedule scales every one alike.
+    that of the arguments. The schedule scales every one alike. Its warm-up is the arguments' or the
+    `warmup_share` of all steps, whichever is longer.
     """
 
-    def __init__(self, *args: Any, rates: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        rates: Mapping[str, float] | None = None,
+        warmup_share: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._rates = rates or {}
+        self._warmup_share = warmup_share
         # compute_loss divides by the tokens of the whole accumulated batch itself.
         self.model_accepts_loss_kwargs = True
         self.clock = Clock(self.get_total_train_batch_size(self.args))
@@ -124,6 +133,13 @@ class CaptionTrainer(Trainer):
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, own)
             self.optimizer_cls_and_kwargs = (kind, {**options, "params": self._groups(own)})
         return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        share = ceil(self._warmup_share * num_training_steps)
+        self.args.warmup_steps = max(self.args.warmup_steps, share)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
         """Parameter groups, those at the run's own rate first: the log tells the first one's."""
