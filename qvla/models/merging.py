@@ -148,7 +148,8 @@ def _untie(model: Any) -> None:
 
 def _tie_again(model: Any) -> None:
     """Ties head and embedding where they are the same still, or says that they are not."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    family = family_of(model.config)
+    embedding, head = (model.get_submodule(path) for path in (family.embedding, family.head))
     same = torch.equal(head.weight, embedding.weight)
     if same:
         head.weight = embedding.weight

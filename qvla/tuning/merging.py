@@ -1,9 +1,9 @@
 """`qvla merge`: an adapter merged into its base, proved by its answers, and written whole.
 
 The proof loads what was written once more and holds it against the base with the adapter beside it,
-both in float32: the largest difference of logits, and the greedy caption, of one photo that comes
-with QVLA. Without it the checkpoint does not get its name: an adapter that is lost in a merge, by a
-library or to rounding, leaves a model that answers as before and says nothing of it.
+both in float32: the largest difference of logits, and the greedy caption or answer, of one photo
+that comes with QVLA. Without it the checkpoint does not get its name: an adapter that is lost in a
+merge, by a library or to rounding, leaves a model that answers as before and says nothing of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from qvla.captioning.generation import greedy
-from qvla.captioning.prompts import CAPTION_PREFIX, encode_images, encode_text
+from qvla.captioning.prompts import encode_images, encode_text
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
 from qvla.files import parse_json, whole_folder, write_json
@@ -187,7 +187,7 @@ def _write(
     _check_disk(backbone, folder, precision)
     attached = load_adapter(backbone, adapter, "merged")
     _, photo = _photo()
-    [caption] = greedy(backbone, attached.model, [photo], CAPTION_PREFIX, TOKENS)
+    [caption] = greedy(backbone, attached.model, [photo], _prompt(backbone), TOKENS)
     logits = _logits(backbone, attached.model, photo, caption)
     moves = _apart(logits, _logits(backbone, backbone.model, photo, caption))
     merged = merging.merge(attached)
@@ -199,14 +199,14 @@ def _write(
 def _prove(answer: _Answer, folder: Path, precision: Precision, device: str) -> Proof:
     written = load_backbone(folder, Precision.FP32, device=device)
     name, photo = _photo()
-    [caption] = greedy(written, written.model, [photo], CAPTION_PREFIX, TOKENS)
+    [caption] = greedy(written, written.model, [photo], _prompt(written), TOKENS)
     difference = _apart(answer.logits, _logits(written, written.model, photo, answer.caption))
     tolerance = FP32_TOLERANCE * max(1.0, answer.logits.abs().max().item())
     if precision is Precision.BF16:
         tolerance = max(tolerance, BF16_TOLERANCE * answer.adapter_moves)
     return Proof(
         photo=name,
-        prompt=CAPTION_PREFIX,
+        prompt=_prompt(written),
         difference=difference,
         tolerance=tolerance,
         adapter_moves=answer.adapter_moves,
@@ -233,6 +233,11 @@ def _failed(proof: Proof, out: Path, precision: Precision) -> str:
     )
 
 
+def _prompt(backbone: Backbone) -> str:
+    """What the family is usually asked."""
+    return backbone.family.usual_prompt
+
+
 def _photo() -> tuple[str, Image.Image]:
     """The first of the examples that come with QVLA."""
     example = read_examples(ASSETS / "examples")[0]
@@ -241,7 +246,8 @@ def _photo() -> tuple[str, Image.Image]:
 
 def _logits(backbone: Backbone, model: Any, photo: Image.Image, caption: str) -> torch.Tensor:
     """Logits (T, vocabulary) at the end of the prompt and along a caption, on the CPU."""
-    batch = encode_text(backbone.processor, [CAPTION_PREFIX], [caption]).to(backbone.device)
+    prompts = [_prompt(backbone)]
+    batch = encode_text(backbone.processor, prompts, [caption]).to(backbone.device)
     labels = batch.pop("labels")
     pixels = encode_images(backbone.processor, [photo]).to(backbone.device)
     kept = int((labels != -100).sum()) + 1
