@@ -65,9 +65,12 @@ def lora_by_names(model: str | Path, rank: int, targets: tuple[str, ...]) -> tup
 
 
 def _count(model: str | None, told: dict[str, Any], claim: dict[str, Any]) -> int:
-    name = model or told["model"]
-    if claim["of"] == "float32_bytes":
-        return FLOAT32 * sum(Skeleton(read_model_config(name)).sizes)
+    name = model or claim.get("model", told["model"])
+    if claim["of"] == "nf4_bytes":
+        return Skeleton(read_model_config(name)).quantised_bytes["nf4"]
+    if claim["of"] in ("parameters", "float32_bytes"):
+        each = 1 if claim["of"] == "parameters" else FLOAT32
+        return each * sum(Skeleton(read_model_config(name)).sizes)
     targets: Sequence[str] = claim["targets"]
     trained, total = lora_by_names(name, claim["rank"], tuple(targets))
     return trained if claim["of"] == "trained" else total
