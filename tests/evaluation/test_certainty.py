@@ -1,4 +1,4 @@
-"""The words for certainty, against a plain sort into quarters."""
+"""The words for certainty, against a plain sort into quarters and against what ships."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from qvla.evaluation.certainty import FEWEST, certainty
+from qvla.evaluation.certainty import FEWEST, certainty, thresholds_of
+from qvla.records import store as records
 
 
 def test_a_quarter_is_sure_and_a_quarter_guesses() -> None:
@@ -40,3 +41,14 @@ def test_captions_that_are_all_as_likely_are_sure() -> None:
     numbers = certainty("base", dict.fromkeys(names, -1.0), dict.fromkeys(names, 0.5))
     assert numbers["certainty/base/sure/images"] == FEWEST
     assert "certainty/base/guessing/CIDEr" not in numbers
+
+
+def test_what_ships_is_sure_where_it_is_right() -> None:
+    shipped = records.find("evaluation", [records.SHIPPED], pytest.fail)
+    found = [one.record for one in shipped if thresholds_of(one.record, "adapter")]
+    assert found
+    for record in found:
+        for name in ("adapter", "qvla"):
+            numbers = record.numbers
+            sure = numbers[f"certainty/{name}/sure/CIDEr"]
+            assert sure >= 2 * numbers[f"certainty/{name}/guessing/CIDEr"]
