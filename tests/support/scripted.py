@@ -28,6 +28,7 @@ class Script:
         references: Sequence[str],
         stopped: threading.Event,
         names: Sequence[str] | None = None,
+        certain: Any = None,
     ) -> Iterator[Panes]:
         self.asked.append(references)
         *first, last = [
