@@ -10,15 +10,25 @@ from playwright.sync_api import Browser, expect
 
 from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.engine import caption
+from qvla.captioning.generation import Caption
 from qvla.captioning.loader import LineupLoader
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
+from qvla.evaluation.certainty import thresholds_of
+from qvla.records import store as records
 from qvla.settings import EMBEDDED_MODEL, Settings
 from tests.support import waiting
 from tests.support.serving import served
 from tests.support.visitor import choose, compare, open_page
 
 pytestmark = pytest.mark.browser
+
+
+def words(captions: dict[str, Caption]) -> list[str]:
+    """How sure each caption is, by the evaluation that ships."""
+    kept = records.find("evaluation", [records.SHIPPED], pytest.fail)
+    newest = next(one.record for one in kept if thresholds_of(one.record, "adapter"))
+    return [thresholds_of(newest, name).word(captions[name].log_probability) for name in VARIANTS]
 
 
 def test_a_real_photo_gets_three_captions_of_real_weights(browser: Browser) -> None:
@@ -28,7 +38,12 @@ def test_a_real_photo_gets_three_captions_of_real_weights(browser: Browser) -> N
     # photos on which no two variants say the same
     photos = [example.image for example in read_examples(settings.examples)]
     said = {photo: caption(lineup, [open_image(photo)])[0] for photo in photos}
-    photo = next(p for p in photos if len({said[p][name].text for name in VARIANTS}) == 3)
+    photo = next(
+        p
+        for p in photos
+        if len({said[p][name].text for name in VARIANTS}) == 3
+        and {"unsure", "guessing"} & set(words(said[p]))
+    )
 
     with served(settings, loader) as address:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -37,6 +52,7 @@ def test_a_real_photo_gets_three_captions_of_real_weights(browser: Browser) -> N
         choose(page, photo)
         expect(page.locator(".photo-view figcaption")).to_contain_text(photo.name)
         shown = compare(page)
+        expect(page.locator(".pane .certainty")).to_have_text(words(said[photo]))
         page.close()
 
     assert [text.strip() for text in shown] == [said[photo][name].text for name in VARIANTS]
