@@ -15,7 +15,7 @@ class Stack:
         paths: where the layers lie in the bare model; each is `{path}.{index}`. There are several
             of a tower of which the model has more than one, such as an encoder and a decoder of the
             same shape, whose layers of one number go together.
-        depth: how many there are.
+        depth: how many there are whose outputs are used.
         hidden: features of the stream that goes through them.
         attended: features that attention's last projection takes in.
         wide: features between the MLP's projections.
@@ -40,8 +40,12 @@ class Stack:
 
 @dataclass(frozen=True)
 class Places:
-    """The places of one model: both towers' layers, and the projector's linear layers by path."""
+    """The places of one model: both towers' layers, and the projector's linear layers by path.
+
+    `unused` are paths of modules whose outputs nothing uses: nothing put there would learn.
+    """
 
     language: Stack
     vision: Stack
     projector: Sequence[str]
+    unused: Sequence[str] = ()

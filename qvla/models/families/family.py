@@ -200,7 +200,7 @@ class Family(ABC):
             vision=Stack(
                 title="vision tower",
                 paths=[self.tower_layers],
-                depth=vision.num_hidden_layers,
+                depth=self.tower_depth(config),
                 hidden=vision.hidden_size,
                 attended=vision.hidden_size,
                 wide=vision.intermediate_size,
@@ -208,7 +208,16 @@ class Family(ABC):
                 outputs=self.tower_outputs,
             ),
             projector=[f"{self.projector}.{name}" for name in self.projector_linears],
+            unused=self.unused(config),
         )
+
+    def tower_depth(self, config: Any) -> int:
+        """Layers of the vision tower whose outputs are used, counted from the input."""
+        return config.vision_config.num_hidden_layers
+
+    def unused(self, config: Any) -> Sequence[str]:
+        """Paths of modules whose outputs nothing uses, so that nothing in them could learn."""
+        return ()
 
     def skeleton(self, config: PreTrainedConfig) -> PreTrainedModel:
         """The model on the meta device, which has shapes but no memory."""

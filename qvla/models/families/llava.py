@@ -24,7 +24,7 @@ from qvla.settings import CAPTION_PREFIX, QUESTION_PREFIX
 
 # How LLaVA-1.5 was asked for a caption in its training (the same paper, table 7, TextCaps).
 CAPTION_INSTRUCTION = "Provide a one-sentence caption for the provided image."
-# Behind a question, as LLaVA-1.5 was trained (arXiv 2310.03744, section 3.2).
+# Behind a question, as of VQAv2 and its like (the same table).
 ANSWER_INSTRUCTION = "Answer the question using a single word or phrase."
 
 
@@ -101,6 +101,21 @@ class Llava(Family):
     # The captioning prompt's, photo aside: estimated from its words, as the published tokeniser was
     # not at hand.
     prompt_tokens = 26
+
+    def tower_depth(self, config: Any) -> int:
+        """Up to the layer that the features are taken from, the last but one as published: those
+        behind it are computed and thrown away.
+        """
+        taken = config.vision_feature_layer
+        depth = config.vision_config.num_hidden_layers
+        each = [taken] if isinstance(taken, int) else taken
+        return max(one if one >= 0 else depth + 1 + one for one in each)
+
+    def unused(self, config: Any) -> Sequence[str]:
+        depth = config.vision_config.num_hidden_layers
+        behind = range(self.tower_depth(config), depth)
+        layers = [f"{self.tower_layers}.{layer}" for layer in behind]
+        return [*layers, f"{self.tower}.post_layernorm"]  # which is of the class token alone
 
     def attention(self, config: Any) -> dict[str, str]:
         return {"": "sdpa", "vision_config": "sdpa", "text_config": "sdpa"}

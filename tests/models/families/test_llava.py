@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from qvla.captioning.prompts import IGNORED, decode, encode_images, encode_text
 from qvla.errors import QvlaError
+from qvla.methods.recipe import fields_of
+from qvla.methods.registry import METHODS
+from qvla.models.checkpoint import read_config
 from qvla.models.families import built_in, family_of
+from tests.support.adapted import randomise
 from tests.support.tiny import PROMPTS
 
 SUFFIXES = ["many planes in the airport .", "a river ."]
@@ -84,3 +89,35 @@ def test_only_the_answer_carries_labels(processor, photos) -> None:
 def test_a_token_of_the_layout_is_refused(processor, token: str) -> None:
     with pytest.raises(QvlaError, match=token):
         encode_text(processor, ["caption en"], [f"a {token} river"])
+
+
+@pytest.mark.parametrize(
+    ("taken", "depth"), [(-2, 2), (-1, 3), (2, 2), (1, 1), ([-3, -2], 2), ([1, 3], 3)]
+)
+def test_the_tower_is_as_deep_as_its_features_are_taken(
+    taken: int | list[int], depth: int, tiny_llava: Path
+) -> None:
+    config = read_config(tiny_llava, tiny_llava)
+    config.vision_feature_layer = taken
+    assert family_of(config).places(config).vision.depth == depth
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+def test_all_that_a_method_puts_into_both_towers_gets_a_gradient(
+    name: str, tiny_llava: Path, photos: list[Image.Image], processor
+) -> None:
+    """The last layer of the vision tower is computed and thrown away: nothing goes there."""
+    model = AutoModelForImageTextToText.from_pretrained(tiny_llava)
+    method, places = METHODS[name], family_of(model.config).places(model.config)
+    given = {"towers": "both"} if "towers" in method.fields else {}
+    adapter = method.config(fields_of(method, **given), places)
+    model = get_peft_model(model, adapter)
+    randomise(model, "default", seed=1)
+    batch = encode_text(processor, ["caption en"] * 2, SUFFIXES)
+    model(**batch, pixel_values=encode_images(processor, photos)).loss.backward()
+    trained = {own: one for own, one in model.named_parameters() if one.requires_grad}
+    still = {own for own, one in trained.items() if one.grad is None or not one.grad.any()}
+    assert still == set()
+    if given:
+        seen = {own.split("encoder.layers.")[1][0] for own in trained if "encoder.layers" in own}
+        assert seen == {"0", "1"}
