@@ -11,14 +11,15 @@ so that the base's own weights are never written, and several adapters share one
 writes b + d in b's place.
 
 Gemma has no biases. On PaliGemma that leaves the vision tower and the projector: what is trained is
-how a photo is seen, and nothing of how it is told.
+how a photo is seen, and nothing of how it is told. The same holds of LLaVA, whose Llama has none.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft.config import PeftConfig
@@ -26,20 +27,27 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from peft.utils import register_peft_method
 from torch import nn
 
-from qvla.methods.tuner import OwnLayer, OwnTuner, TunerError, peft_type_named
+from qvla.methods.tuner import OwnLayer, OwnTuner, TunerError, peft_type_named, shortened
 
 BITFIT = peft_type_named("BITFIT")
 
 
 @dataclass
 class BitFitConfig(PeftConfig):
-    """Every bias of the model is trained, so there is nothing to choose."""
+    """Args:
+    target_modules: a pattern of the names of what has a bias to train; None means every bias.
+    """
 
-    target_modules: ClassVar[None] = None  # PEFT reads this of every method
+    target_modules: str | None = field(default=None, metadata={"help": "A pattern, or every bias."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = BITFIT
+        if not isinstance(self.target_modules, str | None):
+            raise TunerError(
+                "What has its bias trained is named by a pattern of names, or by nothing for all, "
+                f"not by {shortened(self.target_modules)}."
+            )
 
 
 class BitFitLayer(OwnLayer):
@@ -94,20 +102,28 @@ class BitFitModel(OwnTuner):
     tuner_layer_cls = BitFitLayer
 
     def targets(self, model: nn.Module, config: BitFitConfig) -> Iterator[str]:
-        return biased(model)
+        return biased(model, config)
 
 
-def biased(model: nn.Module) -> Iterator[str]:
-    """Names of the layers that have a bias; raises TunerError when there is none."""
+def biased(model: nn.Module, config: BitFitConfig) -> Iterator[str]:
+    """Names of the layers whose bias is meant; raises TunerError when there is none."""
     kinds = (nn.Linear, nn.LayerNorm, nn.Conv2d, BitFitLayer)
     found = False
     for name, module in model.named_modules():
         within = name.endswith(".base_layer")  # it has its wrapper already
         # What is of a class derived elsewhere, as within nn.MultiheadAttention, is not called.
         internal = type(module).__name__ == "NonDynamicallyQuantizableLinear"
-        if isinstance(module, kinds) and module.bias is not None and not (within or internal):
+        meant = config.target_modules is None or re.fullmatch(config.target_modules, name)
+        if isinstance(module, kinds) and module.bias is not None and meant:
+            if within or internal:
+                continue
             found = True
             yield name
+    if not found and config.target_modules is not None:
+        raise TunerError(
+            "There is no bias in the layers that are named: Gemma and Llama have none, so choose "
+            "layers of the vision tower, by --towers vision."
+        )
     if not found:
         raise TunerError(f"{type(model).__name__} has no bias to train: use another method.")
 

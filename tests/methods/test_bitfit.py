@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from peft import get_peft_model
 from torch import nn
 
 from qvla.methods.bitfit import BitFitConfig
+from qvla.methods.recipe import fields_of
+from qvla.methods.registry import METHODS
 from qvla.methods.tuner import TunerError
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.models.families import built_in, family_of
@@ -24,13 +27,17 @@ def biases(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def bare(name: str) -> str:
+    return name.removeprefix("base_model.model.").removesuffix(".bitfit_delta.default")
+
+
 def test_differences_add_to_every_bias_and_the_base_is_left_alone(tiny_checkpoint: Path) -> None:
     base, written = load(tiny_checkpoint), load(tiny_checkpoint)
     before = {name: parameter.clone() for name, parameter in base.named_parameters()}
     model = get_peft_model(base, BitFitConfig()).eval()
     randomise(model, "default", seed=1)
     deltas = {
-        name.removeprefix("base_model.model.").removesuffix(".bitfit_delta.default"): parameter
+        bare(name): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
@@ -83,6 +90,37 @@ def test_it_is_counted_at_full_size_and_stays_out_of_the_language_model() -> Non
     layer = 4 * hidden + wide + hidden + 2 * hidden  # attention, MLP, norms
     assert sum(p.numel() for p in trained.values()) == layers * layer + 2 * hidden + projected
     assert not any("language_model" in name or "lm_head" in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"),
+    [
+        ({"placement": "top"}, [1]),
+        ({"towers": "vision"}, [0, 1]),
+        ({"preset": "captioning"}, [1]),
+        ({"vision_layers": [0]}, [0]),
+    ],
+)
+def test_a_placement_means_the_biases_of_its_layers_alone(
+    given: dict, layers: list[int], tiny_checkpoint: Path
+) -> None:
+    base = load(tiny_checkpoint)
+    places = family_of(base.config).places(base.config)
+    method = METHODS["bitfit"]
+    model = get_peft_model(base, method.config(fields_of(method, **given), places))
+    tower = r".*vision_tower\.encoder\.layers\.(\d+)\."
+    inside = {name: re.match(tower, name) for name in biases(load(tiny_checkpoint))}
+    due = [name for name, match in inside.items() if match and int(match[1]) in layers]
+    found = [bare(name) for name, p in model.named_parameters() if p.requires_grad]
+    assert due and sorted(found) == sorted(due)
+
+
+def test_a_placement_without_biases_is_refused(tiny_checkpoint: Path) -> None:
+    base = load(tiny_checkpoint)
+    places = family_of(base.config).places(base.config)
+    method = METHODS["bitfit"]
+    with pytest.raises(TunerError, match=r"Gemma and Llama have none.*--towers vision"):
+        get_peft_model(base, method.config(fields_of(method, towers="language"), places))
 
 
 def test_a_model_without_biases_is_refused() -> None:

@@ -61,7 +61,7 @@ PLACEMENTS = {
     "ia3": [{}, {"preset": "grounding"}],
     "prefix": [{}, {"layers": [0, 2], "virtual_tokens": 3}, {"placement": "top"}],
     "qprefix": [{"layers": [1]}],
-    "bitfit": [{}],
+    "bitfit": [{}, {"placement": "top"}, {"towers": "vision", "vision_layers": [0]}],
     "qbitfit": [{}],
     "multitask": [{}, {"layers": [1], "rank": 4, "lora_targets": ["q_proj"], "tasks": ["a", "b"]}],
     "qmultitask": [{"layers": [1], "lora_targets": ["o_proj"], "train_task": "caption"}],

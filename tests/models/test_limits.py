@@ -176,7 +176,8 @@ def test_our_own_configurations_with_an_odd_value_each(
     backbone: Backbone, own: dict[str, Path], tmp_path: Path
 ) -> None:
     draw = random.Random(0)
-    every = json.loads((own["bitfit"] / ADAPTER).read_text())  # it has no field of its own
+    every = json.loads((own["bitfit"] / ADAPTER).read_text())  # which has one of its own
+    del every["target_modules"]
     for folder in own.values():
         values = json.loads((folder / ADAPTER).read_text())
         for key in sorted(values.keys() - every.keys()):
