@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from qvla.captioning.contenders import NAME, Contender, LineupError
+from qvla.captioning.contenders import NAME, Contender, LineupError, contenders_of
 from qvla.files import parse_json
 from qvla.methods.registry import KINDS
 from qvla.settings import Settings
@@ -128,6 +128,15 @@ def bank_of(settings: Settings) -> Bank | None:
     if not settings.bank.is_dir():
         raise LineupError(f"The bank {settings.bank} is not a folder: name one of adapters.")
     return Bank(settings.bank, settings.model, settings.precision, settings.bank_mb * 2**20)
+
+
+def all_known(settings: Settings) -> dict[str, Contender]:
+    """The contenders that the settings ask for, and then the bank's tasks, by their names. Raises
+    LineupError.
+    """
+    contenders = {one.name: one for one in contenders_of(settings)}
+    bank = bank_of(settings)
+    return contenders if bank is None else {**contenders, **bank.tasks(contenders)}
 
 
 def _told(folder: Path) -> dict[Any, Any]:

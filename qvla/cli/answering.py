@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qvla.captioning.bank import bank_of
-from qvla.captioning.contenders import Contender, check_names, contenders_of
+from qvla.captioning.bank import all_known
+from qvla.captioning.contenders import check_names, contenders_of
 from qvla.captioning.options import (
     add_bank_argument,
     add_decoding_arguments,
@@ -199,14 +199,7 @@ def _asked(settings: Settings, choice: str) -> list[str]:
     if choice == ALL:
         return contenders
     names = [name for name in map(str.strip, choice.split(",")) if name]
-    return check_names(names, list(_known(settings)))
-
-
-def _known(settings: Settings) -> dict[str, Contender]:
-    """The contenders by name, and then the bank's tasks."""
-    contenders = {one.name: one for one in contenders_of(settings)}
-    bank = bank_of(settings)
-    return contenders if bank is None else {**contenders, **bank.tasks(contenders)}
+    return check_names(names, list(all_known(settings)))
 
 
 def _lineup(settings: Settings, asked: Sequence[str], *, every: bool) -> tuple[Lineup, list[str]]:
@@ -229,7 +222,7 @@ def _made_with(
     settings: Settings, asked: Sequence[str], decoding: Decoding, kind: Kind
 ) -> dict[str, Any]:
     """What makes one run's results other than another's."""
-    contenders = [one for name, one in _known(settings).items() if name in asked]
+    contenders = [one for name, one in all_known(settings).items() if name in asked]
     return {
         "contenders": [one.model_dump() for one in contenders],
         "weights": [_weights(name) for one in contenders for name in (one.base, one.adapter)],

@@ -9,8 +9,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qvla.captioning.bank import all_known
 from qvla.captioning.contenders import check_names, contenders_of, with_weights
 from qvla.captioning.options import (
+    add_bank_argument,
     add_decoding_arguments,
     add_model_arguments,
     decoding_of,
@@ -51,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variant",
         type=_names,
         metavar="NAMES",
-        help="contenders, such as base,adapter,qvla (default: all that have weights)",
+        help="contenders, such as base,adapter,qvla, or tasks of the bank (default: all "
+        "contenders that have weights)",
     )
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="photos; always the same even sample"
@@ -87,15 +90,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the record instead of tables")
     add_decoding_arguments(parser)
     add_model_arguments(parser)
+    add_bank_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints tables or the record, and keeps the record; exit code 1 when photos were left out."""
-    settings = settings_of(options)
-    contenders = contenders_of(settings)
-    variants = with_weights(contenders)
+    settings = settings_of(options, "bank")
     if options.variant is not None:
-        variants = check_names(options.variant, [one.name for one in contenders])
+        variants = check_names(options.variant, list(all_known(settings)))
+    else:
+        variants = with_weights(contenders_of(settings))
     records_folder = options.records or settings.records
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
+from qvla.captioning.bank import all_known
 from qvla.captioning.contenders import check_names, contenders_of, with_weights
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.lineup import Lineup
@@ -105,7 +106,8 @@ def evaluate(
 ) -> Evaluation:
     """Captions and scores the examples; `data` is their name in words.
 
-    All contenders that have weights answer, unless `variants` names some.
+    All contenders that have weights answer, unless `variants` names some, of them or of the bank's
+    tasks.
 
     See `choose` for which examples are taken and `predict` for how they are captioned. The record
     is meant for a file in `records_folder` (default: that of the settings). It can name the files
@@ -113,9 +115,9 @@ def evaluate(
     """
     scoring = scoring or Scoring()
     decoding = decoding or Decoding()
-    contenders = {one.name: one for one in contenders_of(settings)}
     if variants is None:
-        variants = with_weights(list(contenders.values()))
+        variants = with_weights(contenders_of(settings))
+    contenders = all_known(settings)
     variants = check_names(variants, list(contenders))
     chosen = choose(examples, limit)
     predictions = predict(

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from qvla.captioning.bank import all_known
 from qvla.captioning.bases import device_of, precision_of
 from qvla.captioning.contenders import contenders_of
 from qvla.captioning.decoding import Decoding
@@ -102,20 +103,27 @@ def plan_for(
     examples: Sequence[Example],
     decoding: Decoding | None = None,
     prefix: str = CAPTION_PREFIX,
+    variants: Sequence[str] = (),
 ) -> Plan:
-    """The plan of captioning these photos; fetches weights that are named by a hub id.
+    """The plan of captioning these photos; fetches weights that are named by a hub id. It is of all
+    contenders, and of those `variants` that are tasks of the bank.
 
     Raises BackboneError or AdapterError when weights are not there.
     """
     device = device_of(settings.device)
     contents = cache(_contents)  # most contenders share a base
+    answering = list(contenders_of(settings))
+    own = {one.name for one in answering}
+    if not own >= set(variants):  # only then is the bank read
+        known = all_known(settings)
+        answering += [known[name] for name in variants if name in known and name not in own]
     contenders = {
         one.name: {
             "base": contents(one.base, MODEL_FILES, BackboneError),
             "precision": precision_of(one.precision, device).value,
             "adapter": one.adapter and contents(one.adapter, FILES, AdapterError),
         }
-        for one in contenders_of(settings)
+        for one in answering
     }
     versions = records.versions()
     return Plan(
@@ -162,7 +170,7 @@ def predict(
     examples = [example for example in examples if example.name not in absent]
     for name, reason in absent.items():
         log.error("%s is left out: %s", name, reason)
-    plan = plan_for(settings, examples, decoding, prefix)
+    plan = plan_for(settings, examples, decoding, prefix, variants)
     result = Predictions(
         folder=Path(out) / plan.folder,
         plan=plan,

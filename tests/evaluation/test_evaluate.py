@@ -182,6 +182,29 @@ def test_a_variant_asked_for_later_joins_those_that_are_there(
     assert both.file("base").read_bytes() == before
 
 
+def test_a_task_of_the_bank_is_evaluated_like_a_contender(
+    settings: Settings,
+    weights: Weights,
+    data: Path,
+    tmp_path: Path,
+    expected: dict[str, list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(weights.adapter, tmp_path / "bank" / "ships")
+    options = ["--data", str(data), "--no-meteor", "--resamples", "20", "--json"]
+    options += ["--model", settings.model, "--device", "cpu", "--precision", "fp32"]
+    options += ["--bank", str(tmp_path / "bank"), "--records", str(tmp_path / "records")]
+    options += ["--max-new-tokens", str(LENGTH), "--protocol", "reported"]
+    assert cli.main(["evaluate", *options, "--variant", "ships"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["variants"] == ["ships"]
+    assert record["protocol"]["contenders"]["ships"]["adapter"] == "ships"
+    [file] = (tmp_path / "evaluations").glob("*/ships.jsonl")
+    said = {row["image"]: row["caption"] for row in rows(file)}
+    assert said == {f"{n}.png": text for n, text in enumerate(expected["adapter"])}
+    assert cli.main(["evaluate", *options, "--variant", "boats"]) == 2
+
+
 def test_each_variant_gets_what_it_lacks_and_nothing_else(
     settings: Settings,
     lineup: Lineup,
