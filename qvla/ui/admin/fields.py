@@ -58,6 +58,7 @@ USUAL = (
 )
 RARE = (
     Field("sources", "Sources"),
+    Field("caption_template", "Caption template", 300),
     Field("eval_photos", "Evaluation photos"),
     Field("sample_photos", "Sample captions"),
     Field("eval_steps", "Evaluate every"),

@@ -51,6 +51,8 @@ def test_placements_are_fields_of_the_methods_that_have_them() -> None:
     assert "prefix" not in names["towers"].methods and "prefix" in names["layers"].methods
     typed = {"method": "lora", "model": "base", "data": "data", "vision_layers": "0, 2-3"}
     typed |= {"rank_pattern": "q_proj=8, v_proj=4", "projector": True}
+    typed |= {"caption_template": " {title}: {attributes.color}, {pattern} "}
     given = given_values([typed.get(field.name) for field in FIELDS])
+    assert given["caption_template"] == "{title}: {attributes.color}, {pattern}"
     assert given["vision_layers"] == [0, 2, 3] and given["projector"] is True
     assert given["rank_pattern"] == ["q_proj=8", "v_proj=4"]
