@@ -21,6 +21,7 @@ class AroundProjections(Method):
     joined: ClassVar[bool] = False  # see `Trained`
     outputs: ClassVar[int] = 0
     squares: ClassVar[int] = 0
+    dense: ClassVar[bool] = False
 
     def targets(self, recipe: ProjectionFields, places: Places) -> str:
         """They as PEFT's `target_modules`; raises TrainingError for one that there is not."""
@@ -40,6 +41,7 @@ class AroundProjections(Method):
                 outputs=self.outputs,
                 per_input=self.per_input(recipe),
                 squares=self.squares,
+                dense=self.dense,
             )
 
         in_vision = vision_layers(recipe, places)

@@ -18,6 +18,7 @@ class DoraMethod(LoraMethod):
     mixes = False  # the norm is of the whole weight, which rows would have to share
     int8_reason = "PEFT's layers of it do not find the scales of an INT8 weight"
     decomposes = True
+    dense = True  # for the norm
     outputs = 2  # the base's and its own, which the magnitude's gradient needs
 
 

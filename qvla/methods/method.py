@@ -32,14 +32,16 @@ class Trained:
     2110.04366, section 3).
 
     `full` is everything; `sequential` something of `width` behind some sublayers (`sites` are
-    attention, mlp), with `norms` the norms that come next too; `parallel` something low-rank beside
-    some projections (`sites` are their names), whose `width` is its rank, `joined` from parts anew
-    in each step, for which the projection's output is kept `outputs` times, and `per_input` numbers
-    for each of its inputs and `squares` matrices of them; `prefix` keys and
-    values of `width` more tokens; `input` maps of the rank `width` to what is added to the
+    attention, mlp), with `norms` the norms that come next too; `parallel` something beside some
+    projections (`sites` are their names), with `width` numbers between for each token; `prefix`
+    keys and values of `width` more tokens; `input` maps of the rank `width` to what is added to the
     decoder's input; `sight` differences of biases in the vision tower, through which gradients then
     flow too. `vision` is the same of the vision tower, where anything else is trained there; of
     `full` it is everything too.
+
+    What is `parallel` may be `joined` from parts anew in each step; keep the projection's output so
+    many times (`outputs`), so many numbers for each of its inputs (`per_input`), and so many square
+    matrices of them (`squares`); and be multiplied out to whole weights meanwhile (`dense`).
     """
 
     form: Literal["full", "sequential", "parallel", "prefix", "input", "sight"] = "full"
@@ -51,6 +53,7 @@ class Trained:
     outputs: int = 0
     per_input: int = 0
     squares: int = 0
+    dense: bool = False
     vision: Trained | None = None
 
 

@@ -135,6 +135,22 @@ class Decoder:
         factor = step.compute * step.tokens * self.width
         return FLOAT * step.tokens * self.hidden + max(3 * factor, factor + unpacked)
 
+    def multiplied(self) -> int:
+        """On top of what is kept, while one `dense` projection is computed: with PEFT a unit matrix
+        of its inputs that goes through the low-rank matrices, what comes of that, the base's weight
+        and their sum.
+        """
+        queries, keys = self.heads * self.head, self.key_heads * self.head
+        sizes = {
+            "q_proj": (self.hidden, queries),
+            **dict.fromkeys(("k_proj", "v_proj"), (self.hidden, keys)),
+            "o_proj": (queries, self.hidden),
+            **dict.fromkeys(("gate_proj", "up_proj"), (self.hidden, self.width)),
+            "down_proj": (self.width, self.hidden),
+        }
+        wanted = [sizes[site] for site in self.trained.sites] if self.trained.layers else []
+        return max((FLOAT * (one**2 + 3 * one * other) for one, other in wanted), default=0)
+
     def prefill(self) -> int:
         """The most that a forward pass without gradients holds at once, but for the cache."""
         step = self.step

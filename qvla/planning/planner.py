@@ -281,6 +281,8 @@ def _step_activations(
     held = tower.inputs() + tower.features()
     kept = decoder.saved(checkpointing)
     layer = decoder.transient_layer(unpacked)
+    if decoder.trained.dense:
+        layer = max(layer, decoder.multiplied())
     recomputed = decoder.recomputed() if checkpointing else 0
     if tower.trains:
         kept += tower.saved(checkpointing)
