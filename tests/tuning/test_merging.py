@@ -58,9 +58,10 @@ def test_the_merged_checkpoint_answers_as_peft_does_with_the_adapter_beside(
     with torch.no_grad():
         due = alone.model(**inputs).logits
         apart = (found.model(**inputs).logits - due).abs().max().item()
-    assert apart < 1e-4 * max(1, due.abs().max().item())
+    allowed = max(1e-4, 2e-5 * due.abs().max().item())
+    assert apart < allowed
     assert merged.proof.caption.startswith(alone.text(photo(), max_new_tokens=3))
-    assert merged.proof.difference < 1e-4 * max(1, due.abs().max().item())
+    assert merged.proof.difference <= merged.proof.tolerance <= max(1e-4, 4 * allowed)
     assert merged.proof.adapter_moves > 0.1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors", "merge.json"),
