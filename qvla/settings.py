@@ -66,7 +66,9 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", populate_by_name=True
     )
 
-    model: str = Field(str(EMBEDDED_MODEL), description="PaliGemma checkpoint: hub id or folder")
+    model: str = Field(
+        str(EMBEDDED_MODEL), description="PaliGemma or LLaVA checkpoint: hub id or folder"
+    )
     adapter: str | None = Field(None, description="adapter on the float base: hub id or folder")
     nf4_adapter: str | None = Field(None, description="adapter on the NF4 base: hub id or folder")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(

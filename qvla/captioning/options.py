@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the model; each left out comes from its environment variable `QVLA_…`."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", help="PaliGemma checkpoint: a hub id or a folder")
+    group.add_argument("--model", help="PaliGemma or LLaVA checkpoint: a hub id or a folder")
     group.add_argument(
         "--adapter", metavar="FOLDER", help="adapter of the float base (default: MODEL/adapter)"
     )

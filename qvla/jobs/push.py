@@ -106,7 +106,7 @@ def _metadata(kind: Kind, model: str) -> dict[str, Any]:
             values["license"] = "gemma"
     values |= {
         "pipeline_tag": "image-text-to-text",
-        "tags": ["qvla", "paligemma", "image-captioning", "remote-sensing", kind.name],
+        "tags": ["qvla", "image-captioning", "remote-sensing", kind.name],
         "language": "en",
     }
     return values
