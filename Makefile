@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # holds PyTorch, so there are never more than four.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all lint format programs clean
+.PHONY: help demo test test-all lint style format programs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,17 +21,23 @@ help:
 demo: $(VENV)/.app
 	$(PY) app.py
 
-# The programs come before the tests; pytest comes last, so that its summary closes the output.
-test: $(VENV)/.dev programs lint
-	$(PY) -m pytest $(PYTEST_ARGS) -m "not slow"
+# The programs come before the tests. Types are checked beside the tests, on one core of several, and
+# said only where they are wrong, so that pytest's summary closes the output.
+BESIDE_TYPES = said=$$(mktemp); $(PY) -m mypy >"$$said" 2>&1 & types=$$!; $(1); failed=$$?; \
+	wait $$types || { failed=1; cat "$$said" >&2; }; rm -f "$$said"; exit $$failed
 
-test-all: $(VENV)/.dev programs lint
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev programs style
+	$(call BESIDE_TYPES,$(PY) -m pytest $(PYTEST_ARGS) -m "not slow")
 
-lint: $(VENV)/.dev
+test-all: $(VENV)/.dev programs style
+	$(call BESIDE_TYPES,$(PY) -m pytest $(PYTEST_ARGS))
+
+lint: style
+	$(PY) -m mypy
+
+style: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy
 
 format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
