@@ -46,7 +46,7 @@ def loader(settings: Settings) -> LineupLoader:
 @pytest.fixture(scope="module")
 def client(settings: Settings, loader: LineupLoader) -> Iterator[Client]:
     with served(settings, loader) as address:
-        yield Client(address, verbose=False)
+        yield Client(address, verbose=False, ssl_verify=False)
 
 
 @pytest.fixture
