@@ -10,7 +10,9 @@ from playwright.sync_api import Browser, Error, sync_playwright
 
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+    "--disable-component-update --disable-sync --disable-dev-shm-usage "
+    # Without a graphics card every frame of a lamp that pulses is painted by the processor.
+    "--force-prefers-reduced-motion"
 ).split()
 
 

@@ -33,6 +33,8 @@ pytestmark = pytest.mark.browser
 
 REFERENCES = ["a river next to green trees ."]
 ALL_PANES = 3
+# Said when a page comes into sight, which then asks at once and not at its next turn.
+LOOKED_AT = "document.dispatchEvent(new Event('visibilitychange'))"
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +279,7 @@ def test_the_banner_does_not_stay_ready_without_a_server(
         (lambda route: route.fulfill(json={"app_id": 7}), "reload the page to go on"),
     ):
         page.route("**/app_id", answer)
+        page.evaluate(LOOKED_AT)
         expect(banner).to_contain_text("The app does not answer.", use_inner_text=True)
         expect(banner).to_contain_text(sentence, use_inner_text=True)
         expect(banner).not_to_contain_text(status, use_inner_text=True)
