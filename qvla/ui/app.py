@@ -11,6 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from pydantic import SecretStr
+from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from qvla.captioning.loader import LineupLoader
@@ -24,6 +25,7 @@ from qvla.ui import visitors
 from qvla.ui.admin.tab import AdminTab
 from qvla.ui.chat.api import ChatApi
 from qvla.ui.compare.tab import CompareTab
+from qvla.ui.early import EarlyScript
 from qvla.ui.explore.tab import ExploreTab
 from qvla.ui.health import Health
 from qvla.ui.measured.cider import CiderTab
@@ -120,7 +122,8 @@ def launch(app: gr.Blocks, settings: Settings, routes: Sequence[Route]) -> str:
             # Or Gradio gives up where its own page takes three seconds, as on a busy machine. The
             # server listens by then.
             _frontend=False,
-            app_kwargs={"routes": routes},  # which come before Gradio's own
+            # These routes come before Gradio's own.
+            app_kwargs={"routes": routes, "middleware": [Middleware(EarlyScript)]},
             max_file_size=settings.max_upload_bytes,
             allowed_paths=[],
             footer_links=["api", "settings"],

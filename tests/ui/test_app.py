@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from qvla.captioning.loader import LineupLoader
-from qvla.settings import Settings
+from qvla.settings import ASSETS, Settings
 from tests.support.servers import free_port
 from tests.support.serving import served
 
@@ -68,6 +68,16 @@ def test_no_endpoint_fetches_an_address(address: str) -> None:
     finally:
         server.shutdown()
     assert Listener.asked == []
+
+
+def test_our_script_comes_before_all_of_gradio(address: str) -> None:
+    page = httpx.get(address)
+    first = page.text.index("<script")
+    assert page.text.index((ASSETS / "ui" / "early.js").read_text(encoding="utf-8")) < first + 10
+    assert page.text.rstrip().endswith("</html>")
+    whole = httpx.get(address, headers={"Accept-Encoding": "identity"})
+    assert int(whole.headers["content-length"]) == len(whole.content)
+    assert httpx.head(address).status_code == 200
 
 
 def test_no_call_passes_the_queue_by(address: str) -> None:
