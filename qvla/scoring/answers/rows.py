@@ -87,7 +87,9 @@ def _of_document(document: Any, path: Path) -> tuple[str, Iterator[Entry]]:
     raise ScoringError(f"{path.name} is neither JSON Lines nor a list of {NEEDED}.")
 
 
-FORM = Form(((*IMAGE_FIELDS, *ID_FIELDS), ANSWER_FIELDS), NEEDED, _of_document)
+FORM = Form(
+    ((*IMAGE_FIELDS, *ID_FIELDS), (*ANSWER_FIELDS, "answer_0", "answer_1")), NEEDED, _of_document
+)
 
 
 def _row(entry: Entry) -> Row | None:
