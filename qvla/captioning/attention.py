@@ -27,6 +27,7 @@ from qvla.captioning.sharing import captioning_turn
 from qvla.models.backbone import Backbone
 
 MOST = 0.25  # of the image tokens: those that count as looked at
+UNTOLD = "{title} does not tell where in a photo it looked."
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,15 @@ def looked(backbone: Backbone, model: Any, image: Image.Image, prefix: str, answ
     Raises CaptioningError where its family has no image tokens in its decoder.
     """
     family, processor = backbone.family, backbone.processor
+    if family.image_token is None:
+        raise CaptioningError(UNTOLD.format(title=family.title))
     inputs = encode_text(processor, [prefix], [answer])
     labels = inputs.pop("labels")[0]
     tokens = inputs["input_ids"][0]
     seen = tokens == processor.tokenizer.convert_tokens_to_ids(family.image_token)
     side = math.isqrt(int(seen.sum()))
     if not side or side * side != int(seen.sum()):
-        raise CaptioningError(f"{family.title} does not tell where in a photo it looked.")
+        raise CaptioningError(UNTOLD.format(title=family.title))
     question, said = _rows(tokens, labels, seen, processor.tokenizer.bos_token_id)
     pixels = encode_images(processor, [image]).to(backbone.device)
     with torch.inference_mode(), _told_attention(model):

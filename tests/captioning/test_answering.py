@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import BitsAndBytesConfig
 
+from qvla.captioning.attention import where_it_looked
 from qvla.captioning.contenders import Contender
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
@@ -136,6 +137,12 @@ def test_a_caption_is_refused_in_a_sentence(lineup: Lineup) -> None:
     assert str(raised.value).endswith(".") and "answer en QUESTION" in str(raised.value)
     state = list(stream(lineup, photo, ["base"]))[-1]["base"]
     assert state.done and state.error == str(raised.value)
+
+
+def test_where_it_looked_is_not_told(lineup: Lineup) -> None:
+    [photo] = photos(1)
+    with pytest.raises(QvlaError, match="BLIP does not tell where in a photo it looked"):
+        where_it_looked(lineup, "base", photo, prompt_of(QUESTIONS[0]), "a river")
 
 
 def test_nf4_and_its_adapter_answer_as_alone(
