@@ -82,17 +82,18 @@ def speak(
     except QvlaError as error:  # of the text, which may be too long or hold special tokens
         raise ChatError(str(error), param="messages") from error
     partials = stream(lineup, image, [asked.model], decoding, prompt)
-    partial, outcome = Partial(), "stopped"
+    partial = Partial()
     try:
         for newest in partials:
             partial = newest[asked.model]
-            if partial.error:
-                outcome = "failed"
-                raise ChatError(partial.error, 503)
-            outcome = "done" if partial.done else "stopped"
-            yield Said(partial.text, partial.tokens, prompt_tokens(), partial.done)
-            if stopped.is_set():
-                return
-    finally:
+            if partial.done or stopped.is_set():
+                break
+            yield Said(partial.text, partial.tokens, prompt_tokens())
+    finally:  # counted before the client hears of the end, who may ask for the counts
         partials.close()
+        outcome = "failed" if partial.error else "done" if partial.done else "stopped"
         answered(asked.model, outcome, partial.tokens, partial.seconds)
+    if partial.error:
+        raise ChatError(partial.error, 503)
+    if partial.done:
+        yield Said(partial.text, partial.tokens, prompt_tokens(), done=True)
