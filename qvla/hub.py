@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +30,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from qvla import proxies
 from qvla.errors import QvlaError
+
+ASKED_FOR = 10.0  # seconds, of a question that the app's start waits for
 
 
 def local_folder(name: str | Path, files: Sequence[str], fault: type[QvlaError]) -> Path:
@@ -52,6 +61,30 @@ def cached_file(name: str, file: str) -> Path | None:
     """A file of a hub id as it lies in the download cache; None where it does not. Asks nobody."""
     found = try_to_load_from_cache(name, file) if is_hub_id(name) else None
     return Path(found) if isinstance(found, str) else None
+
+
+def is_withheld(name: str) -> bool:
+    """Whether `name` is a gated model that the hub does not give to this machine's account.
+
+    False where the download cache has it, and where the hub cannot be asked within seconds: what
+    is wrong then, loading tells.
+    """
+    if Path(name).expanduser().exists() or not is_hub_id(name):
+        return False
+    if cached_file(name, "config.json") is not None:
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=ASKED_FOR)
+    except GatedRepoError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def page_of(name: str) -> str:
+    """Where a model's licence is read and accepted."""
+    return f"{constants.ENDPOINT}/{name}"
 
 
 def data_set_folder(

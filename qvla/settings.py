@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     )
     adapter: str | None = Field(None, description="adapter on the float base: hub id or folder")
     nf4_adapter: str | None = Field(None, description="adapter on the NF4 base: hub id or folder")
+    stands_in_for: str | None = Field(
+        None, description="the gated model in whose place the embedded one answers; told at start"
+    )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto", description="of base and adapter; auto is bf16 on CUDA and fp32 on the CPU"
     )

@@ -2,81 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from qvla.errors import QvlaError
 from qvla.hub import local_folder
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Serves one model as the hub does; `folder` is set by the fixture."""
-
-    folder: Path
-
-    def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        if path.startswith("/api/models/owner/good/revision/"):
-            self._json({"id": "owner/good", "sha": COMMIT, "siblings": []})
-        elif path.startswith("/api/models/owner/good/tree/"):
-            self._json([self._entry(file) for file in self.folder.iterdir()])
-        elif path.startswith(f"/owner/good/resolve/{COMMIT}/"):
-            self._file(self.folder / Path(path).name)
-        elif "/owner/gated" in path and "/api/" in path and "/tree/" in path:
-            self._json([{"type": "file", "path": "config.json", "size": 2, "oid": "0" * 40}])
-        elif "/owner/gated" in path and "/api/" in path:
-            self._json({"id": "owner/gated", "sha": COMMIT, "siblings": []})
-        elif "/owner/gated" in path:
-            known = self.headers.get("Authorization") is not None
-            self._refuse(403 if known else 401, "GatedRepo")
-        elif "/owner/broken" in path:
-            self._refuse(500)
-        elif "/owner/barred" in path:
-            self._refuse(403)
-        else:
-            self._refuse(401, "RepoNotFound")
-
-    do_HEAD = do_GET
-
-    def _entry(self, file: Path) -> dict[str, object]:
-        oid = hashlib.sha1(file.read_bytes()).hexdigest()
-        return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": oid}
-
-    def _json(self, value: object) -> None:
-        self._send(200, json.dumps(value).encode())
-
-    def _file(self, file: Path) -> None:
-        content = file.read_bytes()
-        tag = hashlib.sha1(content).hexdigest()
-        self._send(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
-
-    def _refuse(self, status: int, code: str | None = None) -> None:
-        self._send(status, b"{}", {} if code is None else {"X-Error-Code": code})
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
+from tests.support.hub import small_hub
 
 
 @pytest.fixture
@@ -86,11 +24,8 @@ def hub(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[str]:
     for file in tiny_checkpoint.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "pytorch_model.bin").write_bytes(b"a pickle, which must not be fetched")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Hub,), {"folder": folder}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with small_hub(folder) as address:
+        yield address
 
 
 def ask(endpoint: str, home: Path, offline: bool = False) -> dict[str, str]:
@@ -98,7 +33,7 @@ def ask(endpoint: str, home: Path, offline: bool = False) -> dict[str, str]:
     script = """
         import json, os
         from qvla.errors import QvlaError
-        from qvla.hub import local_folder
+        from qvla.hub import is_withheld, local_folder
 
         answers = {}
         def ask(key, name):
@@ -109,7 +44,10 @@ def ask(endpoint: str, home: Path, offline: bool = False) -> dict[str, str]:
 
         for name in ("good", "gated", "missing", "broken", "barred"):
             ask(name, f"owner/{name}")
+        withheld = [name for name in answers if is_withheld(f"owner/{name}")]
         os.environ["HF_TOKEN"] = "not-a-real-token"
+        withheld += [name for name in ("good", "gated") if is_withheld(f"owner/{name}")]
+        answers["withheld"] = " ".join(withheld)
         ask("gated with a token", "owner/gated")
         print(json.dumps(answers))
     """
@@ -144,13 +82,14 @@ def test_a_model_is_fetched_and_refusals_are_told_apart(
     assert f"{hub}/owner/gated" in answers["gated"]  # where the licence is
     assert "account of this machine's token may not read it" in answers["gated with a token"]
     assert "neither a path here nor a model that this account can see" in answers["missing"]
+    assert answers["withheld"] == "gated gated"  # without a token, and with a stranger's
     for name in ("broken", "barred"):
         assert f"{hub} did not serve it" in answers[name]
 
     # From now on the hub is out of reach: what was fetched stays usable.
     later = ask("http://127.0.0.1:9", tmp_path / "home")
     assert later["good"] == answers["good"]
-    assert "check the connection" in later["missing"]
+    assert "check the connection" in later["missing"] and not later["withheld"]
     offline = ask(hub, tmp_path / "home", offline=True)
     assert offline["good"] == answers["good"]
     assert "switched off by HF_HUB_OFFLINE" in offline["missing"]

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from qvla.captioning.loader import LineupLoader
+from qvla.captioning.standing_in import with_stand_in
 from qvla.errors import QvlaError
 from qvla.faults import first_line
 from qvla.jobs import publishing
@@ -145,6 +146,7 @@ def serve(settings: Settings) -> None:
     visitors.own_folder()
     if settings.admin_password is None and not os.environ.get("SPACE_ID"):
         settings = settings.model_copy(update={"admin_link": SecretStr(secrets.token_urlsafe(24))})
+    settings = with_stand_in(settings)
     loader = LineupLoader.of(settings, then=publishing.apply)
     loader.start()
     health = Health(settings, loader)

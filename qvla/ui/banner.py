@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from qvla.captioning.loader import LineupLoader, Phase
+from qvla.captioning.standing_in import steps
 from qvla.settings import EMBEDDED_MODEL, Settings
 
 REAL_MODEL = "google/paligemma-3b-pt-224"
@@ -39,7 +40,8 @@ def render_banner(settings: Settings, loader: LineupLoader) -> str:
     return (
         f'<section class="banner" data-phase="{state.phase.value}" aria-label="Which model runs">'
         f'<p role="status"><span class="lamp" aria-hidden="true"></span><b>{status}.</b> '
-        f"<span>{detail}</span></p>{GONE}{_how_to_run_the_real_one(settings)}</section>"
+        f"<span>{detail}</span></p>{GONE}{_stands_in(settings)}"
+        f"{_how_to_run_the_real_one(settings)}</section>"
     )
 
 
@@ -71,8 +73,20 @@ def _what_runs(settings: Settings, loader: LineupLoader) -> str:
     return f"<b>{escape(settings.model_name)}</b> {where}"
 
 
+def _stands_in(settings: Settings) -> str:
+    todo = steps(settings)
+    if todo is None:
+        return ""
+    items = "".join(f"<li>{escape(step)}</li>" for step in todo)
+    return (
+        f'<div class="stands-in"><p><b>{escape(str(settings.stands_in_for))}</b> is gated and was '
+        "not given to this app, so the small model that comes with QVLA answers meanwhile. Two "
+        f"steps bring it:</p><ol>{items}</ol></div>"
+    )
+
+
 def _how_to_run_the_real_one(settings: Settings) -> str:
-    if not is_embedded(settings):
+    if not is_embedded(settings) or settings.stands_in_for is not None:
         return ""
     return (
         f"<details><summary>Run {REAL_MODEL} instead</summary>"
