@@ -240,7 +240,9 @@ def _vocabulary(
         "eos_token": _first(text.eos_token_id, 1),
         "bos_token": _first(text.bos_token_id, 2),
     }
-    words = {config.image_token_id: family.image_token}
+    photo = family.image_token
+    assert photo is not None  # as of every family that writes behind its prompt
+    words = {config.image_token_id: photo}
     for name, number in numbers.items():
         words.setdefault(number, f"<{name.removesuffix('_token')}>")
     free = [number for number in range(size) if number not in words]

@@ -63,11 +63,12 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):
     saw, tells the answer's logits, and does not attend to the padding of questions.
     """
 
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"position_ids$"]  # of older files
+    _keys_to_ignore_on_load_unexpected = [r"position_ids$"]  # of older files # noqa: RUF012
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__(config)
-        for layer in self.text_decoder.bert.encoder.layer:
+        layers: Any = self.text_decoder.bert.encoder.layer
+        for layer in layers:
             layer.crossattention.self.register_forward_pre_hook(_heed_mask, with_kwargs=True)
 
     def enable_input_require_grads(self) -> None:
@@ -78,7 +79,7 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):
     def get_output_embeddings(self) -> Any:
         return self.text_decoder.get_output_embeddings()
 
-    def forward(  # type: ignore[override] # Transformers' tells a loss in place of logits
+    def forward(  # Transformers' own tells a loss in place of logits
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
@@ -107,7 +108,7 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):
         return said
 
     @torch.no_grad()
-    def generate(  # type: ignore[override] # the same
+    def generate(  # type: ignore[override] # it wants pixels
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
@@ -118,8 +119,9 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):
         """The decoder's tokens (B, T), the one that it begins with first; `options` are those of
         Transformers' `generate`.
         """
-        text = self.config.text_config
-        tokens: torch.Tensor = self.text_decoder.generate(
+        decoder: Any = self.text_decoder
+        text: Any = self.config.text_config
+        tokens: torch.Tensor = decoder.generate(
             input_ids=input_ids.new_full((len(input_ids), 1), self.decoder_start_token_id),
             encoder_hidden_states=self._read(input_ids, attention_mask, pixel_values, image_embeds),
             encoder_attention_mask=attention_mask,

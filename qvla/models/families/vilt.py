@@ -31,7 +31,7 @@ ANSWERS = 3129  # of VQAv2 that were given often enough (section 4.3)
 
 def vilt_b32_vqa() -> ViltConfig:
     """ViLT-B/32 with a number for each answer: what they are stands in the published files."""
-    return ViltConfig(  # type: ignore[call-arg] # what it does not declare it keeps
+    return ViltConfig(
         vocab_size=30522,
         hidden_size=768,
         intermediate_size=3072,
@@ -47,7 +47,7 @@ def vilt_b32_vqa() -> ViltConfig:
 class ViltForQuestionAnswering(transformers.ViltForQuestionAnswering):
     """Transformers' model, of the same weights and name, which passes over buffers in old files."""
 
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"position_ids$", r"token_type_ids$"]
+    _keys_to_ignore_on_load_unexpected = [r"position_ids$", r"token_type_ids$"]  # noqa: RUF012
 
 
 class Vilt(Family):
@@ -218,8 +218,8 @@ class Vilt(Family):
 
         bracket(tokenizer)
         patch = image_size // round((image_tokens - 1) ** 0.5)
-        images = ViltImageProcessor(**self.resizing(image_size), size_divisor=patch)
-        return ViltProcessor(image_processor=images, tokenizer=tokenizer)
+        options: dict[str, Any] = {**self.resizing(image_size), "size_divisor": patch}
+        return ViltProcessor(image_processor=ViltImageProcessor(**options), tokenizer=tokenizer)
 
 
 VILT = Vilt()

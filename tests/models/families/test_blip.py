@@ -174,4 +174,9 @@ def test_what_was_reported_of_it_stands_beside_what_is_counted(
     assert (size.said, size.counted, size.agrees) == ("214 M", 361_230_140, False)
     counted = report(NAME)["weight_bytes"]["nf4"]
     assert (disk.said, disk.counted, disk.agrees) == ("<125MB", counted, False)
-    assert counted > 0.5 * 311_000_000  # half a byte a weight of the linear layers alone
+    # half a byte a weight of 289 linear layers, their scales (a byte for 64 weights, 4 for 256 of
+    # those, 1,092 of tables each), and two bytes of all else, the two tables of words above all
+    square, mlp = 768**2, 2 * 768 * 3072
+    linear = 12 * (4 * square + mlp) + 24 * (8 * square + mlp) + square
+    scales = linear // 64 + 4 * linear // (64 * 256) + 289 * 1092
+    assert counted == linear // 2 + scales + 2 * (361_230_140 - linear) == 259_701_964
