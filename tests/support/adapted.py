@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -56,11 +57,17 @@ def make_inputs(
     checkpoint: Path, rows: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
     """The captioning prompt for as many different images, which are noise."""
-    processor = PaliGemmaProcessor.from_pretrained(checkpoint)
+    processor = _processor(checkpoint)
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randn(rows, 3, 32, 32, generator=generator)
     batch = encode_text(processor, [CAPTION_PREFIX] * rows)
     return {**batch, "pixel_values": pixels.to(dtype)}
+
+
+@cache
+def _processor(checkpoint: Path) -> PaliGemmaProcessor:
+    """Read once: it takes longer than the tiny model does."""
+    return PaliGemmaProcessor.from_pretrained(checkpoint)
 
 
 def row(batch: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
