@@ -215,12 +215,12 @@ def _urban(number: int, photo: TrainingPhoto, facts: Facts, rng: random.Random) 
 
 
 KINDS = {
-    "presence": Kind(_presence, 2.0, 0.5),
+    "presence": Kind(_presence, 0.5, 0.5),
     "comparison": Kind(_comparison, 0.6, 0.5),
     "count": Kind(_count, 0.5, 0.4),
     "color": Kind(_colour, 0.5, 0.35),
-    "scene": Kind(_scene, 0.6, 0.1),
-    "urban": Kind(_urban, 0.3, 0.5),
+    "scene": Kind(_scene, 0.2, 0.1),
+    "urban": Kind(_urban, 0.1, 0.5),
 }
 
 
