@@ -22,8 +22,15 @@ from PIL import Image
 
 from qvla.captioning.generation import CaptioningError
 from qvla.captioning.lineup import Lineup
-from qvla.captioning.prompts import IGNORED, encode_images, encode_text
+from qvla.captioning.prompts import (
+    IGNORED,
+    encode_images,
+    encode_text,
+    is_question,
+    task_of,
+)
 from qvla.captioning.sharing import captioning_turn
+from qvla.methods.rows import names_of_rows
 from qvla.models.backbone import Backbone
 
 MOST = 0.25  # of the image tokens: those that count as looked at
@@ -58,7 +65,8 @@ def where_it_looked(
         faults = lineup.bring(shared, [name])
         if faults:
             raise CaptioningError(faults[name])
-        return looked(shared.loaded, shared.model_of(name), image, prefix, answer)
+        model = shared.model_of(name, questions=is_question(prefix))
+        return looked(shared.loaded, model, image, prefix, answer)
 
 
 def looked(backbone: Backbone, model: Any, image: Image.Image, prefix: str, answer: str) -> Looked:
@@ -78,11 +86,14 @@ def looked(backbone: Backbone, model: Any, image: Image.Image, prefix: str, answ
         raise CaptioningError(UNTOLD.format(title=family.title))
     question, said = _rows(tokens, labels, seen, processor.tokenizer.bos_token_id)
     pixels = encode_images(processor, [image]).to(backbone.device)
+    names = names_of_rows(model, [task_of(prefix)])
+    mixed = {} if names is None else {"adapter_names": names}
     with torch.inference_mode(), _told_attention(model):
         features = family.image_features(model, pixels)
         output = model(
             **inputs.to(backbone.device),
             **family.given_features(features),
+            **mixed,
             output_attentions=True,
             use_cache=False,
             logits_to_keep=1,  # which nobody reads

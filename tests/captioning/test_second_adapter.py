@@ -5,18 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from qvla.captioning.attention import where_it_looked
 from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
 from qvla.captioning.lineup import Lineup
 from qvla.models.adapters import AdapterError
-from tests.support.alone import LENGTH, Alone, Weights, clear_photos, make_weights
+from tests.support.alone import LENGTH, Alone, Weights, clear_photos, make_weights, photos
 
 DECODING = Decoding(max_new_tokens=LENGTH)
 QUESTION = "answer en many trees near the beach"
@@ -131,3 +133,15 @@ def test_swapping_brings_and_takes_both(weights: Weights, pair: Path, tmp_path: 
     assert (said(QUESTION), said("caption en")) == before
     lineup.drop_adapter("adapter")
     assert not lineup.shared("adapter").views
+
+
+def test_where_it_looked_is_told_of_the_adapter_that_answers(weights: Weights, pair: Path) -> None:
+    def answers(adapter: Path, prompt: str) -> np.ndarray:
+        lineup = Lineup.load(weights.model, adapter=adapter, device="cpu", variants=("adapter",))
+        return where_it_looked(lineup, "adapter", photos(1)[0], prompt, "a green river").answer
+
+    asked = answers(pair, QUESTION)
+    np.testing.assert_allclose(asked, answers(weights.other_adapter, QUESTION), atol=1e-6)
+    assert np.abs(asked - answers(weights.adapter, QUESTION)).max() > 1e-3
+    captioned = answers(weights.adapter, "caption en")
+    np.testing.assert_allclose(answers(pair, "caption en"), captioned, atol=1e-6)
