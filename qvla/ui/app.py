@@ -24,6 +24,7 @@ from qvla.jobs.service import Jobs
 from qvla.settings import ASSETS, Settings
 from qvla.ui import visitors
 from qvla.ui.admin.tab import AdminTab
+from qvla.ui.ask.tab import AskTab
 from qvla.ui.chat.api import ChatApi
 from qvla.ui.compare.tab import CompareTab
 from qvla.ui.early import EarlyScript
@@ -59,6 +60,7 @@ TITLE = """
 HOUR = 3600
 TABS = (
     ("Compare", CompareTab),
+    ("Ask", AskTab),
     ("Memory", MemoryTab),
     ("Latency", LatencyTab),
     ("CIDEr", CiderTab),

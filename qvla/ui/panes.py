@@ -16,7 +16,6 @@ from qvla.captioning.contenders import Contender, title_of
 from qvla.ui import units
 from qvla.ui.contenders import colour_style
 
-IDLE = "The caption will appear here."
 CERTAINTY = (
     "From the mean log-probability of the caption's words: sure in the likeliest quarter of the "
     "captions that were scored, guessing in the least likely quarter."
@@ -26,6 +25,36 @@ VARIANT_ROLES = {
     "adapter": "Base and a bottleneck adapter",
     "qvla": "Base in 4-bit NF4 and its own adapter",
 }
+
+
+@dataclass(frozen=True)
+class Manner:
+    """What the panes of a tab hold: what it is called, what is said while it is made, how its
+    scores are named by the fields that hold them, and how the elements' ids begin.
+    """
+
+    what: str
+    being_made: str
+    scores: tuple[tuple[str, str], ...]
+    ids: str
+
+    @property
+    def idle(self) -> str:
+        return f"The {self.what} will appear here."
+
+
+CAPTIONS = Manner(
+    "caption",
+    "Captions are being written.",
+    (("cider_d", "CIDEr-D"), ("rouge_l", "ROUGE-L")),
+    "pane",
+)
+ANSWERS = Manner(
+    "answer",
+    "Answers are being given.",
+    (("exact_match", "Exact match"), ("f1", "Token F1"), ("csns", "CSNS")),
+    "ask-pane",
+)
 
 
 class PaneState(StrEnum):
@@ -44,9 +73,10 @@ class PaneState(StrEnum):
 
 @dataclass(frozen=True)
 class Pane:
-    """All that one pane shows; `message` stands where the caption will, while there is none.
+    """All that one pane shows; `message` stands where the caption or answer will, while there is
+    none.
 
-    `words` are the caption's pieces and whether each is a word that a reference has too.
+    `words` are its pieces and whether each is a word that a reference has too.
     """
 
     name: str
@@ -67,6 +97,9 @@ class Pane:
     called: str = ""  # the contender's own title, where it is none of the default three
     log_probability: float | None = None  # of the finished caption, as the engine tells it
     certainty: str = ""  # the word for it, where the contender has thresholds
+    exact_match: float | None = None  # of an answer
+    f1: float | None = None
+    csns: float | None = None
 
     @property
     def title(self) -> str:
@@ -77,31 +110,32 @@ class Pane:
         return self.tokens / self.seconds if self.tokens and self.seconds else None
 
 
-def idle_panes(contenders: Sequence[Contender]) -> tuple[Pane, ...]:
+def idle_panes(contenders: Sequence[Contender], manner: Manner = CAPTIONS) -> tuple[Pane, ...]:
     """Panes of contenders who have not been asked yet."""
-    return tuple(Pane(one.name, message=IDLE, called=one.title) for one in contenders)
+    return tuple(Pane(one.name, message=manner.idle, called=one.title) for one in contenders)
 
 
-def render_panes(panes: Sequence[Pane]) -> str:
+def render_panes(panes: Sequence[Pane], manner: Manner = CAPTIONS) -> str:
     """All panes side by side, and one sentence for screen readers at the start and at the end."""
     largest = max((pane.weight_bytes for pane in panes), default=0)
     longest = max((pane.seconds or 0.0 for pane in panes), default=0.0)
     names = [pane.name for pane in panes]
     articles = "".join(
-        _article(pane, colour_style(pane.name, names), largest, longest) for pane in panes
+        _article(pane, manner, colour_style(pane.name, names), largest, longest) for pane in panes
     )
     busy = any(pane.state.busy for pane in panes)
+    said = escape(announcement(panes, manner))
     return (
-        f'<p class="sr-only" role="status" aria-live="polite">{escape(announcement(panes))}</p>'
+        f'<p class="sr-only" role="status" aria-live="polite">{said}</p>'
         f'<div class="panes" data-count="{len(panes)}" aria-busy="{str(busy).lower()}">'
         f"{articles}</div>"
     )
 
 
-def announcement(panes: Sequence[Pane]) -> str:
+def announcement(panes: Sequence[Pane], manner: Manner = CAPTIONS) -> str:
     """What a screen reader says: not every token, but that work began, and how it ended."""
     if any(pane.state.busy for pane in panes):
-        return "Captions are being written."
+        return manner.being_made
     spoken = [_spoken(pane) for pane in panes if pane.state is not PaneState.IDLE]
     return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in spoken)
 
@@ -111,8 +145,11 @@ def _spoken(pane: Pane) -> str:
     return f"{pane.title}{certainty}: {pane.text or pane.message}"
 
 
-def _article(pane: Pane, colour: str, largest: int, longest: float) -> str:
-    heading = f"pane-{escape(pane.name)}"
+def _article(pane: Pane, manner: Manner, colour: str, largest: int, longest: float) -> str:
+    heading = f"{manner.ids}-{escape(pane.name)}"
+    scores = "".join(
+        _figure(title, units.score(getattr(pane, field))) for field, title in manner.scores
+    )
     return (
         f'<article class="pane" data-variant="{escape(pane.name)}" data-state="{pane.state.value}" '
         f'aria-labelledby="{heading}"{colour}>'
@@ -126,10 +163,7 @@ def _article(pane: Pane, colour: str, largest: int, longest: float) -> str:
         + _figure("Total", units.seconds(pane.seconds), _share(pane.seconds, longest))
         + _figure("Tokens / s", units.rate(pane.tokens_per_second))
         + _figure("Weights", units.size(pane.weight_bytes), _share(pane.weight_bytes, largest))
-        + '</dl><dl class="figures scores">'
-        + _figure("CIDEr-D", units.score(pane.cider_d))
-        + _figure("ROUGE-L", units.score(pane.rouge_l))
-        + "</dl></article>"
+        + f'</dl><dl class="figures scores">{scores}</dl></article>'
     )
 
 

@@ -22,7 +22,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.compare import comparison
-from qvla.ui.compare.tab import NOT_TAKEN
+from qvla.ui.compare.turns import NOT_TAKEN
 from qvla.ui.panes import PaneState
 from tests.support.scripted import Script, panes
 from tests.support.servers import free_port
@@ -349,7 +349,7 @@ def test_who_cannot_see_the_page_is_told_what_is_on_it(
         expect(button).to_have_attribute("aria-expanded", "false")
         button.click()
         expect(button).to_have_attribute("aria-expanded", "true")
-    for name in ("Compare", "Memory", "Latency", "CIDEr", "Admin"):
+    for name in ("Compare", "Ask", "Memory", "Latency", "CIDEr", "Admin"):
         page.get_by_role("tab", name=name, exact=True).click()
         panel = page.locator(f"#{name.lower()}-tab")
         expect(panel.locator("h2").first).to_be_visible()

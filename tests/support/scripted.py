@@ -28,7 +28,8 @@ class Script:
         references: Sequence[str],
         stopped: threading.Event,
         names: Sequence[str] | None = None,
-        certain: Any = None,
+        *_: Any,
+        **__: Any,
     ) -> Iterator[Panes]:
         self.asked.append(references)
         *first, last = [

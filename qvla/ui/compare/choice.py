@@ -11,7 +11,7 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.ui.compare.offers import LEAST, MOST, answering, checked, offers, panes_of, with_pane
-from qvla.ui.panes import Pane, render_panes
+from qvla.ui.panes import CAPTIONS, Manner, Pane, render_panes
 
 Update = dict[Any, Any]
 
@@ -21,15 +21,22 @@ INFO = f"{LEAST} to {MOST}, side by side; this browser keeps your choice."
 class PaneChoice:
     """Lays itself out where it is made. `chosen` holds the names, empty for the default."""
 
-    def __init__(self, loader: LineupLoader) -> None:
-        self.loader = loader
+    def __init__(self, loader: LineupLoader, manner: Manner = CAPTIONS) -> None:
+        self.loader, self.manner = loader, manner
         self.chosen = gr.State(())
         is_open, ticks, note = self._parts(())
-        with gr.Accordion("Panes", open=False, visible=is_open, elem_id="pane-choice") as self.box:
+        with gr.Accordion(
+            "Panes", open=False, visible=is_open, elem_id=f"{manner.ids}-choice"
+        ) as self.box:
             self.names = gr.CheckboxGroup(
-                **ticks, label="Who answers", info=INFO, elem_id="pane-names"
+                **ticks, label="Who answers", info=INFO, elem_id=f"{manner.ids}-names"
             )
-            self.note = gr.HTML(note, elem_id="pane-note", label="What cannot be chosen")
+            self.note = gr.HTML(
+                note,
+                elem_id=f"{manner.ids}-note",
+                elem_classes="pane-note",
+                label="What cannot be chosen",
+            )
 
     @property
     def outputs(self) -> list[Any]:
@@ -63,7 +70,7 @@ class PaneChoice:
             queue=False,
             show_progress="hidden",
             trigger_mode="always_last",
-            api_name="choose_panes",
+            api_name=f"choose_{self.manner.ids}s".replace("-", "_"),
             api_visibility="undocumented",
         )
 
@@ -96,8 +103,9 @@ class PaneChoice:
         if self._is_busy(request):
             return {self.chosen: chosen}
         before = {pane.name: pane for pane in now}
-        new = tuple(before.get(one.name, one) for one in panes_of(self.loader, chosen))
-        return {self.chosen: chosen, self._panes: render_panes(new), self._shown: new}
+        new = tuple(before.get(one.name, one) for one in panes_of(self.loader, chosen, self.manner))
+        shown = render_panes(new, self.manner)
+        return {self.chosen: chosen, self._panes: shown, self._shown: new}
 
     def _parts(self, chosen: Sequence[str]) -> tuple[bool, dict[str, Any], str]:
         """Whether there is a choice, the ticks, and the note below them."""

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Panes = tuple[Pane, ...]
 Certain = Callable[[Pane], str]
+Scoring = Callable[[Sequence[Pane], Sequence[str]], Panes]
 
 FRAME_SECONDS = 0.05  # a page that changes more often than 20 times a second only costs time
 POLL_SECONDS = 0.3
@@ -45,12 +46,16 @@ def compare(
     stopped: threading.Event,
     names: Sequence[str] | None = None,
     certain: Certain | None = None,
+    *,
+    question: str = "",
+    scored: Scoring | None = None,
 ) -> Iterator[Panes]:
     """The newest state of all panes, until all are done or `stopped` is set.
 
     `options` are the arguments of `Decoding`; `names` are who answers, all contenders unless they
     are given. Waits for the weights when they are still loading. `certain` tells how sure a
-    finished pane's caption is.
+    finished pane's caption is. With a `question` it is answered, and no caption made; `scored`
+    scores the finished panes, by `score` without.
     Faults end up in the panes, not as errors. Closing the iterator stops the generation.
     """
     panes = tuple(
@@ -71,7 +76,10 @@ def compare(
         # Only now: Transformers cannot be imported twice at once, and the loader imports it.
         from qvla.captioning.decoding import Decoding
 
-        panes = yield from _stream(lineup, names, image, Decoding(**options), references, stopped)
+        decoding = Decoding(**options)
+        panes = yield from _stream(lineup, names, image, decoding, question, references, stopped)
+        panes = (scored or score)(panes, references)
+        yield panes
         if certain is not None:
             yield tuple(replace(pane, certainty=certain(pane)) for pane in panes)
     except QvlaError as error:
@@ -146,10 +154,12 @@ def _stream(
     names: Sequence[str] | None,
     image: Image.Image,
     decoding: Decoding,
+    question: str,
     references: Sequence[str],
     stopped: threading.Event,
 ) -> Generator[Panes, None, Panes]:
     from qvla.captioning.engine import stream
+    from qvla.captioning.prompts import prompt_of
 
     panes = tuple(
         pane
@@ -162,7 +172,7 @@ def _stream(
     if not available:
         return panes
     last = 0.0
-    partials = stream(lineup, image, available, decoding)
+    partials = stream(lineup, image, available, decoding, prompt_of(question))
     try:
         for newest in partials:
             panes = tuple(
@@ -179,9 +189,7 @@ def _stream(
         partials.close()
         for pane in ended(panes, PaneState.STOPPED, STOPPED):
             answered(pane.name, pane.state.value, pane.tokens, pane.seconds)
-    panes = score([_weighed(lineup, pane) for pane in panes], references)
-    yield panes
-    return panes
+    return tuple(_weighed(lineup, pane) for pane in panes)
 
 
 def _weighed(lineup: Lineup, pane: Pane) -> Pane:
@@ -208,25 +216,26 @@ def _update(pane: Pane, partial: Partial, references: Sequence[str]) -> Pane:
         seconds_to_first_token=partial.seconds_to_first_token,
         seconds=partial.seconds if partial.tokens else None,
         log_probability=partial.log_probability,
-        words=_shared(partial.text, references),
+        words=shared(partial.text, references),
     )
 
 
 def _score(pane: Pane, references: Sequence[str]) -> Pane:
     bare = replace(pane, cider_d=None, rouge_l=None, words=(), scoring_fault="")
     if not references or not pane.text or pane.state is not PaneState.DONE:
-        return replace(bare, words=_shared(pane.text, references))
+        return replace(bare, words=shared(pane.text, references))
     from qvla.scoring import sentence_scores
 
     try:
         scores = sentence_scores(pane.text, references)
     except QvlaError as error:
         return replace(bare, scoring_fault=str(error))
-    words = _shared(pane.text, references)
+    words = shared(pane.text, references)
     return replace(bare, cider_d=scores.cider_d, rouge_l=scores.rouge_l, words=words)
 
 
-def _shared(text: str, references: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+def shared(text: str, references: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    """A text's pieces, and whether each is a word that a reference has too; none without any."""
     if not references or not text:
         return ()
     from qvla.scoring import shared_words

@@ -21,9 +21,9 @@ class DecodingControls(NamedTuple):
     seed: gr.Textbox
 
 
-def decoding_controls() -> DecodingControls:
+def decoding_controls(elem_id: str = "decoding") -> DecodingControls:
     """Lays the options out in an accordion, with the defaults of `Decoding`."""
-    with gr.Accordion("Decoding options", open=False, elem_id="decoding"):
+    with gr.Accordion("Decoding options", open=False, elem_id=elem_id, elem_classes="decoding"):
         with gr.Row():
             max_new_tokens = gr.Slider(
                 1, LONGEST, value=40, step=1, label="Maximum length", info="tokens", min_width=200

@@ -48,7 +48,7 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
         try:
             image = open_photo(photo, settings).image
-            names = _names(loader, variants)
+            names = names_of(loader, variants)
         except QvlaError as error:
             raise gr.Error(str(error), print_exception=False) from error
         lines = read_references(references)
@@ -60,7 +60,7 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
     return compare_photo
 
 
-def _names(loader: LineupLoader, variants: str | None) -> list[str] | None:
+def names_of(loader: LineupLoader, variants: str | None) -> list[str] | None:
     """Who is asked; None for all contenders. Raises QvlaError for names that nobody has."""
     names = [name.strip() for name in (variants or "").split(",") if name.strip()]
     if not names:

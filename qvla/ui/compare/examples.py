@@ -11,7 +11,7 @@ COARSE = "Landsat"  # as the examples' table names their source
 TITLE, COARSE_TITLE = "Examples", "Coarser than the small model knows: Landsat, 30 m a pixel"
 
 
-def example_grid(folder: PhotoFolder) -> gr.HTML:
+def example_grid(folder: PhotoFolder, elem_id: str = "examples") -> gr.HTML:
     """All examples of a folder under one heading, or under two; hidden where there are none."""
     examples = examples_or_none(folder)
     coarse = [example for example in examples if example.source == COARSE]
@@ -21,4 +21,4 @@ def example_grid(folder: PhotoFolder) -> gr.HTML:
         if some:
             parts.append(f'<h2 class="tiles-title">{title}</h2>')
             parts.append(render_tiles(tiles_of(some), title))
-    return photo_grid("".join(parts), visible=bool(parts), elem_id="examples", label="Photo")
+    return photo_grid("".join(parts), visible=bool(parts), elem_id=elem_id, label="Photo")

@@ -10,7 +10,7 @@ from qvla.captioning.contenders import LineupError, check_names
 from qvla.captioning.existing import by_method
 from qvla.captioning.loader import LineupLoader
 from qvla.ui.compare import comparison
-from qvla.ui.panes import IDLE, Pane, PaneState, idle_panes
+from qvla.ui.panes import CAPTIONS, Manner, Pane, PaneState, idle_panes
 
 LEAST, MOST = 2, 6  # panes of one's own choice
 
@@ -83,9 +83,11 @@ def panes_with(loader: LineupLoader, model: str, precision: str | None = None) -
     return {method: able[one.name] for method, one in found.items()}
 
 
-def panes_of(loader: LineupLoader, chosen: Sequence[str]) -> tuple[Pane, ...]:
+def panes_of(
+    loader: LineupLoader, chosen: Sequence[str], manner: Manner = CAPTIONS
+) -> tuple[Pane, ...]:
     """Empty panes of those who answer, with their identity as soon as it is known."""
     names = answering(loader, chosen)
     if loader.lineup is None:
-        return idle_panes(comparison.planned(loader, names))
-    return comparison.lineup_panes(loader.lineup, names, PaneState.IDLE, IDLE)
+        return idle_panes(comparison.planned(loader, names), manner)
+    return comparison.lineup_panes(loader.lineup, names, PaneState.IDLE, manner.idle)

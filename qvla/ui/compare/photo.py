@@ -30,12 +30,12 @@ _refusals = count()
 
 TEMPLATE = """
 <div class="photo-drop" data-filled="${Boolean(view)}">
-  <input class="sr-only" type="file" id="photo-file" tabindex="-1" aria-hidden="true"
+  <input class="sr-only" type="file" id="${place}-file" tabindex="-1" aria-hidden="true"
          aria-label="Photo file">
   <div class="photo-view">${view}</div>
-  <button type="button" class="photo-pick" aria-describedby="photo-hint">
+  <button type="button" class="photo-pick" aria-describedby="${place}-hint">
     <span class="photo-pick-title">${view ? "Replace the photo" : "Choose a photo"}</span>
-    <span id="photo-hint" class="photo-hint">${hint}</span>
+    <span id="${place}-hint" class="photo-hint">${hint}</span>
   </button>
   <p class="photo-busy" role="status"></p>
 </div>
@@ -48,7 +48,7 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
     """A drop zone whose value is the uploaded file. Events: `upload`, and `oversize` instead.
 
     `view` is the preview as HTML, `problem` the sentence to show below, `note` what was taken for
-    what in a file that leaves room for doubt.
+    what in a file that leaves room for doubt. Ids within begin with `place`.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
         problem: str = "",
         note: str = "",
         hint: str = "",
+        place: str = "photo",
         max_bytes: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -71,6 +72,7 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
             problem=problem,
             note=note,
             hint=hint,
+            place=place,
             max_bytes=max_bytes,
             **kwargs,
         )
@@ -99,12 +101,14 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
         return None
 
 
-def photo_input(settings: Settings) -> PhotoInput:
+def photo_input(settings: Settings, place: str = "photo") -> PhotoInput:
+    """`place` is the element's id, with which those within begin."""
     return PhotoInput(
         hint="or drop or paste one here: PNG, JPEG, WebP or TIFF "
         f"up to {settings.max_upload_mb} MB",
         max_bytes=settings.max_upload_bytes,
-        elem_id="photo",
+        place=place,
+        elem_id=place,
         label="Photo",
     )
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
-from PIL import Image
 
 from qvla.captioning.loader import LineupLoader
-from qvla.errors import QvlaError
+from qvla.data.risc import Example
 from qvla.settings import Settings
 from qvla.ui.compare import comparison, history, photo
 from qvla.ui.compare.certainty import Certainties
@@ -21,22 +20,22 @@ from qvla.ui.compare.examples import example_grid
 from qvla.ui.compare.gallery import GalleryPanel
 from qvla.ui.compare.history_panel import HistoryPanel
 from qvla.ui.compare.keeping import Shown, VisitKeeping
-from qvla.ui.compare.offers import answering, panes_of
+from qvla.ui.compare.offers import panes_of
 from qvla.ui.compare.taking import PhotoTaking
-from qvla.ui.compare.visits import Run, Runs, Wanted
+from qvla.ui.compare.turns import Outcome, Turns
+from qvla.ui.compare.visits import Wanted
 from qvla.ui.compare.weights import WeightsPanel
-from qvla.ui.panes import Pane, PaneState, render_panes
+from qvla.ui.looked import LookedSection
+from qvla.ui.panes import CAPTIONS, Pane, render_panes
 from qvla.ui.photo_folder import PhotoFolder
 from qvla.ui.pictures import HISTORY_PIXELS, data_uri
-from qvla.ui.queue_state import CAPTIONS
+from qvla.ui.queue_state import CAPTIONS as TURNS
 
 # On narrow screens the panes lie out of sight.
 SHOW_PANES = """() => {
   if (!document.querySelector(".photo-view img") || innerWidth >= 860) return;
   document.getElementById("panes").scrollIntoView({behavior: "smooth"});
 }"""
-NOT_TAKEN = "As many comparisons wait as may: try again in a moment."
-UNFORESEEN = "The comparison ended with an unforeseen fault; the app's log has the details."
 Update = dict[Any, Any]
 
 
@@ -46,10 +45,18 @@ class CompareTab:
     def __init__(self, page: gr.Blocks, settings: Settings, loader: LineupLoader) -> None:
         self.settings = settings
         self.loader = loader
-        self.certainties = Certainties(settings)
-        self.runs = Runs()
         self.examples = PhotoFolder(settings.examples)
         self._lay_out()
+        self.turns = Turns(
+            settings,
+            loader,
+            CAPTIONS,
+            photo=self.photo,
+            panes=self.panes,
+            shown=self.shown,
+            stop=self.stop,
+            certain=Certainties(settings),
+        )
         self._wire(page)
 
     # ---- layout -------------------------------------------------------------------------------
@@ -82,6 +89,7 @@ class CompareTab:
                     elem_id="references",
                 )
                 self.choice = PaneChoice(self.loader)
+                self.looked = LookedSection(self.settings, self.loader, CAPTIONS.ids)
                 self.decoding = decoding_controls()
         self.gallery = GalleryPanel(self.settings.data)
         self.history = HistoryPanel()
@@ -92,16 +100,14 @@ class CompareTab:
 
     def _wire(self, page: gr.Blocks) -> None:
         quiet = {"show_progress": "hidden", "api_visibility": "undocumented"}
-        captions = {"concurrency_limit": self.settings.concurrency, "concurrency_id": CAPTIONS}
+        captions = {"concurrency_limit": self.settings.concurrency, "concurrency_id": TURNS}
         own = Shown(self.photo, self.chosen, self.references, self.filled, self.panes, self.shown)
         self.keeping = keeping = VisitKeeping(
             *(self.settings, self.loader, self.examples),
-            *(own, self.history, self.choice, self._told),
+            *(own, self.history, self.choice, self.turns.told),
         )
         self.weights.wire(keeping.wire(page), self.panes, self.shown, self.choice)
-        chosen = self.choice.wire(
-            self.panes, self.shown, lambda request: self.runs.is_busy(_visit(request))
-        )
+        chosen = self.choice.wire(self.panes, self.shown, self.turns.is_busy)
         keeping.after(chosen, "choice")
 
         take = PhotoTaking(
@@ -116,28 +122,29 @@ class CompareTab:
             (grid.pick, take.pick(self.examples), [grid, *who], "take_example"),
             (gallery.pick, take.pick(self.gallery.folder), [gallery, *who], "take_gallery"),
         ):
-            taken = trigger(handler, inputs=inputs, outputs=list(own), api_name=name, **quiet)
+            outputs = [*own, *self.looked.outputs]
+            taken = trigger(handler, inputs=inputs, outputs=outputs, api_name=name, **quiet)
             keeping.after(taken, name)
         self.gallery.wire()
 
         run = self.start.click(
             self._ask,
             inputs=[self.chosen, self.references, self.choice.chosen, *self.decoding],
-            outputs=[self.photo, self.panes, self.shown, self.stop],
+            outputs=[*self.turns.outputs, *self.looked.outputs],
             queue=False,
-            api_name="ask",
+            api_name="ask_to_compare",
             **quiet,
         ).then(
             self._run,
             inputs=[self.chosen, self.history.visited],
-            outputs=[self.photo, self.panes, self.shown, self.stop, *self.history.outputs],
+            outputs=[*self.turns.outputs, *self.history.outputs],
             trigger_mode="multiple",  # for who left and came back; what has no use does nothing
             api_name="compare_and_keep",
             **captions,
             **quiet,
         )
         run.failure(
-            self._not_run,
+            self.turns.not_run,
             inputs=[self.shown],
             outputs=[self.panes, self.shown, self.stop],
             queue=False,
@@ -145,6 +152,7 @@ class CompareTab:
             **quiet,
         )
         self.start.click(None, js=SHOW_PANES)
+        self.looked.wire(self.chosen, self.shown)
         rescore = {
             "inputs": [self.references, self.shown, self.history.visited],
             "outputs": [self.panes, self.shown, *self.history.outputs],
@@ -156,7 +164,7 @@ class CompareTab:
         )
         keeping.after(scored, "score")
         self.stop.click(
-            self._stop,
+            self.turns.stop,
             inputs=[self.shown],
             outputs=[self.panes, self.shown, self.stop],
             queue=False,
@@ -186,10 +194,8 @@ class CompareTab:
         self.keeping.after(opened, api_name)
         return opened
 
-    def _dropped(self, seats: Sequence[str], request: gr.Request) -> Update:
-        """Of the photo before: captions to come are stopped, and the panes emptied."""
-        self.runs.stop(_visit(request), discard=True)
-        return self._told(panes_of(self.loader, seats))
+    def _dropped(self, seats: Sequence[str], request: gr.Request, _: Example | None) -> Update:
+        return {**self.turns.dropped(seats, request), **self.looked.cleared()}
 
     # ---- the comparison -----------------------------------------------------------------------
 
@@ -205,69 +211,18 @@ class CompareTab:
         seed: str,
         request: gr.Request,
     ) -> Update:
-        """At the press of the button, whoever else waits: from here on there is a turn to wait for,
-        which `_run` takes.
-        """
         if chosen is None:
             return {self.photo: photo.refused("Choose a photo first.", None)}
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
         wanted = Wanted(chosen, read_references(references), options, tuple(seats))
-        if not self.runs.ask(_visit(request), wanted):
-            return {self.shown: gr.skip()}
-        panes = comparison.waiting(panes_of(self.loader, seats))
-        return {
-            self.photo: photo.PhotoInput(problem=""),
-            self.stop: gr.Button(interactive=True),
-            **self._told(panes),
-        }
+        return {**self.turns.wait(wanted, request), **self.looked.cleared()}
 
     def _run(
         self, chosen: FileData | None, visited: tuple[history.Comparison, ...], request: gr.Request
     ) -> Iterator[Update]:
-        visit = _visit(request)
-        run = self.runs.begin(visit)
-        if run is None:
-            yield {self.shown: gr.skip()}
-            return
-        panes: tuple[Pane, ...] = ()
-        try:
-            image = photo.open_photo(run.wanted.photo, self.settings).image
-            wanted = run.wanted
-            names = answering(self.loader, wanted.seats)
-            for panes in comparison.compare(
-                self.loader,
-                image,
-                wanted.options,
-                wanted.references,
-                run.stopped,
-                names,
-                self.certainties,
-            ):
-                if run.discarded:
-                    break
-                yield self._told(panes)
-        except QvlaError as error:  # of the photo, which may have been swept away meanwhile
-            yield {
-                self.photo: photo.refused(str(error), chosen),
-                **self._told(panes_of(self.loader, run.wanted.seats)),
-            }
-        finally:
-            self.runs.end(visit, run)
-        over = {self.stop: gr.Button(interactive=self.runs.is_busy(visit))}
-        if run.discarded or not any(pane.text for pane in panes):
-            yield over
-            return
-        entry = _entry(run, image, panes)
-        yield {**over, **self.history.show((*visited, entry))}
-
-    def _not_run(self, panes: tuple[Pane, ...], request: gr.Request) -> Update:
-        """The queue is full, or what took the turn failed in a way that no pane tells."""
-        waited = self.runs.stop(_visit(request), discard=True)
-        sentence = NOT_TAKEN if waited else UNFORESEEN
-        return {
-            self.stop: gr.Button(interactive=False),
-            **self._told(comparison.ended(panes, PaneState.FAILED, sentence)),
-        }
+        outcome = yield from self.turns.run(chosen, request)
+        if outcome is not None:
+            yield self.history.show((*visited, _entry(outcome)))
 
     def _rescore(
         self,
@@ -276,37 +231,22 @@ class CompareTab:
         visited: tuple[history.Comparison, ...],
         request: gr.Request,
     ) -> Update:
-        if self.runs.is_busy(_visit(request)) or not any(pane.text for pane in panes):
+        if self.turns.is_busy(request) or not any(pane.text for pane in panes):
             return {self.shown: gr.skip()}
         lines = read_references(references)
         panes = comparison.score(panes, lines)
         scored = history.with_references(visited, lines, panes)
         changed = self.history.show(scored) if scored != visited else {}
-        return {**self._told(panes), **changed}
-
-    def _stop(self, panes: tuple[Pane, ...], request: gr.Request) -> Update:
-        """Ends what runs, which then tells the panes; who still waits leaves the queue."""
-        if not self.runs.stop(_visit(request)):
-            return {self.shown: gr.skip()}
-        return {
-            self.stop: gr.Button(interactive=False),
-            **self._told(comparison.ended(panes, PaneState.STOPPED, comparison.LEFT)),
-        }
-
-    def _told(self, panes: tuple[Pane, ...]) -> Update:
-        return {self.panes: render_panes(panes), self.shown: panes}
+        return {**self.turns.told(panes), **changed}
 
 
-def _entry(run: Run, image: Image.Image, panes: tuple[Pane, ...]) -> history.Comparison:
+def _entry(outcome: Outcome) -> history.Comparison:
+    wanted = outcome.run.wanted
     return history.Comparison(
         time=history.now(),
-        photo=photo.photo_name(run.wanted.photo),
-        thumbnail=data_uri(image, HISTORY_PIXELS),
-        decoding=run.wanted.options,
-        references=run.wanted.references,
-        panes=panes,
+        photo=photo.photo_name(wanted.photo),
+        thumbnail=data_uri(outcome.image, HISTORY_PIXELS),
+        decoding=wanted.options,
+        references=wanted.references,
+        panes=outcome.panes,
     )
-
-
-def _visit(request: gr.Request) -> str:
-    return request.session_hash or ""

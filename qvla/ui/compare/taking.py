@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from qvla.data.imagery import Photo
+from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.compare import photo
@@ -23,7 +24,8 @@ class PhotoTaking:
     """Handlers that fill these components. A file that is refused leaves all else as it was.
 
     `chosen` holds the photo that was taken last, and `filled` the references that came with it;
-    `dropped` gives the updates for what goes with the photo before, given who is to answer.
+    `dropped` gives the updates for what goes with the photo before, given who is to answer and the
+    example that comes, if it is one; what it says of the references stands.
     """
 
     settings: Settings
@@ -31,7 +33,7 @@ class PhotoTaking:
     chosen: gr.State
     references: gr.Textbox
     filled: gr.State
-    dropped: Callable[[Sequence[str], gr.Request], Update]
+    dropped: Callable[[Sequence[str], gr.Request, Example | None], Update]
 
     def upload(
         self,
@@ -48,7 +50,7 @@ class PhotoTaking:
         except QvlaError as error:
             return self._refuse(str(error), chosen)
         kept = "" if references == filled else references
-        return self._take(file, opened, kept, "", self.dropped(seats, request))
+        return self._take(file, opened, kept, "", self.dropped(seats, request, None))
 
     def too_large(self, chosen: FileData | None) -> Update:
         return self._refuse(photo.too_large(self.settings), chosen)
@@ -70,7 +72,8 @@ class PhotoTaking:
             except OSError:
                 return self._refuse(f"The photo {name} is missing from its folder.", chosen)
             references = "\n".join(example.references)
-            return self._take(file, opened, references, references, self.dropped(seats, request))
+            dropped = self.dropped(seats, request, example)
+            return self._take(file, opened, references, references, dropped)
 
         return picked
 

@@ -13,13 +13,15 @@ from gradio.data_classes import FileData
 class Wanted:
     """A comparison that was asked for; `options` are the arguments of `Decoding`.
 
-    `seats` names those who are to answer, empty for the default.
+    `seats` names those who are to answer, empty for the default; without a `question` it is
+    captions that are wanted.
     """
 
     photo: FileData
     references: tuple[str, ...]
     options: dict[str, Any]
     seats: tuple[str, ...] = ()
+    question: str = ""
 
 
 @dataclass

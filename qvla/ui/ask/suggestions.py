@@ -1,0 +1,87 @@
+"""Questions to pick from: those whose answers are known of an example, or such as fit any
+satellite photo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from qvla.data.questions import read_questions
+from qvla.data.risc import Example
+from qvla.errors import QvlaError
+
+FILE = "questions.csv"  # beside the photos
+GENERAL = (
+    "Is there any road?",
+    "Are there any trees?",
+    "How many buildings are there?",
+    "Which scene is this?",
+    "What color are the roofs?",
+    "Is this an urban area?",
+)
+SCRIPT = """
+element.addEventListener("click", (event) => {
+  const one = event.target.closest(".suggestion");
+  if (!one) return;
+  props.value = one.dataset.key;
+  trigger("pick");
+});
+"""
+
+log = logging.getLogger(__name__)
+
+
+class Known:
+    """The questions with answers that lie beside a folder's photos, as `questions.csv`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def about(self, photo: Path) -> list[Example]:
+        """The questions about a photo of the folder, by its place; none of any other."""
+        return self._questions.get(photo.resolve(), [])
+
+    def answers(self, photo: Path | None, question: str) -> tuple[str, ...]:
+        """The right answers to a question about this photo; none where they are not known."""
+        found = [] if photo is None else self.about(photo)
+        return next((one.references for one in found if one.question == question), ())
+
+    @cached_property
+    def _questions(self) -> dict[Path, list[Example]]:
+        file = self._folder / FILE
+        found: dict[Path, list[Example]] = {}
+        if file.is_file():
+            try:
+                for one in read_questions(file):
+                    found.setdefault(one.image.resolve(), []).append(one)
+            except QvlaError as error:
+                log.warning("%s", error)
+        return found
+
+
+def suggestions(questions: Sequence[str]) -> gr.HTML:
+    """Buttons with questions. Event: `pick`; the value is the question that was picked."""
+    return gr.HTML(
+        None,
+        listed=render_suggestions(questions),
+        html_template="${listed}",
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        elem_id="ask-suggestions",
+        label="Suggestion",
+    )
+
+
+def render_suggestions(questions: Sequence[str]) -> str:
+    items = "".join(
+        f'<li><button type="button" class="suggestion" data-key="{escape(question)}">'
+        f"{escape(question)}</button></li>"
+        for question in questions
+    )
+    return f'<ul class="suggestions" aria-label="Questions to ask">{items}</ul>'
