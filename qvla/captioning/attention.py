@@ -22,13 +22,8 @@ from PIL import Image
 
 from qvla.captioning.generation import CaptioningError
 from qvla.captioning.lineup import Lineup
-from qvla.captioning.prompts import (
-    IGNORED,
-    encode_images,
-    encode_text,
-    is_question,
-    task_of,
-)
+from qvla.captioning.prompts import IGNORED, encode_images, encode_text, is_question, task_of
+from qvla.captioning.shared_backbone import Batch
 from qvla.captioning.sharing import captioning_turn
 from qvla.methods.rows import names_of_rows
 from qvla.models.backbone import Backbone
@@ -65,15 +60,14 @@ def where_it_looked(
         faults = lineup.bring(shared, [name])
         if faults:
             raise CaptioningError(faults[name])
-        model = shared.model_of(name, questions=is_question(prefix))
-        return looked(shared.loaded, model, image, prefix, answer)
+        (batch,) = shared.batches([name], questions=is_question(prefix))
+        return _looked(shared.loaded, batch, image, prefix, answer)
 
 
-def looked(backbone: Backbone, model: Any, image: Image.Image, prefix: str, answer: str) -> Looked:
-    """The same of a model over the backbone's weights, in evaluation mode.
-
-    Raises CaptioningError where its family has no image tokens in its decoder.
-    """
+def _looked(
+    backbone: Backbone, batch: Batch, image: Image.Image, prefix: str, answer: str
+) -> Looked:
+    """Of the one contender of a batch, as `generation` asks it."""
     family, processor = backbone.family, backbone.processor
     if family.image_token is None:
         raise CaptioningError(UNTOLD.format(title=family.title))
@@ -86,14 +80,15 @@ def looked(backbone: Backbone, model: Any, image: Image.Image, prefix: str, answ
         raise CaptioningError(UNTOLD.format(title=family.title))
     question, said = _rows(tokens, labels, seen, processor.tokenizer.bos_token_id)
     pixels = encode_images(processor, [image]).to(backbone.device)
-    names = names_of_rows(model, [task_of(prefix)])
+    names = names_of_rows(batch.model, [task_of(prefix)], batch.row_adapters)
     mixed = {} if names is None else {"adapter_names": names}
+    model: Any = batch.model
     with torch.inference_mode(), _told_attention(model):
-        features = family.image_features(model, pixels)
+        seeing = model if batch.changes_sight else backbone.model
         output = model(
             **inputs.to(backbone.device),
-            **family.given_features(features),
             **mixed,
+            **family.given_features(family.image_features(seeing, pixels)),
             output_attentions=True,
             use_cache=False,
             logits_to_keep=1,  # which nobody reads

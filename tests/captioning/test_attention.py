@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def test_answers_are_the_same_before_and_after(lineup: Lineup) -> None:
     }
     model = lineup.shared("base").loaded.model
     assert model.config.text_config._attn_implementation == "sdpa"
+
+
+def test_a_question_is_looked_at_by_the_adapter_that_answers_it(
+    weights: Weights, tmp_path: Path
+) -> None:
+    shutil.copytree(weights.adapter, tmp_path / "pair")
+    shutil.copytree(weights.other_adapter, tmp_path / "pair" / "vqa")
+    pair = Lineup.load(weights.model, adapter=tmp_path / "pair", device="cpu", variants=["adapter"])
+    found = where_it_looked(pair, "adapter", photos(1)[0], PROMPT, ANSWER)
+    expected = alone(weights.model, weights.other_adapter)
+    assert found.answer == pytest.approx(expected.answer, abs=1e-5)
 
 
 def test_llava_attends_from_the_left_alone(tiny_llava: Path) -> None:
