@@ -160,16 +160,13 @@ class SharedBackbone:
                 mixing[:0] = plain
         return [self._batch(view, names, questions) for view, names in rows]
 
-    def model_of(self, contender: str, *, questions: bool = False) -> PreTrainedModel | PeftModel:
-        """The module tree that captions, or answers questions, for the contender alone, its adapter
-        being active.
-        """
-        key = self._key(contender, questions)
-        view = self.view_of(key)
+    def model_of(self, contender: str) -> PreTrainedModel | PeftModel:
+        """The module tree that captions for the contender alone, its adapter being active."""
+        view = self.view_of(contender)
         if view is None:
             return self.loaded.model
         if view.mixes:
-            view.model.set_adapter(view.adapters[key], inference_mode=True)
+            view.model.set_adapter(view.adapters[contender], inference_mode=True)
         return view.model
 
     def weight_bytes(self) -> int:
