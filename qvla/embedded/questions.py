@@ -14,12 +14,13 @@ import argparse
 import csv
 import random
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvla.data.risc import Example
+from qvla.embedded.question_balance import Asked, balanced
 from qvla.embedded.question_rules import THINGS, Facts, Usual, facts_of
 from qvla.embedded.sources import TrainingPhoto, photos_of, training_photos
 from qvla.errors import QvlaError
@@ -61,17 +62,6 @@ PRESENCE = ("is there any {one} ?", "is there {a} {one} ?", "are there any {many
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question about a photo, by its number. Answers are balanced among those of one `about`."""
-
-    photo: int
-    kind: str
-    about: Hashable
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
 class Kind:
     """How a type of question is made, how many a photo there may be, and the largest share of its
     rows that one answer may have.
@@ -97,7 +87,7 @@ def make_questions(
             for number, photo in enumerate(photos)
             for asked in kind.make(number, photo, facts[number], rng)
         ]
-        chosen += _balanced(made, round(kind.most * len(photos)), kind.share, rng)
+        chosen += balanced(made, round(kind.most * len(photos)), kind.share, rng)
     chosen.sort(key=lambda asked: asked.photo)
     numbers: Counter[int] = Counter()
     rows = []
@@ -114,48 +104,6 @@ def make_questions(
             )
         )
     return rows
-
-
-def _balanced(made: list[Asked], most: int, share: float, rng: random.Random) -> list[Asked]:
-    """At most so many of them, with no answer above half of what is asked about one thing, nor
-    above its share of all.
-    """
-    groups: dict[Hashable, list[Asked]] = defaultdict(list)
-    for asked in made:
-        groups[asked.about].append(asked)
-    kept = [asked for group in groups.values() for asked in _capped(group, 0.5, rng)]
-    if len(kept) > most:
-        part = most / len(kept)
-        kept = [
-            asked
-            for group in groups.values()
-            for asked in _capped(_part(_capped(group, 0.5, rng), part, rng), 0.5, rng)
-        ]
-    return _capped(kept, share, rng)
-
-
-def _part(rows: list[Asked], part: float, rng: random.Random) -> list[Asked]:
-    return rng.sample(rows, round(part * len(rows)))
-
-
-def _capped(rows: list[Asked], share: float, rng: random.Random) -> list[Asked]:
-    """The rows without as many of the most frequent answers as it takes."""
-    counts = Counter(asked.answer for asked in rows)
-    while counts:
-        answer, times = max(counts.items(), key=lambda item: (item[1], item[0]))
-        most = int(share / (1 - share) * (counts.total() - times))
-        if times <= most:
-            break
-        counts[answer] = most
-        if not most:
-            return []
-    order = rng.sample(range(len(rows)), len(rows))
-    kept = []
-    for index in order:
-        if counts[rows[index].answer] > 0:
-            counts[rows[index].answer] -= 1
-            kept.append(rows[index])
-    return kept
 
 
 def _presence(number: int, photo: TrainingPhoto, facts: Facts, rng: random.Random) -> list[Asked]:

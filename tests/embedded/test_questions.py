@@ -20,13 +20,20 @@ from qvla.models.families.word_tokens import split_words
 from qvla.settings import EMBEDDED_MODEL
 
 # What photos of a scene are said to show, each in one caption of three that say the same.
+ROOFS = ("red", "grey", "blue", "white")
 SAID = {
     "airport": ("two white planes are in an airport .", "many planes are parked on the runway ."),
-    "port": ("many boats are in the port .", "a boat is near a red building ."),
-    "denseresidential": ("lots of houses with red roofs .", "many houses with grey roofs ."),
-    "desert": ("it is a piece of yellow desert .", "here is a desert of red sand ."),
-    "pond": ("two ponds are near a green field .", "a pond is near four tennis courts ."),
+    "port": ("many boats are in the port .", "a boat is near a pier ."),
+    "denseresidential": tuple(f"lots of houses with {colour} roofs ." for colour in ROOFS),
+    "desert": ("it is a piece of desert .", "here is a desert of sand ."),
+    "pond": ("two ponds are near a park .", "a pond is near four tennis courts ."),
     "tenniscourt": ("three tennis courts .", "there are four tennis courts and a pond ."),
+    "forest": ("many trees are in a forest .",),
+    "beach": ("waves are near a beach .",),
+    "church": ("here is a church .",),
+    "bridge": ("a bridge is over the water .", "two bridges are over the water ."),
+    "mountain": ("some green mountains .",),
+    "stadium": ("a large stadium .",),
 }
 
 
@@ -39,7 +46,7 @@ def photos() -> list[TrainingPhoto]:
     rng = random.Random(1)
     return [
         photo(scene, *3 * [rng.choice(SAID[scene])], number=number)
-        for number in range(60)
+        for number in range(40)
         for scene in SAID
     ]
 
