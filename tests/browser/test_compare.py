@@ -273,6 +273,29 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
     assert len({box["y"] for box in boxes}) == 1
 
 
+def test_a_page_that_is_only_open_draws_nothing(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.add_init_script(
+        """{
+            const own = window.requestAnimationFrame.bind(window);
+            window.asked = 0;
+            window.requestAnimationFrame = (draw) => { window.asked += 1; return own(draw); };
+        }"""
+    )
+    open_page(page, address)
+    assert page.evaluate("window.asked") > 0
+    waiting.until(
+        lambda: page.evaluate(
+            """async () => {
+                const before = window.asked;
+                await new Promise((done) => setTimeout(done, 1000));
+                return window.asked === before;
+            }"""
+        )
+    )
+    page.close()
+
+
 def test_the_page_is_there_before_the_weights(
     browser: Browser, settings: Settings, loader: LineupLoader
 ) -> None:

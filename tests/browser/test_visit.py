@@ -288,26 +288,6 @@ def test_the_banner_does_not_stay_ready_without_a_server(
     expect(banner).not_to_contain_text("The app does not answer.", use_inner_text=True)
 
 
-def test_a_page_that_is_only_open_draws_nothing(context: BrowserContext, address: str) -> None:
-    context.add_init_script(
-        """{
-            const own = window.requestAnimationFrame.bind(window);
-            window.asked = 0;
-            window.requestAnimationFrame = (draw) => { window.asked += 1; return own(draw); };
-        }"""
-    )
-    page = visit(context, address)
-    assert page.evaluate("window.asked") > 0
-    page.wait_for_function(
-        """async () => {
-            const before = window.asked;
-            await new Promise((done) => setTimeout(done, 1000));
-            return window.asked === before;
-        }""",
-        polling=100,
-    )
-
-
 # ---- the gallery, and who cannot see -------------------------------------------------------------
 
 
