@@ -415,7 +415,9 @@ def test_every_event_has_a_name_of_its_own(settings: Settings) -> None:
 def test_the_api_page_documents_what_programs_are_meant_to_call(settings: Settings) -> None:
     app = build(settings, LineupLoader(lambda progress: None))
     documented = app.get_api_info()["named_endpoints"]
-    assert set(documented) == {"/compare", "/plan", "/score_predictions"}
+    assert set(documented) == {"/ask", "/compare", "/plan", "/score_predictions"}
+    parameters = [one["parameter_name"] for one in documented["/ask"]["parameters"]]
+    assert parameters[:3] == ["photo", "question", "right"]
     parameters = [one["parameter_name"] for one in documented["/compare"]["parameters"]]
     assert parameters[:2] == ["photo", "references"]
     assert parameters[-1] == "variants"  # what came later stands behind the rest
