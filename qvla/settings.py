@@ -46,7 +46,7 @@ class SettingsError(QvlaError):
 
 
 def _home() -> Path:
-    if CHECKOUT is not None:
+    if CHECKOUT is not None and os.access(CHECKOUT, os.W_OK):
         return CHECKOUT / "runs"
     return user_data_path("qvla", appauthor=False)
 
@@ -75,7 +75,8 @@ class Settings(BaseSettings):
         None, description="the gated model in whose place the embedded one answers; told at start"
     )
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        "auto", description="of base and adapter; auto is bf16 on CUDA and fp32 on the CPU"
+        "auto",
+        description="of base and adapter; auto is bf16 on CUDA cards that have it, and else fp32",
     )
     lineup: Path | None = Field(
         None, description="YAML file with other contenders than base, adapter and qvla"
@@ -110,7 +111,7 @@ class Settings(BaseSettings):
     home: Path = Field(
         default_factory=_home,
         description="what is made here: records, jobs, data written out (default: `runs` in a "
-        "checkout, and the user's data folder once installed)",
+        "checkout that can be written, and else the user's data folder)",
     )
     records: Path = Field(
         default_factory=_in_home("records"),

@@ -33,7 +33,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "int8"),
-        help="of base and adapter; auto is bf16 on CUDA and fp32 on the CPU",
+        help="of base and adapter; auto is bf16 on CUDA cards that have it, and else fp32",
     )
     group.add_argument(
         "--lineup",
