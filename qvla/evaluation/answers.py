@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qvla.data.risc import Example
-from qvla.evaluation.scores import Scoring, by_source, differences_of, values_of
+from qvla.evaluation.scores import ALL, Scoring, by_source, differences_of, values_of
 from qvla.progress import progress
 from qvla.scoring import Scored
 from qvla.scoring.answers import ANSWERS, score_answers
@@ -46,7 +46,8 @@ def answer_scores(
                     resamples=scoring.resamples,
                     seed=scoring.seed,
                 )
-                notes |= dict.fromkeys(scored[name].notes)
+                if group == ALL:  # of the others they say the same of fewer questions
+                    notes |= dict.fromkeys(scored[name].notes)
                 bar.step()
             numbers[f"{ANSWERS}/{group}/questions"] = len(own)
             numbers |= values_of(ANSWERS, group, scored)
