@@ -13,7 +13,7 @@ import pytest
 
 from qvla.data.questions import read_questions
 from qvla.data.risc import Example
-from qvla.embedded.question_rules import THINGS, Facts, Usual, facts_of
+from qvla.embedded.question_rules import THINGS, Facts, Thing, Usual, facts_of
 from qvla.embedded.questions import KINDS, main, make_questions
 from qvla.embedded.sources import TrainingPhoto
 from qvla.models.families.word_tokens import split_words
@@ -62,7 +62,7 @@ def facts(scene: str, *captions: str) -> Facts:
     return facts_of(photo(scene, *captions), Usual(others))
 
 
-def named(name: str) -> object:
+def named(name: str) -> Thing:
     return next(thing for thing in THINGS if thing.one == name)
 
 
