@@ -5,7 +5,7 @@
     python -m qvla.embedded.adapter --data DIR --base checkpoints/mini \\
         --out checkpoints/mini/qvla --nf4
 
-With `--task vqa` they are taught to answer questions instead (`questions`), in a folder `vqa` within.
+With `--task vqa` they learn to answer questions instead (`questions`), in a folder `vqa` within.
 
 The code is that of any other run (`qvla.tuning.training`); only the recipe and the photos differ. A
 frozen base as small as this one wants wider bottlenecks than the report's hidden/16, and photos
