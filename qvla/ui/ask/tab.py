@@ -16,6 +16,7 @@ from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.ask.endpoint import ask_endpoint
+from qvla.ui.ask.measured import render_measured
 from qvla.ui.ask.reported import render_reported
 from qvla.ui.ask.scoring import score_answers
 from qvla.ui.ask.suggestions import GENERAL, Known, render_suggestions, suggestions
@@ -110,6 +111,9 @@ class AskTab:
                 self.looked = LookedSection(self.settings, self.loader, ANSWERS.ids)
                 self.choice = PaneChoice(self.loader, ANSWERS)
                 self.decoding = decoding_controls("ask-decoding")
+        with gr.Column(elem_classes="exhibit", elem_id="ask-measured"):
+            gr.HTML("<h3>Measured</h3>", elem_classes="section-title")
+            self.measured = gr.HTML(render_measured(self.settings), label="Measured")
         with gr.Column(elem_classes="exhibit", elem_id="ask-reported"):
             gr.HTML("<h3>Reported elsewhere</h3>", elem_classes="section-title")
             gr.HTML(render_reported(), label="Reported")
@@ -119,11 +123,13 @@ class AskTab:
     # ---- events -------------------------------------------------------------------------------
 
     def opened_with(self, tab: gr.Tab) -> None:
-        """Idle panes get their identity, and the choice who there is, when the tab is opened."""
+        """When the tab is opened idle panes get their identity, the choice who there is, and the
+        table what was measured meanwhile.
+        """
         tab.select(
             self._opened,
             inputs=[self.shown, self.choice.chosen],
-            outputs=[self.panes, self.shown, *self.choice.outputs],
+            outputs=[self.panes, self.shown, *self.choice.outputs, self.measured],
             queue=False,
             api_name="open_ask",
             **QUIET,
@@ -216,7 +222,7 @@ class AskTab:
     # ---- handlers -----------------------------------------------------------------------------
 
     def _opened(self, now: tuple[Pane, ...], seats: tuple[str, ...]) -> Update:
-        update = self.choice.show(seats)
+        update = {**self.choice.show(seats), self.measured: render_measured(self.settings)}
         if all(pane.state is PaneState.IDLE for pane in now):
             update |= self.turns.idle(seats)
         return update
