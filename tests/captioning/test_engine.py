@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qvla.captioning import generation
+from qvla.captioning import generation, watch
 from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
@@ -417,7 +417,8 @@ def test_waiting_for_another_request_is_not_counted(
     lineup: Lineup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.perf_counter()
-    monkeypatch.setattr(generation, "clock", lambda device: now + next(ticks))
+    for module in (generation, watch):
+        monkeypatch.setattr(module, "clock", lambda device: now + next(ticks))
     ticks = count()
     with lineup.shared("base").lock:
         states = stream(lineup, PHOTOS[0], ("base", "qvla"), DECODING)
