@@ -15,11 +15,18 @@ document.addEventListener("click", (event) => {
 
 // The tab stands in the address, so that a reload or a link opens it again.
 const TAB = /^(.+)-tab-button$/;
+// On narrow screens some tabs are in a menu, where they have a title and no id.
+function tabButton(name) {
+  const menu = [...document.querySelectorAll(".overflow-dropdown button")];
+  return document.getElementById(`${name}-tab-button`)
+    ?? menu.find((button) => button.textContent.trim().toLowerCase() === name);
+}
+window.qvlaTab = (name) => tabButton(name)?.click();
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.('a[href^="#tab-"]');
   if (!link) return;
   event.preventDefault();
-  document.getElementById(`${link.hash.slice(5)}-tab-button`)?.click();
+  tabButton(link.hash.slice(5))?.click();
 });
 document.addEventListener("click", (event) => {
   const tab = event.target.closest?.('[role="tab"]');
@@ -31,7 +38,7 @@ document.addEventListener("click", (event) => {
 let wantedTab = location.hash.slice(1);
 function openTab() {
   if (!wantedTab) return;
-  const tab = document.getElementById(`${wantedTab}-tab-button`);
+  const tab = tabButton(wantedTab);
   if (!tab) return;
   wantedTab = "";
   tab.click();

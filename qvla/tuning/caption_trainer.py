@@ -41,14 +41,15 @@ def caption_loss(
     """Cross-entropy summed over the labelled tokens, and their count.
 
     `inputs` are a batch of `training_data.Collator`; where the adapter has several tasks, each row
-    trains its own. `features` (B, image tokens, hidden) are the projected image features of each
-    row. `model` is called whole, as several processes and autocast need, but its head only sees
-    labelled positions.
+    trains its own, or the first without `tasks`. `features` (B, image tokens, hidden) are the
+    projected image features of each row. `model` is called whole, as several processes and autocast
+    need, but its head only sees labelled positions.
     """
     targets = inputs["labels"][:, 1:]  # (B, T - 1): position t predicts token t + 1
     labelled = targets != IGNORED
     text = {name: tensor for name, tensor in inputs.items() if name not in NOT_TEXT}
-    names = names_of_rows(getattr(model, "module", model), inputs["tasks"])
+    tasks, bare = inputs.get("tasks"), getattr(model, "module", model)
+    names = None if tasks is None else names_of_rows(bare, tasks)
     output = model(
         **text,
         **({} if names is None else {"adapter_names": names}),

@@ -232,8 +232,9 @@ def test_fields_are_those_of_the_recipe_and_say_whom_they_are_for() -> None:
     around = {"lora", "dora", "adalora", "vera", "oft", "boft", "multitask"}
     around |= {f"q{name}" for name in around} | {"ia3"}
     assert set(kinds_with("lora_targets")) == set(kinds_with("projector")) == around
-    assert set(kinds_with("vision_layers")) == around | {"adapter", "qvla"}
-    assert set(kinds_with("layers")) == around | {"adapter", "qvla", "prefix", "qprefix"}
+    placed = around | {"adapter", "qvla", "bitfit", "qbitfit"}
+    assert set(kinds_with("vision_layers")) == placed
+    assert set(kinds_with("layers")) == placed | {"prefix", "qprefix"}
     assert kinds_with("rank_pattern") == ("lora", "qlora", "dora", "qdora")
     assert kinds_with("block_size") == ("oft", "qoft", "boft", "qboft")
     assert kinds_with("tasks") == kinds_with("train_task") == ("multitask", "qmultitask")

@@ -39,7 +39,7 @@ TAKE_LINK = """() => {
 SHOW_TAB = """() => {
   if (!window.qvlaCameByLink) return;
   window.qvlaCameByLink = false;
-  [...document.querySelectorAll('[role="tab"]')].find(tab => tab.innerText === "Admin")?.click();
+  window.qvlaTab("admin");
 }"""
 Updates = dict[Any, Any]
 Handler = Callable[..., Mapping[Any, Any]]

@@ -24,9 +24,9 @@ LEAD = (
     "What a way to adapt a model costs and where it goes, counted from its configuration alone: no "
     "weight is loaded."
 )
-TO_ADMIN = '() => document.querySelector(\'[role="tab"][id^="admin"]\')?.click()'
+TO_ADMIN = '() => window.qvlaTab("admin")'
 TO_COMPARE = """() => {
-  document.querySelector('[role="tab"][id^="compare"]')?.click();
+  window.qvlaTab("compare");
   document.getElementById("panes")?.scrollIntoView({behavior: "smooth"});
 }"""
 TO_TOP = "() => document.getElementById('explore-form')?.scrollIntoView({behavior: 'smooth'})"

@@ -231,7 +231,9 @@ def secrets_of(settings: Settings, jobs: Jobs) -> list[str]:
 
 OPEN_TO_ALL = {
     *("admin_sign_in", "admin_sign_out", "admin_open_link"),
-    "explore_send",  # which fills the form with what its sender chose, and reads nothing
+    # which fill the form with what their sender chose, and read nothing
+    "explore_send",
+    "explore_tune",
 }
 
 
