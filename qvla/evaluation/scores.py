@@ -6,14 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from qvla.data.risc import Example
 from qvla.evaluation import certainty
-from qvla.evaluation.predictions import Predictions
 from qvla.progress import progress
 from qvla.scoring import PROTOCOLS, Scored, compare, score
 from qvla.scoring.answers import Bert, Spread
 from qvla.scoring.protocols import STANDARD
+
+if TYPE_CHECKING:  # which imports PyTorch; the page reads records by the names below
+    from qvla.evaluation.predictions import Predictions
 
 log = logging.getLogger(__name__)
 

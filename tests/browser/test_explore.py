@@ -24,6 +24,7 @@ from tests.support.contrasts import CONTRASTS
 from tests.support.serving import served
 from tests.support.tiny import build_tiny
 from tests.support.visitor import PATIENCE
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.browser
 PASSWORD = "open sesame"
@@ -31,6 +32,12 @@ PASSWORD = "open sesame"
 
 def no_weights(progress: object) -> None:
     raise QvlaError("These tests need no weights.")
+
+
+SAID = """button => {
+  window.said = [];
+  new MutationObserver(() => window.said.push(button.innerText)).observe(button, {childList: true});
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +109,11 @@ def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
     page.locator("#explore-rank input").press("Enter")
     found = explore(model, "lora", rank=4)
     expect(facts).to_contain_text(f"{found.trainable_params:,} of {found.total_params:,}")
-    page.locator("#explore-code .copy").first.click()
-    expect(page.locator("#explore-code .copy").first).to_have_text("Copied")
+    expect(page.locator("#explore-code code").first).to_contain_text("--rank 4")
+    copy = page.locator("#explore-code .copy").first
+    copy.evaluate(SAID)  # what the button says it says for a moment only
+    copy.click()
+    until(lambda: page.evaluate("window.said").count("Copied"))
     assert (
         page.evaluate("navigator.clipboard.readText()")
         == explore(model, "lora", rank=4, called=model.name).command
