@@ -28,7 +28,6 @@ from qvla.captioning.sharing import captioning_turn
 from qvla.methods.rows import names_of_rows
 from qvla.models.backbone import Backbone
 
-MOST = 0.25  # of the image tokens: those that count as looked at
 UNTOLD = "{title} does not tell where in a photo it looked."
 
 
@@ -98,14 +97,6 @@ def _looked(
         own = layer[0, :, :, -len(tokens) :].float().mean(0).cpu()
         rows += own[:, seen]
     return Looked(_shares(rows[question], side), _shares(rows[said], side))
-
-
-def most_looked_at(shares: np.ndarray, share: float = MOST) -> frozenset[int]:
-    """The image tokens with the most attention, by number from the top left: a quarter of them,
-    rounded up. Of equals the first count.
-    """
-    count = math.ceil(share * shares.size)
-    return frozenset(np.argsort(-shares.ravel(), kind="stable")[:count].tolist())
 
 
 def _rows(

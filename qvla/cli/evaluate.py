@@ -99,6 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-vtgs", action="store_true", help="save the second pass that VTGS takes for answers"
     )
     parser.add_argument(
+        "--clip-model",
+        metavar="NAME",
+        help="that finds regions for vtgs_clip (default: CLIP ViT-B/32 where it is at hand)",
+    )
+    parser.add_argument(
         "--bert-model", metavar="NAME", help="of BERTScore for answers (default: MiniLM)"
     )
     parser.add_argument(
@@ -186,13 +191,16 @@ def _examples(options: argparse.Namespace) -> list[Example]:
 def _scoring(options: argparse.Namespace) -> Scoring:
     from qvla.evaluation.scores import Scoring
     from qvla.scoring import METRICS
-    from qvla.scoring.answers import Bert
+    from qvla.scoring.answers import Bert, Clip
+    from qvla.scoring.answers.clip import clip_at_hand
 
     if options.task == VQA:
+        clip = Clip(options.clip_model) if options.clip_model else clip_at_hand()
         return Scoring(
             resamples=options.resamples,
             seed=options.reference_seed,
             bert=Bert(options.bert_model, options.bert_layers),
+            clip=None if options.no_vtgs else clip,
         )
     return Scoring(
         protocols=PROTOCOLS if options.protocol == "both" else (options.protocol,),

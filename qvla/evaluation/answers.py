@@ -20,13 +20,13 @@ def answer_scores(
     examples: Sequence[Example],
     answers: Mapping[str, Mapping[str, str]],
     scoring: Scoring,
-    overlaps: Mapping[str, Mapping[str, float]],
+    overlaps: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Scores and paired differences by the record's keys, and what its protocol says of them.
 
-    `answers` are by contender and question, `overlaps` too (`looking.overlaps`). As a mark to beat
-    there is the exact match of the commonest answer to each type of question, as these very
-    questions have it.
+    `answers` are by contender and question, `overlaps` too (`looking.overlaps`), for each metric
+    that wants them. As a mark to beat there is the exact match of the commonest answer to each type
+    of question, as these very questions have it.
     """
     numbers: dict[str, float] = {}
     notes: dict[str, None] = {}
@@ -40,7 +40,7 @@ def answer_scores(
                 scored[name] = score_answers(
                     references,
                     {question: said[question] for question in references},
-                    overlaps=overlaps.get(name),
+                    overlaps={metric: own.get(name, {}) for metric, own in overlaps.items()},
                     metrics=scoring.metrics,
                     bert=scoring.bert,
                     resamples=scoring.resamples,
@@ -63,6 +63,7 @@ def answer_scores(
     return numbers, {
         "types": [group.removeprefix(TYPE) for group in groups if group.startswith(TYPE)],
         "bert": scoring.bert.title,
+        **({"clip": scoring.clip.model} if scoring.clip else {}),
         "notes": list(notes),
     }
 

@@ -18,12 +18,12 @@ from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
 from qvla.evaluation.answers import answer_scores
-from qvla.evaluation.looking import overlaps
+from qvla.evaluation.looking import clip_overlaps, overlaps
 from qvla.evaluation.predictions import Predictions, predict
 from qvla.evaluation.scores import Scoring, caption_scores
 from qvla.records import store as records
 from qvla.scoring import DOCUMENT_FREQUENCIES
-from qvla.scoring.answers import ANSWERS
+from qvla.scoring.answers import ANSWERS, VTGS, VTGS_CLIP
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,9 @@ def evaluate(
     told: dict[str, Any]
     if any(example.question for example in answered):
         what, told = "answers", {"task": "vqa", "protocols": [ANSWERS]}
-        seen = overlaps(settings, answered, predictions, lineup) if looking else {}
+        seen = {VTGS: overlaps(settings, answered, predictions, lineup)} if looking else {}
+        if scoring.clip is not None:
+            seen[VTGS_CLIP] = clip_overlaps(settings, answered, predictions, scoring.clip)
         numbers, more = answer_scores(answered, predictions.captions, scoring, seen)
         told |= more
     else:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qvla.captioning.attention import most_looked_at, where_it_looked
+from qvla.captioning.attention import where_it_looked
 from qvla.captioning.generation import CaptioningError
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.options import load_lineup
@@ -21,7 +21,8 @@ from qvla.evaluation import prediction_log
 from qvla.evaluation.prediction_log import Sight
 from qvla.evaluation.predictions import Predictions
 from qvla.progress import progress
-from qvla.scoring.answers import overlap
+from qvla.scoring.answers import Clip, most_of, overlap
+from qvla.scoring.answers.clip import clip_overlaps as found_by_clip
 from qvla.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,25 @@ def overlaps(
         common = {key: value for key, value in seen.items() if value is not None}
         if common:
             found[name] = common
+    return found
+
+
+def clip_overlaps(
+    settings: Settings, examples: Sequence[Example], predictions: Predictions, clip: Clip
+) -> dict[str, dict[str, float]]:
+    """The same by what CLIP finds in the photos, of every contender (`scoring.answers.clip`)."""
+    limits = {"max_bytes": settings.max_upload_bytes, "max_pixels": settings.max_pixels}
+    found: dict[str, dict[str, float]] = {name: {} for name in predictions.captions}
+    with progress(len(found) * len(examples), "Looking with CLIP") as bar:
+        for start in range(0, len(examples), TOGETHER):
+            some = examples[start : start + TOGETHER]
+            images = [open_image(example.image, **limits) for example in some]
+            questions = [example.question for example in some]
+            for name, answers in predictions.captions.items():
+                said = [answers[example.name] for example in some]
+                values = found_by_clip(images, questions, said, clip).tolist()
+                found[name] |= zip((example.name for example in some), values, strict=True)
+                bar.step(len(some))
     return found
 
 
@@ -92,7 +112,7 @@ def _look(
                     except CaptioningError as error:
                         log.info("%s has no VTGS: %s", name, error)
                         break
-                    own = (most_looked_at(looked.question), most_looked_at(looked.answer))
+                    own = (most_of(looked.question), most_of(looked.answer))
                     sights.append(Sight(example.name, *map(sorted, own)))
                     bar.step()
                 if not sights:

@@ -12,7 +12,7 @@ from qvla.data.risc import Example
 from qvla.evaluation import certainty
 from qvla.progress import progress
 from qvla.scoring import PROTOCOLS, Scored, compare, score
-from qvla.scoring.answers import Bert, Spread
+from qvla.scoring.answers import Bert, Clip, Spread
 from qvla.scoring.protocols import STANDARD
 
 if TYPE_CHECKING:  # which imports PyTorch; the page reads records by the names below
@@ -29,7 +29,8 @@ class Scoring:
     samples.
 
     `seed` draws the one reference of the reported protocol, and the bootstrap samples. `metrics` of
-    None are all that can be had here. Answers have a protocol of their own, and `bert` is theirs.
+    None are all that can be had here. Answers have a protocol of their own, and `bert`
+    is theirs, and so is `clip`, without which there is no VTGS by CLIP.
     """
 
     protocols: tuple[str, ...] = PROTOCOLS
@@ -37,6 +38,7 @@ class Scoring:
     resamples: int = 1000
     seed: int = 0
     bert: Bert = field(default_factory=Bert)
+    clip: Clip | None = None
 
 
 def by_source(examples: Sequence[Example]) -> dict[str, list[Example]]:

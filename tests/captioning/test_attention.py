@@ -6,12 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from qvla.captioning.attention import Looked, most_looked_at, where_it_looked
+from qvla.captioning.attention import Looked, where_it_looked
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.generation import CaptioningError
@@ -114,10 +113,3 @@ def test_llava_attends_from_the_left_alone(tiny_llava: Path) -> None:
     assert found.answer.ravel() == pytest.approx((answer / answer.sum()).numpy(), abs=1e-5)
     with pytest.raises(CaptioningError, match="not available"):
         where_it_looked(lineup, "adapter", photos(1)[0], PROMPT, ANSWER)
-
-
-def test_a_quarter_is_looked_at_most() -> None:
-    shares = np.arange(16.0).reshape(4, 4)
-    shares[0, 0] = 20
-    assert most_looked_at(shares) == {0, 13, 14, 15}
-    assert most_looked_at(np.ones((3, 3))) == {0, 1, 2}  # 2.25 of 9, rounded up

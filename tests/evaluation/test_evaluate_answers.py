@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qvla.captioning.attention import most_looked_at, where_it_looked
+from qvla.captioning.attention import where_it_looked
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.lineup import Lineup
 from qvla.cli.main import main
@@ -21,9 +21,10 @@ from qvla.evaluation.answers_table import answers_table
 from qvla.evaluation.evaluate import Evaluation, evaluate
 from qvla.evaluation.scores import Scoring
 from qvla.records import store as records
-from qvla.scoring.answers import overlap, score_answers
+from qvla.scoring.answers import VTGS, most_of, overlap, score_answers
 from qvla.settings import Settings, load_settings
 from tests.support.alone import LENGTH, Alone, Weights, make_weights, photos
+from tests.support.tiny_clip import build_tiny_clip
 
 QUESTIONS = ("is the beach white", "many trees", "is the forest next to a river")
 VARIANTS = ("base", "adapter")
@@ -131,12 +132,12 @@ def test_the_record_has_scores_by_source_and_type(
                 f"answer en {one.question}",
                 said[one.name],
             )
-            seen[one.name] = overlap(most_looked_at(looked.answer), most_looked_at(looked.question))
+            seen[one.name] = overlap(most_of(looked.answer), most_of(looked.question))
         for group, own in groups.items():
             scored = score_answers(
                 {one.name: one.references for one in own},
                 {one.name: said[one.name] for one in own},
-                overlaps=seen,
+                overlaps={VTGS: seen},
                 metrics=METRICS,
                 resamples=20,
             )
@@ -231,5 +232,11 @@ def test_through_the_command_line(
     assert "answers/base/all/vtgs" not in numbers
     (kept,) = records.find("answers", [tmp_path / "records"])
     assert kept.file("predictions/base") is not None
+    command.remove("--no-vtgs")
+    command += ["--clip-model", str(build_tiny_clip(tmp_path / "clip"))]
+    assert main(command) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert 0 <= record["numbers"]["answers/base/all/vtgs_clip"] <= 1
+    assert record["protocol"]["clip"] == str(tmp_path / "clip")
     assert main([*command[:3], "--data", str(questions), "--split", "test"]) == UNUSABLE
     assert "has no questions in the split 'test': its splits are val" in capsys.readouterr().err

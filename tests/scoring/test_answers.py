@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from qvla.scoring import ScoringError, compare
 from qvla.scoring.answers import SIMPLE, Bert, overlap, score_answers
 from qvla.scoring.answers.bert import bertscore_f1
-from qvla.scoring.answers.semantic import csns, number, numeric_score, vtgs
+from qvla.scoring.answers.semantic import csns, most_of, number, numeric_score, vtgs
 from qvla.scoring.answers.sentences import similarity
 from qvla.scoring.answers.vqav2 import vqa_accuracy, vqav2_words
 from qvla.scoring.answers.words import exact_match, normalised, token_f1
@@ -154,6 +154,13 @@ def test_csns_by_hand(minilm: Any) -> None:
     ]
 
 
+def test_a_quarter_is_looked_at_most() -> None:
+    shares = np.arange(16.0).reshape(4, 4)
+    shares[0, 0] = 20
+    assert most_of(shares) == {0, 13, 14, 15}
+    assert most_of(np.ones((3, 3))) == {0, 1, 2}  # 2.25 of 9, rounded up
+
+
 def test_vtgs_by_hand() -> None:
     assert overlap([1, 2, 3], [3, 4]) == 1 / 4
     assert overlap([], [1]) == 0
@@ -218,7 +225,9 @@ def test_two_systems_are_compared_on_the_same_questions() -> None:
 
 
 def test_vtgs_is_of_the_questions_that_have_regions() -> None:
-    scored = score_answers(REFERENCES, FIRST, overlaps={"q1": 0.25, "q4": 1.0}, resamples=50)
+    scored = score_answers(
+        REFERENCES, FIRST, overlaps={"vtgs": {"q1": 0.25, "q4": 1.0}}, resamples=50
+    )
     assert list(scored.metrics) == [
         *("exact_match", "f1", "vqa_accuracy", "bertscore_f1", "csns", "vtgs")
     ]

@@ -13,7 +13,7 @@ from qvla.data.tables import json_document
 from qvla.progress import progress
 from qvla.scoring.answers.bert import Bert
 from qvla.scoring.answers.rows import Row, read_rows
-from qvla.scoring.answers.score import ANSWER_METRICS, score_answers
+from qvla.scoring.answers.score import ANSWER_METRICS, VTGS, score_answers
 from qvla.scoring.answers.semantic import overlap
 from qvla.scoring.checks import ScoringError, some
 from qvla.scoring.files import FileScores
@@ -76,7 +76,7 @@ def score_answer_files(
         scored = score_answers(
             {names[place]: [text for text in truth[place].answers if text] for place in found},
             {names[place]: row.answers[0] for place, row in found.items()},
-            overlaps=overlaps,
+            overlaps={VTGS: overlaps},
             metrics=metrics,
             bert=bert,
             resamples=resamples,

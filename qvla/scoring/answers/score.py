@@ -25,8 +25,10 @@ from qvla.scoring.protocols import NO_TOKENIZER, RESAMPLES, Interval, Scored
 
 ANSWERS = "answers"  # the protocol
 VTGS = "vtgs"  # only where regions are given
+VTGS_CLIP = "vtgs_clip"  # the same by the regions that CLIP finds
+GROUNDED = (VTGS, VTGS_CLIP)
 SIMPLE = ("exact_match", "f1", "vqa_accuracy")  # those that need no model
-ANSWER_METRICS = (*SIMPLE, "bertscore_f1", "csns", VTGS)
+ANSWER_METRICS = (*SIMPLE, "bertscore_f1", "csns", *GROUNDED)
 
 Truths = Sequence[Sequence[str]]
 
@@ -42,7 +44,7 @@ def score_answers(
     references: Mapping[str, Sequence[str]],
     answers: Mapping[str, str],
     *,
-    overlaps: Mapping[str, float] | None = None,
+    overlaps: Mapping[str, Mapping[str, float]] | None = None,
     metrics: Collection[str] | None = None,
     bert: Bert | None = None,
     resamples: int = RESAMPLES,
@@ -51,9 +53,10 @@ def score_answers(
 ) -> Scored:
     """Scores answers against the right ones, matched by the question's name; all between 0 and 1.
 
-    `overlaps` are Sim_vis of those questions that have regions (`semantic.overlap`): VTGS is the
-    mean over these, and absent where there are none. Left out, `metrics` are all that can be had;
-    `bert` is the model of BERTScore. `step` is called after each metric.
+    `overlaps` are by metric, VTGS or VTGS_CLIP, Sim_vis of those questions that have regions
+    (`semantic.overlap`): the metric is the mean over these, and absent where there are none. Left
+    out, `metrics` are all that can be had; `bert` is the model of BERTScore. `step` is called after
+    each metric.
 
     The result's protocol is "answers", so `qvla.scoring.compare` sets two systems against each
     other, and its metrics are `Spread`s. Raises ScoringError when an option is unknown, a question
@@ -64,26 +67,32 @@ def score_answers(
     wanted = tuple(dict.fromkeys(ANSWER_METRICS if metrics is None else metrics))
     check_metrics(wanted, ANSWER_METRICS)
     check_pairs(references, answers, "question", "answer")
-    overlaps = {name: value for name, value in (overlaps or {}).items() if name in references}
-    if not overlaps and VTGS in wanted:
-        if metrics is not None:
-            raise ScoringError("VTGS needs the regions of answers and questions: leave it out.")
-        wanted = tuple(name for name in wanted if name != VTGS)
+    seen = {
+        metric: {name: value for name, value in own.items() if name in references}
+        for metric, own in (overlaps or {}).items()
+    }
+    blind = [name for name in wanted if name in GROUNDED and not seen.get(name)]
+    if blind and metrics is not None:
+        raise ScoringError(
+            f"{', '.join(blind)} needs the regions of answers and questions: leave it out."
+        )
+    wanted = tuple(name for name in wanted if name not in blind)
 
     questions = sorted(references)
     said, truths = [answers[name] for name in questions], [references[name] for name in questions]
     parts = []
     per_question: dict[str, dict[str, float]] = {}
     for metric in wanted:
-        if metric == VTGS:
-            seen = [place for place, name in enumerate(questions) if name in overlaps]
-            text = text_similarity([said[i] for i in seen], [truths[i] for i in seen])
-            values = vtgs(text, np.array([overlaps[questions[i]] for i in seen]))
+        if metric in GROUNDED:
+            own = seen[metric]
+            places = [place for place, name in enumerate(questions) if name in own]
+            text = text_similarity([said[i] for i in places], [truths[i] for i in places])
+            values = vtgs(text, np.array([own[questions[i]] for i in places]))
         else:
-            seen = list(range(len(questions)))
+            places = list(range(len(questions)))
             values = _values(metric, said, truths, bert)
-        parts.append(_means(metric, values, seen, len(questions)))
-        names = [questions[place] for place in seen]
+        parts.append(_means(metric, values, places, len(questions)))
+        names = [questions[place] for place in places]
         per_question[metric] = dict(zip(names, values.tolist(), strict=True))
         step()
     spread = bootstrap.resampled(parts, resamples, seed)
@@ -101,7 +110,7 @@ def score_answers(
             for name, part in zip(wanted, parts, strict=True)
         },
         per_image=per_question,
-        notes=tuple(_notes(wanted, truths, len(overlaps), bert or Bert())),
+        notes=tuple(_notes(wanted, truths, seen, bert or Bert())),
         _parts=tuple(parts),
         _truth=hashlib.sha256(json.dumps([questions, *map(list, truths)]).encode()).hexdigest(),
     )
@@ -133,7 +142,9 @@ def _means(metric: str, values: np.ndarray, places: Sequence[int], questions: in
     return Parts((metric,), (mean,), sums[:, :1], sums, pool)
 
 
-def _notes(metrics: Sequence[str], truths: Truths, seen: int, bert: Bert) -> Iterable[str]:
+def _notes(
+    metrics: Sequence[str], truths: Truths, seen: Mapping[str, Mapping[str, float]], bert: Bert
+) -> Iterable[str]:
     """What one has to know to read the scores, a sentence each."""
     fewer = sum(len(texts) < PEOPLE for texts in truths)
     if "vqa_accuracy" in metrics and fewer:
@@ -145,8 +156,10 @@ def _notes(metrics: Sequence[str], truths: Truths, seen: int, bert: Bert) -> Ite
         yield f"BERTScore is by {bert.title}, without rescaling."
     if "csns" in metrics:
         yield f"CSNS is by {sentences.NAME}, alpha {ALPHA:g} and epsilon {EPSILON:g}."
-    if VTGS in metrics:
-        yield (
-            f"VTGS is by {sentences.NAME} and beta {BETA:g}, of the {seen:,} of {len(truths):,} "
-            "questions that have regions."
-        )
+    for metric in GROUNDED:
+        if metric in metrics:
+            yield (
+                f"{'VTGS' if metric == VTGS else 'VTGS by CLIP'} is by {sentences.NAME} and beta "
+                f"{BETA:g}, of the {len(seen[metric]):,} of {len(truths):,} questions that have "
+                "regions."
+            )

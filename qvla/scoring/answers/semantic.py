@@ -15,6 +15,7 @@ from qvla.scoring.answers.words import best_of
 ALPHA = 5.0  # how sharply CSNS falls with a number's relative error (section 5)
 EPSILON = 1e-6  # keeps that error finite where the right number is 0 (section 5)
 BETA = 0.5  # weight of the words in VTGS (equation 13 leaves it open)
+MOST = 0.25  # of the places in a photo: those that count as regions
 
 
 def csns(answers: Sequence[str], truths: Sequence[Sequence[str]]) -> np.ndarray:
@@ -58,6 +59,14 @@ def overlap(answer: Collection[Hashable], question: Collection[Hashable]) -> flo
     ours, theirs = set(answer), set(question)
     both = ours | theirs
     return len(ours & theirs) / len(both) if both else None
+
+
+def most_of(values: np.ndarray, share: float = MOST) -> frozenset[int]:
+    """The places of the highest values, by number from the top left: a quarter of them, rounded up.
+    Of equals the first count.
+    """
+    count = math.ceil(share * values.size)
+    return frozenset(np.argsort(-values.ravel(), kind="stable")[:count].tolist())
 
 
 def vtgs(text: np.ndarray, visual: np.ndarray, beta: float = BETA) -> np.ndarray:
