@@ -74,6 +74,17 @@ def render_tiles(tiles: Sequence[Tile], label: str) -> str:
     return f'<ul class="tiles" aria-label="{escape(label)}">{items}</ul>'
 
 
+def render_scored_tiles(tiles: Sequence[Tile], texts: Sequence[str], label: str) -> str:
+    """A list of buttons, each with a short text below."""
+    items = "".join(
+        f'<li><button type="button" class="tile" aria-pressed="false" '
+        f'data-key="{escape(tile.key)}" aria-label="{escape(_name(tile))}" '
+        f'title="{escape(_name(tile))}">{_face(tile)}</button><span>{escape(text)}</span></li>'
+        for tile, text in zip(tiles, texts, strict=True)
+    )
+    return f'<ul class="tiles scored" aria-label="{escape(label)}">{items}</ul>'
+
+
 def _face(tile: Tile) -> str:
     if tile.source is None:
         return f'<span class="tile-missing">{escape(tile.key)} cannot be read</span>'

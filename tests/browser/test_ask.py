@@ -18,6 +18,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
 from tests.support import waiting
 from tests.support.alone import Alone
+from tests.support.evaluations import write_answers
 from tests.support.serving import add_adapters, served, write_risc_folder
 from tests.support.tiny import build_tiny
 from tests.support.visitor import PATIENCE
@@ -37,7 +38,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         f"ID,Question,Answer,Filename\n1,{QUESTION},yes,photo1.png\n2,{OTHER},no,photo1.png\n"
     )
     model = add_adapters(build_tiny(home / "model"))
-    return Settings(model=str(model), examples=examples, device="cpu")
+    write_answers(home, {"base": {"1": "Yes.", "2": "yes"}, "adapter": {"1": "no", "2": "yes"}})
+    return Settings(model=str(model), examples=examples, device="cpu", records=home / "records")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,20 @@ def test_a_question_is_answered_and_scored(
     maps = page.locator("#ask-pane-looked img")
     expect(maps).to_have_count(3)
     assert all("looked most at the" in (maps.nth(n).get_attribute("alt") or "") for n in range(3))
+    tiles = page.locator("#ask-grid .tile")  # of an evaluation
+    expect(tiles).to_have_count(2)
+    expect(page.locator("#ask-grid li span")).to_have_text(["1 of 2 right", "0 of 2 right"])
+    tiles.nth(1).press("Enter")
+    opened = page.locator("#ask-question-shown")
+    expect(opened).to_contain_text(OTHER)
+    expect(opened.locator(".score")).to_have_text(["not the right answer"] * 2)
+    page.locator("#ask-show input").click()
+    page.get_by_role("option", name="right and wrong").click()
+    expect(tiles).to_have_count(1)
+    tiles.first.click()
+    expect(opened).to_contain_text(QUESTION)
+    expect(opened.locator(".score")).to_have_text(["right", "not the right answer"])
+
     page.locator("#ask-examples .tile").first.click()
     expect(maps).to_have_count(0)
     expect(page.locator('#ask-panes .pane[data-state="idle"]')).to_have_count(3)

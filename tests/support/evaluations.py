@@ -36,6 +36,34 @@ def numbers(examples: Sequence[Example], variants: Sequence[str] = VARIANTS) -> 
     return found
 
 
+def write_answers(
+    folder: Path,
+    answers: Mapping[str, Mapping[str, str]],
+    *,
+    model: str = "made-up",
+    groups: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a record of answers, by contender and then by question, as `write_evaluation` does."""
+    questions = len(next(iter(answers.values())))
+    files = {}
+    for name, said in answers.items():
+        file = f"evaluations/{model}-answers/{name}.jsonl"
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        rows = ({"image": question, "caption": text} for question, text in said.items())
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files[f"predictions/{name}"] = file
+    record = records.new_record(
+        "answers",
+        model=model,
+        variants=list(answers),
+        data=records.Data(name="asked", items=questions, fingerprint="sha256:00"),
+        numbers={"answers/all/questions": float(questions), **(groups or {})},
+        protocol={"types": []},
+        files=files,
+    )
+    return records.write(record, folder / "records")
+
+
 def write_evaluation(
     folder: Path,
     examples: Sequence[Example],

@@ -1,9 +1,15 @@
-"""How many questions of each type the contenders answered right, from the newest evaluation."""
+"""What was measured of the contenders' answers: how many were right by type of question, and the
+photos.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from html import escape
+from typing import Any
+
+import gradio as gr
 
 from qvla.evaluation.answers import MAJORITY, TYPE
 from qvla.evaluation.scores import ALL
@@ -11,9 +17,11 @@ from qvla.records.store import Kept, Record
 from qvla.scoring.answers import ANSWERS
 from qvla.settings import Settings
 from qvla.ui import units
+from qvla.ui.ask.photos import AnsweredPanel
+from qvla.ui.ask.question_folder import QuestionFolder
 from qvla.ui.contenders import titles_of
+from qvla.ui.measured.evaluations import Evaluation, find_evaluations
 from qvla.ui.measured.tab import notes_html
-from qvla.ui.origins import find_records
 from qvla.ui.tables import Cell, hardware_name, render_records, render_table
 
 WHAT = "answers"  # of the records
@@ -22,21 +30,58 @@ NONE = (
     '<p class="empty">No evaluation of answers is kept yet: '
     "<code>python -m qvla evaluate --task vqa --data FILE</code> makes one.</p>"
 )
+Update = dict[Any, Any]
 
 log = logging.getLogger(__name__)
 
 
-def newest(settings: Settings) -> Kept | None:
-    """The newest that ships or is the owner's, of the model that runs here before any other."""
-    found = [one.kept for one in find_records(settings, log.warning, WHAT) if not one.whose]
-    own = [one for one in found if one.record.model == settings.model_name]
-    return next(iter([*own, *found]), None)
+class MeasuredAnswers:
+    """A chooser of evaluations where there are several, the chosen one's table, and its photos.
+
+    Nothing is read before `fill`, so that the page itself opens at once.
+    """
+
+    def __init__(self, settings: Settings, folders: Sequence[QuestionFolder]) -> None:
+        self.settings = settings
+        gr.HTML("<h3>Measured</h3>", elem_classes="section-title")
+        self.chooser = gr.Dropdown([], label="Evaluation", visible=False, elem_id="ask-evaluation")
+        self.table = gr.HTML(label="Measured")
+        self.photos = AnsweredPanel(folders, self._find)
+        self.chooser.input(
+            self.fill,
+            inputs=[self.chooser, self.photos.shown],
+            outputs=self.outputs,
+            show_progress="hidden",
+            api_name="choose_answers",
+            api_visibility="undocumented",
+        )
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.chooser, self.table, *self.photos.outputs]
+
+    def fill(self, stem: str | None, shown: str) -> Update:
+        """Shows the evaluation of this stem, or the first; `shown` is whose photos are shown."""
+        evaluations = self._find()
+        chosen = next((one for one in evaluations if one.stem == stem), None)
+        chosen = chosen or next(iter(evaluations), None)
+        return {
+            self.chooser: gr.Dropdown(
+                choices=[(one.title, one.stem) for one in evaluations],
+                value=chosen and chosen.stem,
+                visible=len(evaluations) > 1,
+            ),
+            self.table: NONE if chosen is None else render_measured(chosen.kept),
+            **self.photos.fill(chosen.stem if chosen else "", shown),
+        }
+
+    def _find(self) -> list[Evaluation]:
+        return find_evaluations(self.settings, log.warning, WHAT)
 
 
-def render_measured(settings: Settings) -> str:
-    """The table, what it is of, and the record that it opens to; how to make one without any."""
-    kept = newest(settings)
-    return NONE if kept is None else f"{_lead(kept.record)}{_table(kept)}{render_records([kept])}"
+def render_measured(kept: Kept) -> str:
+    """The table, what it is of, and the record that it opens to."""
+    return f"{_lead(kept.record)}{_table(kept)}{render_records([kept])}"
 
 
 def _lead(record: Record) -> str:

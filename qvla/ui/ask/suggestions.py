@@ -4,7 +4,6 @@ satellite photo.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from html import escape
@@ -12,11 +11,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from qvla.data.questions import read_questions
 from qvla.data.risc import Example
-from qvla.errors import QvlaError
+from qvla.ui.ask.question_folder import QuestionFolder
 
-FILE = "questions.csv"  # beside the photos
 GENERAL = (
     "Is there any road?",
     "Are there any trees?",
@@ -34,13 +31,11 @@ element.addEventListener("click", (event) => {
 });
 """
 
-log = logging.getLogger(__name__)
-
 
 class Known:
-    """The questions with answers that lie beside a folder's photos, as `questions.csv`."""
+    """The questions with answers that lie beside a folder's photos, by photo."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: QuestionFolder) -> None:
         self._folder = folder
 
     def about(self, photo: Path) -> list[Example]:
@@ -54,14 +49,9 @@ class Known:
 
     @cached_property
     def _questions(self) -> dict[Path, list[Example]]:
-        file = self._folder / FILE
         found: dict[Path, list[Example]] = {}
-        if file.is_file():
-            try:
-                for one in read_questions(file):
-                    found.setdefault(one.image.resolve(), []).append(one)
-            except QvlaError as error:
-                log.warning("%s", error)
+        for one in self._folder.questions().values():
+            found.setdefault(one.image.resolve(), []).append(one)
         return found
 
 

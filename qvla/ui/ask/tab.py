@@ -16,7 +16,8 @@ from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.ask.endpoint import ask_endpoint
-from qvla.ui.ask.measured import render_measured
+from qvla.ui.ask.measured import MeasuredAnswers
+from qvla.ui.ask.question_folder import QuestionFolder
 from qvla.ui.ask.reported import render_reported
 from qvla.ui.ask.scoring import score_answers
 from qvla.ui.ask.suggestions import GENERAL, Known, render_suggestions, suggestions
@@ -48,8 +49,9 @@ class AskTab:
     def __init__(self, page: gr.Blocks, settings: Settings, loader: LineupLoader) -> None:
         self.settings, self.loader = settings, loader
         self.examples = PhotoFolder(settings.examples)
-        self.known = Known(settings.examples)
-        self._lay_out()
+        folders = [QuestionFolder(path) for path in (settings.examples, settings.data) if path]
+        self.known = Known(folders[0])
+        self._lay_out(folders)
         self.turns = Turns(
             settings,
             loader,
@@ -64,7 +66,7 @@ class AskTab:
 
     # ---- layout -------------------------------------------------------------------------------
 
-    def _lay_out(self) -> None:
+    def _lay_out(self, folders: Sequence[QuestionFolder]) -> None:
         idle = panes_of(self.loader, (), ANSWERS)
         self.shown = gr.State(idle)  # the panes as last rendered
         self.chosen = gr.State(None)  # the photo's FileData
@@ -112,8 +114,7 @@ class AskTab:
                 self.choice = PaneChoice(self.loader, ANSWERS)
                 self.decoding = decoding_controls("ask-decoding")
         with gr.Column(elem_classes="exhibit", elem_id="ask-measured"):
-            gr.HTML("<h3>Measured</h3>", elem_classes="section-title")
-            self.measured = gr.HTML(render_measured(self.settings), label="Measured")
+            self.measured = MeasuredAnswers(self.settings, folders)
         with gr.Column(elem_classes="exhibit", elem_id="ask-reported"):
             gr.HTML("<h3>Reported elsewhere</h3>", elem_classes="section-title")
             gr.HTML(render_reported(), label="Reported")
@@ -128,8 +129,13 @@ class AskTab:
         """
         tab.select(
             self._opened,
-            inputs=[self.shown, self.choice.chosen],
-            outputs=[self.panes, self.shown, *self.choice.outputs, self.measured],
+            inputs=[
+                self.shown,
+                self.choice.chosen,
+                self.measured.chooser,
+                self.measured.photos.shown,
+            ],
+            outputs=[self.panes, self.shown, *self.choice.outputs, *self.measured.outputs],
             queue=False,
             api_name="open_ask",
             **QUIET,
@@ -221,8 +227,10 @@ class AskTab:
 
     # ---- handlers -----------------------------------------------------------------------------
 
-    def _opened(self, now: tuple[Pane, ...], seats: tuple[str, ...]) -> Update:
-        update = {**self.choice.show(seats), self.measured: render_measured(self.settings)}
+    def _opened(
+        self, now: tuple[Pane, ...], seats: tuple[str, ...], evaluation: str | None, photos: str
+    ) -> Update:
+        update = {**self.choice.show(seats), **self.measured.fill(evaluation, photos)}
         if all(pane.state is PaneState.IDLE for pane in now):
             update |= self.turns.idle(seats)
         return update

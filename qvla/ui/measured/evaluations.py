@@ -121,9 +121,11 @@ class Evaluation:
 
 
 def find_evaluations(
-    settings: Settings, on_problem: Callable[[str], None] = lambda problem: None
+    settings: Settings,
+    on_problem: Callable[[str], None] = lambda problem: None,
+    what: str = "evaluation",
 ) -> list[Evaluation]:
-    """All evaluations, first the one to show first.
+    """All evaluations of captions, or of `answers`, first the one to show first.
 
     That is one of the model that runs here, before those of others; and what ships, the one of the
     most photos first, before the newest of the owner's. What a visitor measured or a job's adapter
@@ -131,7 +133,7 @@ def find_evaluations(
     """
     found = [
         Evaluation(one.kept, one.whose, one.shipped)
-        for one in find_records(settings, on_problem, "evaluation")
+        for one in find_records(settings, on_problem, what)
     ]
 
     def rank(one: Evaluation) -> tuple[bool, bool, bool, int]:

@@ -18,7 +18,7 @@ from qvla.data.risc import Example, fingerprint
 from qvla.errors import QvlaError
 from qvla.ui import units
 from qvla.ui.contenders import colour_style, titles_of
-from qvla.ui.grid import tiles_of
+from qvla.ui.grid import Tile, render_scored_tiles, tiles_of
 from qvla.ui.measured.cider_figures import signed
 from qvla.ui.measured.evaluations import Evaluation
 from qvla.ui.photo_folder import ALL, PhotoFolder, examples_or_none
@@ -122,7 +122,7 @@ class PhotoShelf:
 
     def of(self, evaluation: Evaluation) -> EvaluatedPhotos:
         """Raises QvlaError when there is nothing to show, with a sentence that says why."""
-        files = captions_files(evaluation)
+        files = answers_files(evaluation)
         key = (evaluation.kept.path, *((path, path.stat().st_mtime_ns) for path in files.values()))
         with self._lock:  # so that two visitors do not score the same captions at once
             if key not in self._known:
@@ -176,13 +176,14 @@ class PhotoShelf:
         return most
 
 
-def captions_files(evaluation: Evaluation) -> dict[str, Path]:
-    """The files with captions by variant. Raises PhotosMissingError when there is none."""
+def answers_files(evaluation: Evaluation) -> dict[str, Path]:
+    """The files of what each variant said. Raises PhotosMissingError when there is none."""
     files = {name: evaluation.predictions(name) for name in evaluation.variants}
     files = {name: path for name, path in files.items() if path is not None}
     if not files:
+        said = "answers" if evaluation.record.what == "answers" else "captions"
         raise PhotosMissingError(
-            "The captions of this evaluation are not on this machine, so its photos cannot be "
+            f"The {said} of this evaluation are not on this machine, so its photos cannot be "
             "shown; its figures above can. Measure one of your own to browse its photos."
         )
     return files
@@ -198,23 +199,13 @@ def _is_of(evaluation: Evaluation, examples: Sequence[Example]) -> bool:
 
 def render_photos(photos: EvaluatedPhotos, page: Page, order: Order) -> str:
     """A page of small pictures with the value that they are sorted by."""
-    items = []
+    tiles, texts = [], []
     for tile in tiles_of(page.photos):
         value = photos.value(order, tile.key)
         text = signed(value) if order.second else f"{value:.3f}"
-        described = f"{tile.key}, {order.title} {text}"
-        face = (
-            f'<img src="{tile.source}" alt="" loading="lazy">'
-            if tile.source
-            else f'<span class="tile-missing">{escape(tile.key)} cannot be read</span>'
-        )
-        items.append(
-            f'<li><button type="button" class="tile" aria-pressed="false" '
-            f'data-key="{escape(tile.key)}" aria-label="{escape(described)}" '
-            f'title="{escape(described)}">{face}</button><span>{text}</span></li>'
-        )
-    label = f"Photos by {order.title}"
-    return f'<ul class="tiles scored" aria-label="{escape(label)}">{"".join(items)}</ul>'
+        tiles.append(Tile(tile.key, f"{tile.key}, {order.title} {text}", tile.source))
+        texts.append(text)
+    return render_scored_tiles(tiles, texts, f"Photos by {order.title}")
 
 
 def render_photo(photos: EvaluatedPhotos, name: str) -> str:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from qvla.records import store as records
 from qvla.settings import Settings
-from qvla.ui.ask.measured import render_measured
+from qvla.ui.ask.measured import MeasuredAnswers, render_measured
+from qvla.ui.measured.evaluations import find_evaluations
 from qvla.ui.origins import visit_records
 
 
@@ -42,11 +44,17 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_the_running_models_newest_evaluation_is_shown_by_type(settings: Settings) -> None:
-    kept(visit_records(settings), 0.9)
-    assert "evaluate --task vqa" in render_measured(settings)  # a visitor's own is not everybody's
+    with gr.Blocks():
+        section = MeasuredAnswers(settings, [])
+    assert "evaluate --task vqa" in section.fill(None, "")[section.table]
+    kept(visit_records(settings), 0.9)  # a visitor's own is not what everybody sees first
     kept(settings.records, 0.6)
     kept(settings.records, 0.7, model="another")
-    page = render_measured(settings)
+    first, *rest = find_evaluations(settings, pytest.fail, "answers")
+    assert len(rest) == 2
+    page = section.fill(None, "")[section.table]
+    assert page == section.fill("none such", "")[section.table] == render_measured(first.kept)
+    assert "to another, on" in section.fill(rest[0].stem, "")[section.table]
     assert rows(page) == [
         ["count", "30", "25.0 (15.0 to 35.0)", "30.0 (20.0 to 40.0)"],
         ["all questions", "80", "25.0 (15.0 to 35.0)", "60.0 (50.0 to 70.0)"],
