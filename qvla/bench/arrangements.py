@@ -18,6 +18,7 @@ from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 from qvla.captioning import options
 from qvla.captioning.contenders import VARIANTS, contenders_of, with_weights
 from qvla.captioning.decoding import Decoding
+from qvla.captioning.desk import answer_now
 from qvla.captioning.generation import Caption, Generation
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
@@ -132,7 +133,7 @@ def caption_in_turn(
     """One model after another."""
     answers: dict[str, list[Caption]] = {}
     for name, model in separate.items():
-        answers |= Generation(model, [name], images, decoding, CAPTION_PREFIX).run()
+        answers |= answer_now(Generation(model, [name], images, decoding, CAPTION_PREFIX))
     return answers
 
 
@@ -146,7 +147,7 @@ def caption_side_by_side(
     ]
     with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
         answers: dict[str, list[Caption]] = {}
-        for result in pool.map(Generation.run, jobs):
+        for result in pool.map(answer_now, jobs):
             answers |= result
     return answers
 

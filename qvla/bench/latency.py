@@ -25,6 +25,7 @@ from qvla.bench.bandwidth import head_dtype, seconds_to_read, step_bytes
 from qvla.bench.turns import in_turns
 from qvla.captioning.contenders import title_of
 from qvla.captioning.decoding import Decoding
+from qvla.captioning.desk import answer_now
 from qvla.captioning.generation import Caption, Generation, OutOfMemoryError
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
@@ -173,7 +174,7 @@ def _time(
             batch = list(islice(cycle(images), first, first + case.batch))
             generation = Generation(shared, [case.variant], batch, decoding, CAPTION_PREFIX)
             try:
-                answers[case][number] = tuple(generation.run()[case.variant])
+                answers[case][number] = tuple(answer_now(generation)[case.variant])
             except OutOfMemoryError as error:
                 too_large[case.variant] = case.batch
                 log.warning(

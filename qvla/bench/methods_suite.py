@@ -27,6 +27,7 @@ from qvla.bench.arrangements import BenchError
 from qvla.bench.latency import Turn
 from qvla.bench.turns import Case, Figure, in_turns
 from qvla.captioning.contenders import Contender
+from qvla.captioning.desk import answer_now
 from qvla.captioning.generation import Generation
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
@@ -176,7 +177,7 @@ def _times(
     def case(name: str) -> Case:
         def turn(number: int) -> None:
             image = images[number % len(images)]
-            said = Generation(shared, [name], [image], decoding, CAPTION_PREFIX).run()[name]
+            said = answer_now(Generation(shared, [name], [image], decoding, CAPTION_PREFIX))[name]
             turns[name].append(Turn(0.0, tuple(said)))
 
         return turn

@@ -1,25 +1,19 @@
 """Captions of one photo or many, at once or token by token.
 
 One generation a backbone: all photos and all variants on that backbone are rows of one batch, and
-the vision tower runs once for them. On a GPU, and wherever captions are streamed, two backbones run
-side by side, each in a thread of its own.
+the vision tower runs once for them. A `runner` answers them, together with those of others.
 """
 
 from __future__ import annotations
 
-import logging
 import queue
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 
 from PIL import Image
 
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.generation import (
-    Cancelled,
     Caption,
     CaptioningError,
     Generation,
@@ -28,6 +22,7 @@ from qvla.captioning.generation import (
 )
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.captioning.runner import runner_of
 from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.errors import QvlaError
 
@@ -40,8 +35,6 @@ __all__ = [
     "caption",
     "stream",
 ]
-
-log = logging.getLogger(__name__)
 
 GREEDY = Decoding()
 HEARTBEAT = 0.5  # seconds after which a stream without news yields, so that it can be closed
@@ -73,27 +66,18 @@ def caption(
         raise QvlaError(f"There are {len(prefixes)} prompts for {len(images)} photos.")
     if not images:
         return []
-    generations = [
-        Generation(shared, own, images, decoding, prefixes, lineup.bring)
-        for shared, own in _by_backbone(lineup, names)
-    ]
+    generations = _generations(lineup, names, images, decoding, prefixes)
+    for generation in generations:
+        runner_of(generation.shared).submit(generation)
     answers: dict[str, list[Caption]] = {}
-    if all(generation.shared.device == "cpu" for generation in generations):
-        # In turn and in this thread: each thread that computes has a pool of threads of its own for
-        # matrix products, and two pools on the same cores take longer than one after the other.
+    try:
         for generation in generations:
-            answers.update(generation.run())
-        return _by_image(answers, names, len(images))
-    with ThreadPoolExecutor(max_workers=len(generations)) as pool:
-        futures = [pool.submit(generation.run) for generation in generations]
-        try:
-            for future in futures:
-                answers.update(future.result())
-        except BaseException:
-            for generation in generations:
-                generation.cancelled.set()  # the other one's captions would be thrown away
-            raise
-    return _by_image(answers, names, len(images))
+            generation.ended.wait()
+            answers.update(generation.result())
+    finally:
+        for generation in generations:
+            generation.cancelled.set()  # the other one's captions would be thrown away
+    return [{name: answers[name][index] for name in names} for index in range(len(images))]
 
 
 def stream(
@@ -117,65 +101,45 @@ def stream(
         variant = lineup.variant(name)
         state[name] = Partial() if variant.available else Partial(done=True, error=variant.reason)
     running = [name for name in names if not state[name].done]
-    generations = [
-        Generation(shared, own, [image], decoding, prefix, lineup.bring)
-        for shared, own in _by_backbone(lineup, running)
+    return _states(state, _generations(lineup, running, [image], decoding, prefix))
+
+
+def _generations(
+    lineup: Lineup,
+    names: list[str],
+    images: Sequence[Image.Image],
+    decoding: Decoding,
+    prefixes: str | Sequence[str],
+) -> list[Generation]:
+    """One for each backbone on which some of the names answer."""
+    return [
+        Generation(
+            *(shared, own, images, decoding, prefixes, lineup.bring),
+            changes=lineup.has_to_bring,
+        )
+        for shared, own in _by_backbone(lineup, names)
     ]
-    return _states(state, generations)
-
-
-def _by_image(
-    answers: dict[str, list[Caption]], names: list[str], images: int
-) -> list[dict[str, Caption]]:
-    return [{name: answers[name][index] for name in names} for index in range(images)]
 
 
 def _states(
     state: dict[str, Partial], generations: list[Generation]
 ) -> Iterator[dict[str, Partial]]:
-    news: queue.SimpleQueue[tuple[str, Partial]] = queue.SimpleQueue()
+    news: queue.SimpleQueue[dict[str, Partial]] = queue.SimpleQueue()
     for generation in generations:
-        threading.Thread(
-            target=_run_and_tell, args=(generation, news), name="captions", daemon=True
-        ).start()
+        generation.tell = news.put
+        runner_of(generation.shared).submit(generation)
     try:
         if not generations:
             yield dict(state)
         while not all(partial.done for partial in state.values()):
             with suppress(queue.Empty):
-                name, partial = news.get(timeout=HEARTBEAT)
-                state[name] = partial
+                state.update(news.get(timeout=HEARTBEAT))
                 while True:  # a slow reader gets the newest state, not the backlog
-                    name, partial = news.get_nowait()
-                    state[name] = partial
+                    state.update(news.get_nowait())
             yield dict(state)
     finally:
         for generation in generations:
             generation.cancelled.set()
-
-
-def _run_and_tell(generation: Generation, news: queue.SimpleQueue[tuple[str, Partial]]) -> None:
-    latest = {name: Partial() for name in generation.variants}
-
-    def tell(partials: dict[str, Partial]) -> None:
-        for name, partial in partials.items():
-            if partial != latest[name]:
-                latest[name] = partial
-                news.put((name, partial))
-
-    def fail(sentence: str) -> None:
-        left = {name: last for name, last in latest.items() if not last.done}
-        tell({name: replace(last, done=True, error=sentence) for name, last in left.items()})
-
-    try:
-        generation.run(tell)
-    except Cancelled:
-        pass
-    except QvlaError as error:
-        fail(str(error))
-    except Exception:
-        log.exception("captioning failed for %s", ", ".join(generation.variants))
-        fail("Captioning failed for a reason that stands in the log; try another photo.")
 
 
 def _check_images(images: Sequence[Image.Image]) -> None:

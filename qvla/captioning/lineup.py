@@ -175,16 +175,17 @@ class Lineup:
         """Whether a name answers without loading anything first."""
         return name in self._contenders or name in self._residents.names()
 
+    def has_to_bring(self, shared: SharedBackbone, names: Sequence[str]) -> bool:
+        """Whether `bring` would change which adapters are on this backbone."""
+        tasks = self._tasks_on(shared, names)
+        return any(not self._residents.has(shared, task) for task in tasks)
+
     def bring(self, shared: SharedBackbone, names: Sequence[str]) -> dict[str, str]:
         """Loads the adapters of those names that are tasks, which answer on this backbone.
 
         Hold its lock, until they have answered. Returns why one cannot, in a sentence by its name.
         """
-        if self.bank is None:
-            return {}
-        found = [self.bank.find(name) for name in names if name not in self._contenders]
-        tasks = [task for task in found if task is not None and self._bases.of(task) is shared]
-        return self._residents.bring(shared, tasks)
+        return self._residents.bring(shared, self._tasks_on(shared, names))
 
     def add(self, contender: Contender, *, shown: str | None = None) -> None:
         """Puts a further contender at the end of the line-up, ready to answer.
@@ -239,6 +240,12 @@ class Lineup:
         with shared.lock:
             shared.detach(name)
             self._record(self._carrying(name, None), reason=NO_ADAPTER)
+
+    def _tasks_on(self, shared: SharedBackbone, names: Sequence[str]) -> list[Contender]:
+        if self.bank is None:
+            return []
+        found = [self.bank.find(name) for name in names if name not in self._contenders]
+        return [task for task in found if task is not None and self._bases.of(task) is shared]
 
     def _carrying(self, name: str, adapter: str | None) -> Contender:
         """The contender, from now on with this adapter."""

@@ -52,6 +52,12 @@ class Residents:
         """Bytes of a task's adapter in memory; 0 for one that was never there."""
         return self._sizes.get(task, 0)
 
+    def has(self, shared: SharedBackbone, task: Contender) -> bool:
+        """Whether a task is in memory as its files are now."""
+        with self._lock:
+            held = self._held.get((task.name, id(shared)))
+        return held is not None and held.stamp == _stamp(Path(str(task.adapter)))
+
     def bring(self, shared: SharedBackbone, tasks: Sequence[Contender]) -> dict[str, str]:
         """Loads what of these tasks is not there; the caller holds the backbone's lock.
 

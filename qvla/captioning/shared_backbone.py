@@ -7,7 +7,6 @@ A contender may have a second adapter, which answers questions about photos in p
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from qvla.captioning.turn_lock import TurnLock
 from qvla.methods.bottleneck import BASE
 from qvla.models.adapter_files import QUESTIONS, questions_within
 from qvla.models.adapters import Adapter, AdapterError, join, load_adapter
@@ -50,12 +50,12 @@ class Batch:
     changes_sight: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class SharedBackbone:
     """Base weights in a precision on a device, held once.
 
-    Hold `lock` while generating: PEFT marks on the modules themselves which adapter answers for
-    which row, so two generations at once would mix up their answers.
+    Hold `lock` while computing: PEFT marks on the modules themselves which adapter answers for
+    which row, so two threads at once would mix up their answers.
     """
 
     model: str
@@ -68,7 +68,7 @@ class SharedBackbone:
     adapter_bytes: dict[str, int] = field(default_factory=dict)  # contender -> bytes of its own
     # Titles of the contenders that answer only with an adapter, by name.
     needing: dict[str, str] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: TurnLock = field(default_factory=TurnLock)
 
     def load(self) -> None:
         """Loads the backbone if it is not there yet; raises BackboneError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +50,6 @@ class Watch(StoppingCriteria):
         cancelled: threading.Event,
     ) -> None:
         self.rows = [Row([]) for _ in range(rows)]
-        self.listener: Callable[[], None] | None = None
         self.given = _Given()
         self._ends = ends
         self._beams = beams
@@ -75,8 +73,6 @@ class Watch(StoppingCriteria):
                     row.surprise += surprise
                     row.newest = now
                     row.end = now if token in self._ends else None
-        if self.listener is not None:
-            self.listener()
         stop = self._cancelled.is_set()
         return torch.full((len(input_ids),), stop, dtype=torch.bool, device=input_ids.device)
 

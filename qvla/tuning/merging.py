@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from qvla.captioning.generation import greedy
+from qvla.captioning.desk import greedy
 from qvla.captioning.prompts import encode_images, encode_text
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image

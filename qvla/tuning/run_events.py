@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qvla.captioning.generation import greedy
+from qvla.captioning.desk import greedy
 from qvla.captioning.prompts import prompt_of
 from qvla.captioning.sharing import DeviceLock
 from qvla.data.imagery import open_image

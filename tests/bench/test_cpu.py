@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from qvla.bench import cpu, turns
-from qvla.captioning.generation import Caption, Generation
+from qvla.captioning.desk import Desk
+from qvla.captioning.generation import Generation
 from qvla.cli import main as cli
 from qvla.data.risc import Example
 from qvla.records import store as records
@@ -38,20 +40,20 @@ def test_the_suite_from_the_command_line(
     monkeypatch.setattr(cpu, "SCORED", 40)
     monkeypatch.setattr(cpu, "PHOTOS", 6)
     # A clock that goes on by a second for each caption and, when it is read, by a little.
-    now, run = 0.0, Generation.run
+    now, begin = 0.0, Desk.begin
 
     def read(device: object) -> float:
         nonlocal now
         now += TICK
         return now
 
-    def answered(generation: Generation) -> dict[str, list[Caption]]:
+    def begun(desk: Desk, generations: Sequence[Generation]) -> None:
         nonlocal now
-        now += len(generation.images) * len(generation.variants)
-        return run(generation)
+        now += sum(len(one.images) * len(one.variants) for one in generations)
+        begin(desk, generations)
 
     monkeypatch.setattr(turns, "clock", read)
-    monkeypatch.setattr(Generation, "run", answered)
+    monkeypatch.setattr(Desk, "begin", begun)
     options = {
         "--model": weights.model,
         "--adapter": weights.adapter,

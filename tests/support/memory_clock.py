@@ -11,7 +11,7 @@ from bitsandbytes.nn import Linear4bit
 from torch import nn
 
 from qvla.bench import arrangements, latency, turns
-from qvla.captioning import generation, watch
+from qvla.captioning import cohort, desk
 from qvla.captioning.lineup import Lineup
 from tests.support.held import module_trees
 
@@ -40,8 +40,8 @@ class MemoryClock:
 
         patch.setattr(arrangements, "load_lineup", load_and_watch)
         patch.setattr(latency, "seconds_to_read", lambda size, device: size / SPEED)
-        patch.setattr(generation, "clock", self)
-        patch.setattr(watch, "clock", self)
+        patch.setattr(cohort, "clock", self)
+        patch.setattr(desk, "clock", self)
         patch.setattr(turns, "clock", self)
 
     def _watch(self, model: nn.Module) -> None:

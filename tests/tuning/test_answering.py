@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvla.captioning.generation import greedy
+from qvla.captioning.desk import greedy
 from qvla.captioning.prompts import prompt_of
 from qvla.data.risc import Example
 from qvla.methods.flags import add_arguments, read_recipe

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from qvla.captioning.generation import greedy
+from qvla.captioning.desk import greedy
 from qvla.captioning.prompts import decode, encode_images, encode_text, prompt_of, task_of
 from qvla.data.examples import read_examples
 from qvla.data.imagery import open_image
