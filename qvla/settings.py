@@ -97,7 +97,7 @@ class Settings(BaseSettings):
 
     max_upload_mb: int = Field(20, ge=1, le=1024, description="largest upload, 2^20 bytes each")
     max_pixels: int = Field(50_000_000, ge=64, description="largest photo, width times height")
-    concurrency: int = Field(1, ge=1, le=64, description="comparisons that may run at once")
+    concurrency: int = Field(8, ge=1, le=64, description="comparisons that may run at once")
     queue_size: int = Field(16, ge=1, le=10_000, description="comparisons that may wait")
     openai_api: Literal["on", "off"] = Field(
         "off", description="whether the app answers OpenAI's chat completions (ui/chat/)"

@@ -50,6 +50,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         jobs=home / "jobs",
         max_upload_mb=1,
         queue_size=WAITING,
+        concurrency=1,
         openai_api="on",
         openai_key=KEY,
     )
