@@ -6,15 +6,26 @@ every state of a pane has the same elements in the same order: nothing jumps whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Collection, Sequence
 from html import escape
 
 from qvla.captioning.certainty import TIMES, repeated
-from qvla.captioning.contenders import Contender, title_of
 from qvla.ui import units
+from qvla.ui.compare.verdict import base_of, times_base, verdict
 from qvla.ui.contenders import colour_style
+from qvla.ui.pane import ANSWERS, CAPTIONS, Manner, Pane, PaneState, idle_panes
+from qvla.ui.sentences import as_sentence, marked, own_words, pieces_of
+
+__all__ = [
+    "ANSWERS",
+    "CAPTIONS",
+    "Manner",
+    "Pane",
+    "PaneState",
+    "announcement",
+    "idle_panes",
+    "render_panes",
+]
 
 CERTAINTY = (
     "From the mean log-probability of the caption's words: sure in the likeliest quarter of the "
@@ -27,108 +38,26 @@ VARIANT_ROLES = {
 }
 
 
-@dataclass(frozen=True)
-class Manner:
-    """What the panes of a tab hold: what it is called, what is said while it is made, how its
-    scores are named by the fields that hold them, and how the elements' ids begin.
-    """
-
-    what: str
-    being_made: str
-    scores: tuple[tuple[str, str], ...]
-    ids: str
-
-    @property
-    def idle(self) -> str:
-        return f"The {self.what} will appear here."
-
-
-CAPTIONS = Manner(
-    "caption",
-    "Captions are being written.",
-    (("cider_d", "CIDEr-D"), ("rouge_l", "ROUGE-L")),
-    "pane",
-)
-ANSWERS = Manner(
-    "answer",
-    "Answers are being given.",
-    (("exact_match", "Exact match"), ("f1", "Token F1"), ("csns", "CSNS")),
-    "ask-pane",
-)
-
-
-class PaneState(StrEnum):
-    IDLE = "idle"
-    WAITING = "waiting"
-    STREAMING = "streaming"
-    DONE = "done"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    UNAVAILABLE = "unavailable"
-
-    @property
-    def busy(self) -> bool:
-        return self in (PaneState.WAITING, PaneState.STREAMING)
-
-
-@dataclass(frozen=True)
-class Pane:
-    """All that one pane shows; `message` stands where the caption or answer will, while there is
-    none.
-
-    `words` are its pieces and whether each is a word that a reference has too.
-    """
-
-    name: str
-    state: PaneState = PaneState.IDLE
-    message: str = ""
-    model: str = ""
-    adapter: str | None = None
-    precision: str = ""
-    weight_bytes: int = 0
-    text: str = ""
-    tokens: int = 0
-    seconds_to_first_token: float | None = None
-    seconds: float | None = None
-    cider_d: float | None = None
-    rouge_l: float | None = None
-    words: tuple[tuple[str, bool], ...] = ()
-    scoring_fault: str = ""
-    called: str = ""  # the contender's own title, where it is none of the default three
-    log_probability: float | None = None  # of the finished caption, as the engine tells it
-    certainty: str = ""  # the word for it, where the contender has thresholds
-    exact_match: float | None = None  # of an answer
-    f1: float | None = None
-    csns: float | None = None
-
-    @property
-    def title(self) -> str:
-        return self.called or title_of(self.name)
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        return self.tokens / self.seconds if self.tokens and self.seconds else None
-
-
-def idle_panes(contenders: Sequence[Contender], manner: Manner = CAPTIONS) -> tuple[Pane, ...]:
-    """Panes of contenders who have not been asked yet."""
-    return tuple(Pane(one.name, message=manner.idle, called=one.title) for one in contenders)
-
-
 def render_panes(panes: Sequence[Pane], manner: Manner = CAPTIONS) -> str:
-    """All panes side by side, and one sentence for screen readers at the start and at the end."""
+    """All panes side by side below what they come to, and one sentence for screen readers at the
+    start and at the end.
+    """
     largest = max((pane.weight_bytes for pane in panes), default=0)
     longest = max((pane.seconds or 0.0 for pane in panes), default=0.0)
     names = [pane.name for pane in panes]
+    own, base = _own_words(panes), base_of(panes)
     articles = "".join(
-        _article(pane, manner, colour_style(pane.name, names), largest, longest) for pane in panes
+        _article(pane, manner, colour_style(pane.name, names), largest, longest, base, own)
+        for pane in panes
     )
     busy = any(pane.state.busy for pane in panes)
     said = escape(announcement(panes, manner))
+    told = escape(" ".join(verdict(panes, manner.scores[0])))
     return (
         f'<p class="sr-only" role="status" aria-live="polite">{said}</p>'
+        f'<p class="verdict">{told}</p>'
         f'<div class="panes" data-count="{len(panes)}" aria-busy="{str(busy).lower()}">'
-        f"{articles}</div>"
+        f'{articles}</div><p class="key">{_key(panes, own)}</p>'
     )
 
 
@@ -137,32 +66,69 @@ def announcement(panes: Sequence[Pane], manner: Manner = CAPTIONS) -> str:
     if any(pane.state.busy for pane in panes):
         return manner.being_made
     spoken = [_spoken(pane) for pane in panes if pane.state is not PaneState.IDLE]
-    return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in spoken)
+    ended = [text if text.endswith((".", "!", "?")) else f"{text}." for text in spoken]
+    return " ".join([*ended, *verdict(panes, manner.scores[0])])
 
 
 def _spoken(pane: Pane) -> str:
     certainty = f" ({pane.certainty})" if pane.text and pane.certainty else ""
-    return f"{pane.title}{certainty}: {pane.text or pane.message}"
+    return f"{pane.title}{certainty}: {as_sentence(pane.text) or pane.message}"
 
 
-def _article(pane: Pane, manner: Manner, colour: str, largest: int, longest: float) -> str:
+def _own_words(panes: Sequence[Pane]) -> dict[str, set[str]]:
+    """By pane the words that it alone has said; of none until all have ended."""
+    said = [pane for pane in panes if pane.state is PaneState.DONE and pane.text]
+    if len(said) < 2 or any(pane.state.busy for pane in panes):
+        return {}
+    words = own_words([_pieces(pane) for pane in said])
+    return dict(zip((pane.name for pane in said), words, strict=True))
+
+
+def _key(panes: Sequence[Pane], own: dict[str, set[str]]) -> str:
+    """What the marks on words mean; of those that are not there it is hidden."""
+    shared = any(is_shared for pane in panes for _, is_shared in pane.words)
+    return (
+        f"<span{_hidden(not shared)}><mark>Filled</mark>: in the ground truth too.</span>"
+        f"<span{_hidden(not any(own.values()))}>"
+        '<span class="own">Underlined</span>: in this pane alone.</span>'
+    )
+
+
+def _hidden(is_hidden: bool) -> str:
+    return " hidden" if is_hidden else ""
+
+
+def _article(
+    pane: Pane,
+    manner: Manner,
+    colour: str,
+    largest: int,
+    longest: float,
+    base: Pane | None,
+    own: dict[str, set[str]],
+) -> str:
     heading = f"{manner.ids}-{escape(pane.name)}"
     scores = "".join(
         _figure(title, units.score(getattr(pane, field))) for field, title in manner.scores
     )
+    other = None if base is None or base.name == pane.name else base
+    time = times_base(pane.seconds, other, "seconds")
+    weight = times_base(pane.weight_bytes, other, "weight_bytes")
     return (
         f'<article class="pane" data-variant="{escape(pane.name)}" data-state="{pane.state.value}" '
         f'aria-labelledby="{heading}"{colour}>'
         f'<header><h3 id="{heading}">{escape(pane.title)}</h3>'
         f'<span class="precision">{escape(pane.precision.upper() or units.UNKNOWN)}</span>'
         f'<p class="identity">{_identity(pane)}</p></header>'
-        f'<p class="caption" lang="en">{_caption(pane)}</p>'
+        f'<p class="caption" lang="en">{_caption(pane, own.get(pane.name, ()))}</p>'
         f'<p class="note">{_certainty(pane)}{escape(_note(pane))}</p>'
         '<dl class="figures">'
         + _figure("First token", units.seconds(pane.seconds_to_first_token))
-        + _figure("Total", units.seconds(pane.seconds), _share(pane.seconds, longest))
+        + _figure("Total", units.seconds(pane.seconds), _share(pane.seconds, longest), time)
         + _figure("Tokens / s", units.rate(pane.tokens_per_second))
-        + _figure("Weights", units.size(pane.weight_bytes), _share(pane.weight_bytes, largest))
+        + _figure(
+            "Weights", units.size(pane.weight_bytes), _share(pane.weight_bytes, largest), weight
+        )
         + f'</dl><dl class="figures scores">{scores}</dl></article>'
     )
 
@@ -175,15 +141,14 @@ def _identity(pane: Pane) -> str:
     return f"<b>{escape(pane.model)}</b><span>{escape(rest)}</span>"
 
 
-def _caption(pane: Pane) -> str:
+def _caption(pane: Pane, own: Collection[str]) -> str:
     if not pane.text:
         return f'<span class="placeholder">{escape(pane.message)}</span>'
-    pieces = pane.words or ((pane.text, False),)
-    marked = "".join(
-        f"<mark>{escape(word)}</mark>" if shared else f"<span>{escape(word)}</span>"
-        for word, shared in pieces
-    )
-    return marked + ('<span class="cursor"></span>' if pane.state.busy else "")
+    return marked(_pieces(pane), own) + ('<span class="cursor"></span>' if pane.state.busy else "")
+
+
+def _pieces(pane: Pane) -> Sequence[tuple[str, bool]]:
+    return pane.words or pieces_of(pane.text)
 
 
 def _certainty(pane: Pane) -> str:
@@ -203,9 +168,14 @@ def _note(pane: Pane) -> str:
     return ""
 
 
-def _figure(name: str, value: str, share: float | None = None) -> str:
-    bar = "" if share is None else f'<i class="bar" style="--share:{share:.3f}"></i>'
-    return f"<div><dt>{name}</dt><dd>{value}</dd>{bar}</div>"
+def _figure(name: str, value: str, share: float | None = None, beside: str = "") -> str:
+    """`share` is of the longest bar; `beside` stands small behind the value."""
+    if share is None:
+        return f"<div><dt>{name}</dt><dd>{value}</dd></div>"
+    return (
+        f"<div><dt>{name}</dt><dd>{value} <small>{escape(beside)}</small></dd>"
+        f'<i class="bar" style="--share:{share:.3f}"></i></div>'
+    )
 
 
 def _share(value: float | None, largest: float) -> float:

@@ -21,7 +21,7 @@ from tests.support.alone import Alone
 from tests.support.evaluations import write_answers
 from tests.support.serving import add_adapters, served, write_risc_folder
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE
+from tests.support.visitor import PATIENCE, as_read
 
 pytestmark = pytest.mark.browser
 
@@ -95,7 +95,9 @@ def test_a_question_is_answered_and_scored(
     expect(page.locator('#ask-panes .pane[data-state="done"]')).to_have_count(3)
     expect(page.locator("#ask-problem")).to_be_empty()
     for name, text in said.items():
-        expect(page.locator(f'#ask-panes [data-variant="{name}"] .caption')).to_have_text(text)
+        expect(page.locator(f'#ask-panes [data-variant="{name}"] .caption')).to_have_text(
+            as_read(text)
+        )
     expect(page.locator("#ask-vocabulary")).to_contain_text("lacks '?': ask in other words.")
     scores = page.locator('#ask-panes [data-variant="base"] .scores dd')
     expect(scores.first).to_have_text("0.00")

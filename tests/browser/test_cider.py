@@ -28,7 +28,7 @@ from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
 from tests.support.gates import Gate
 from tests.support.serving import add_adapters, served, write_risc_folder
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE
+from tests.support.visitor import PATIENCE, as_read
 
 pytestmark = pytest.mark.browser
 
@@ -216,10 +216,10 @@ def test_an_opened_photo_shows_its_references_and_captions(
     photo = page.locator("#cider-photo .evaluated")
     expect(photo.locator("figcaption")).to_contain_text(name)
     assert photo.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") == 96
-    assert photo.locator("li").all_inner_texts() == list(truth[name])
+    assert photo.locator("li").all_inner_texts() == [as_read(text) for text in truth[name]]
     for variant in VARIANTS:
         own = photo.locator(f'[data-variant="{variant}"]')
-        expect(own.locator("dd").first).to_have_text(said[variant][name])
+        expect(own.locator("dd").first).to_have_text(as_read(said[variant][name]))
         expect(own.locator(".score b")).to_have_text(f"{scores[variant][name]:.3f}")
     assert photo.locator('[data-variant="adapter"] mark').count() >= 2
 

@@ -22,8 +22,15 @@ def choose(page: Page, file: Path) -> None:
     page.set_input_files("#photo-file", str(file))
 
 
+def as_read(text: str) -> str:
+    """What is shown of a text that a model said."""
+    for stop in ".,;:!?":
+        text = text.replace(f" {stop}", stop)
+    return text[:1].upper() + text[1:]
+
+
 def compare(page: Page) -> list[str]:
-    """Presses Compare and returns the three captions once all are there."""
+    """Presses Compare and returns the three captions, as they are read, once all are there."""
     # Or the panes of the comparison before would be taken for those of this one.
     page.locator(".pane").evaluate_all("panes => panes.forEach(one => one.dataset.state = 'seen')")
     page.click("#compare")

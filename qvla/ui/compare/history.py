@@ -16,6 +16,7 @@ from pydantic import StringConstraints
 
 from qvla.ui import units
 from qvla.ui.panes import Pane
+from qvla.ui.sentences import as_sentence
 from qvla.ui.tables import csv_text
 
 COLUMNS = (
@@ -186,7 +187,5 @@ def _cell(pane: Pane | None, title: str) -> str:
     if pane.cider_d is not None:
         figures.append(f"CIDEr-D {units.score(pane.cider_d)}")
     small = f"<small>{' · '.join(figures)}</small>" if pane.text else ""
-    return (
-        f'<td data-title="{escape(title)}"><span>{escape(pane.text or pane.message)}</span>'
-        f"{small}</td>"
-    )
+    said = escape(as_sentence(pane.text) or pane.message)
+    return f'<td data-title="{escape(title)}"><span>{said}</span>{small}</td>'

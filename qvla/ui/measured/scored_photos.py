@@ -23,6 +23,7 @@ from qvla.ui.measured.cider_figures import signed
 from qvla.ui.measured.evaluations import Evaluation
 from qvla.ui.photo_folder import ALL, PhotoFolder, examples_or_none
 from qvla.ui.pictures import data_uri
+from qvla.ui.sentences import as_sentence, marked
 
 PAGE_SIZE = 24
 KEPT = 6  # evaluations whose scores are remembered
@@ -217,7 +218,7 @@ def render_photo(photos: EvaluatedPhotos, name: str) -> str:
     except QvlaError as error:
         face = f'<p class="empty">{escape(str(error))}</p>'
     best = max(photos.scores[variant][name] for variant in photos.captions)
-    references = "".join(f"<li>{escape(text)}</li>" for text in example.references)
+    references = "".join(f"<li>{escape(as_sentence(text))}</li>" for text in example.references)
     said = "".join(_said(photos, variant, example, best) for variant in photos.captions)
     source = f"<span>{escape(example.source)}</span>" if example.source else ""
     return (
@@ -233,15 +234,12 @@ def _said(photos: EvaluatedPhotos, variant: str, example: Example, best: float) 
 
     caption = photos.captions[variant][example.name]
     score = photos.scores[variant][example.name]
-    marked = "".join(
-        f"<mark>{escape(word)}</mark>" if shared else f"<span>{escape(word)}</span>"
-        for word, shared in shared_words(caption, example.references)
-    )
+    said = marked(shared_words(caption, example.references))
     share = max(score, 0.0) / best if best > 0 else 0.0
     return (
         f'<div data-variant="{escape(variant)}"{colour_style(variant, photos.evaluation.titles)}>'
         f"<dt>{escape(photos.evaluation.titles[variant])}</dt>"
-        f"<dd>{marked or '<span class=placeholder>It said nothing.</span>'}</dd>"
+        f"<dd>{said or '<span class=placeholder>It said nothing.</span>'}</dd>"
         f'<dd class="score">Share in CIDEr <b>{score:.3f}</b>'
         f'<i class="bar" style="--share:{share:.3f}"></i></dd>'
         f'<dd class="score">CIDEr-D <span>{_cider_d(caption, example.references)}</span></dd></div>'

@@ -59,7 +59,7 @@ def test_the_word_is_that_of_the_panes_own_weights(settings: Settings) -> None:
 def test_a_pane_shows_and_says_it() -> None:
     pane = replace(PANE, certainty="guessing")
     assert 'data-word="guessing"' in render_panes([pane])
-    assert announcement([pane]) == "Adapter (guessing): many planes."
+    assert announcement([pane]) == "Adapter (guessing): Many planes."
     again = replace(PANE, text="many trees and many trees , many trees")
     assert "“many trees” at least 3 times" in render_panes([again])
     assert "<b" not in render_panes([replace(PANE, certainty="<b>", model="")]).split("note")[1]

@@ -116,7 +116,7 @@ def test_screen_readers_hear_the_start_and_the_end_only() -> None:
     waiting = replace(DONE, state=PaneState.WAITING, text="")
     streaming = replace(DONE, state=PaneState.STREAMING, text="some")
     assert announcement([waiting]) == announcement([streaming])
-    assert announcement([DONE]) == "Adapter: some planes."
+    assert announcement([DONE]) == "Adapter: Some planes."
 
 
 def test_references_without_a_word_cost_the_scores_but_not_the_captions() -> None:
