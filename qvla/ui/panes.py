@@ -11,7 +11,7 @@ from html import escape
 
 from qvla.captioning.certainty import TIMES, repeated
 from qvla.ui import units
-from qvla.ui.compare.verdict import base_of, times_base, verdict
+from qvla.ui.compare.verdict import base_of, shared_pass, times_base, verdict
 from qvla.ui.contenders import colour_style
 from qvla.ui.pane import ANSWERS, CAPTIONS, Manner, Pane, PaneState, idle_panes
 from qvla.ui.sentences import as_sentence, marked, own_words, pieces_of
@@ -85,12 +85,13 @@ def _own_words(panes: Sequence[Pane]) -> dict[str, set[str]]:
 
 
 def _key(panes: Sequence[Pane], own: dict[str, set[str]]) -> str:
-    """What the marks on words mean; of those that are not there it is hidden."""
+    """What the marks on words mean, hidden where there are none; and why times are the same."""
     shared = any(is_shared for pane in panes for _, is_shared in pane.words)
     return (
         f"<span{_hidden(not shared)}><mark>Filled</mark>: in the ground truth too.</span>"
         f"<span{_hidden(not any(own.values()))}>"
         '<span class="own">Underlined</span>: in this pane alone.</span>'
+        f"<span>{escape(' '.join(shared_pass(panes)))}</span>"
     )
 
 

@@ -88,11 +88,12 @@ class CompareTab:
                     placeholder="Filled in for examples; type your own for your photo.",
                     elem_id="references",
                 )
-                self.choice = PaneChoice(self.loader)
                 self.looked = LookedSection(self.settings, self.loader, CAPTIONS.ids)
-                self.decoding = decoding_controls()
+                self.history = HistoryPanel()
+                with gr.Row(elem_classes="settings-row"):
+                    self.choice = PaneChoice(self.loader)
+                    self.decoding = decoding_controls()
         self.gallery = GalleryPanel(self.settings.data)
-        self.history = HistoryPanel()
         self.variants = gr.Textbox("", visible=False, label="Variants")  # for programs alone
         self.result = gr.JSON(visible=False, label="Captions")
 

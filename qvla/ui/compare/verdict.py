@@ -28,12 +28,24 @@ def verdict(panes: Sequence[Pane], score: tuple[str, str] = ("cider_d", "CIDEr-D
     said = [pane for pane in panes if pane.state is PaneState.DONE and pane.text]
     if len(said) < 2 or any(pane.state.busy for pane in panes):
         return []
-    sentences = [
-        *_cost(said, base_of(panes)),
-        *_knowledge(said, panes, *score),
-        *_shared_pass(said),
-    ]
+    sentences = [*_cost(said, base_of(panes)), *_knowledge(said, panes, *score)]
     return [sentence[0].upper() + sentence[1:] for sentence in sentences]
+
+
+def shared_pass(panes: Sequence[Pane]) -> list[str]:
+    """Whose times are the same because they are rows of one batch: these have their first token at
+    one moment, to the last digit of the clock.
+    """
+    groups: dict[tuple[str, str, float], list[str]] = {}
+    for pane in panes:
+        if pane.state is PaneState.DONE and pane.seconds_to_first_token is not None:
+            key = (pane.model, pane.precision, pane.seconds_to_first_token)
+            groups.setdefault(key, []).append(pane.title)
+    return [
+        f"{_listed(titles)} share one pass through one backbone: their first tokens come together."
+        for titles in groups.values()
+        if len(titles) > 1
+    ]
 
 
 def base_of(panes: Sequence[Pane]) -> Pane | None:
@@ -113,20 +125,6 @@ def _knowledge(said: Sequence[Pane], panes: Sequence[Pane], field: str, score: s
     return [
         f"{_listed(names)} {verb} {degree}: {score} {_listed(values)} against "
         f"{units.score(low)} of {worst.title}."
-    ]
-
-
-def _shared_pass(said: Sequence[Pane]) -> list[str]:
-    """Rows of one batch have their first token at one moment, to the last digit of the clock."""
-    groups: dict[tuple[str, str, float], list[str]] = {}
-    for pane in said:
-        if pane.seconds_to_first_token is not None:
-            key = (pane.model, pane.precision, pane.seconds_to_first_token)
-            groups.setdefault(key, []).append(pane.title)
-    return [
-        f"{_listed(titles)} share one pass through one backbone: their first tokens come together."
-        for titles in groups.values()
-        if len(titles) > 1
     ]
 
 

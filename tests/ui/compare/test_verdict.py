@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from qvla.ui.compare.verdict import base_of, times_base, verdict
+from qvla.ui.compare.verdict import base_of, shared_pass, times_base, verdict
 from qvla.ui.panes import ANSWERS, Pane, PaneState, announcement, render_panes
 
 RIVER, TREES = "a river .", "green trees ."
@@ -65,7 +65,6 @@ def three(
     ]
 
 
-PASS = "Base and Adapter share one pass through one backbone: their first tokens come together."
 OTHER = "many houses ."
 
 
@@ -78,14 +77,13 @@ OTHER = "many houses ."
                 "QVLA said the same as Adapter, in 5.0 times less memory, 20 % slower.",
                 "Base knows less of this photo: CIDEr-D 0.20 against 2.10 of Adapter and 2.10 of "
                 "QVLA.",
-                PASS,
             ],
             id="same as adapter",
         ),
         pytest.param(
             three(RIVER, RIVER, "A river."),
             ["All 3 said the same.", "QVLA needs 5.0 times less memory than Adapter and took 20 % "
-             "longer.", PASS],
+             "longer."],
             id="all the same, but for stops and capitals",
         ),
         pytest.param(
@@ -93,7 +91,6 @@ OTHER = "many houses ."
             [
                 "QVLA needs 5.0 times less memory than Adapter and took 20 % longer.",
                 "All score about the same: CIDEr-D 0.99 to 1.05.",
-                PASS,
             ],
             id="small differences",
         ),
@@ -102,7 +99,6 @@ OTHER = "many houses ."
             [
                 "QVLA needs 5.0 times less memory than Adapter and took 20 % longer.",
                 "QVLA and Base score highest: CIDEr-D 1.90 and 2.00 against 0.30 of Adapter.",
-                PASS,
             ],
             id="base leads",
         ),
@@ -139,26 +135,28 @@ OTHER = "many houses ."
             id="two, one much slower",
         ),
         pytest.param(
-            [
-                pane("one", first=0.25, called="One"),
-                pane("two", TREES, first=0.25, called="Two"),
-                pane("three", OTHER, first=0.25, called="Three", precision="nf4"),
-            ],
-            [
-                "One and Two share one pass through one backbone: their first tokens come "
-                "together."
-            ],
-            id="equal times on another backbone share nothing",
-        ),
-        pytest.param(
-            [*three(TREES, RIVER, RIVER)[:2], replace(pane("qvla"), state=PaneState.FAILED)],
-            [PASS],
-            id="a failed pane is left out, and equal times are no clause",
+            [*three(TREES, RIVER, OTHER)[:2], replace(pane("qvla"), state=PaneState.FAILED)],
+            [],
+            id="a failed pane is left out, and a base is no saver",
         ),
     ],
 )  # fmt: skip
 def test_the_sentences_follow_from_the_figures(panes: list[Pane], sentences: list[str]) -> None:
     assert verdict(panes) == sentences
+
+
+def test_who_shares_a_pass_is_told_where_times_are_equal() -> None:
+    panes = three(TREES, RIVER, RIVER)
+    said = "Base and Adapter share one pass through one backbone: their first tokens come together."
+    assert shared_pass(panes) == [said]
+    assert said in render_panes(panes)
+    for other in (
+        replace(panes[1], precision="nf4"),
+        replace(panes[1], model="another"),
+        replace(panes[1], seconds_to_first_token=0.30001),
+        replace(panes[1], state=PaneState.FAILED),
+    ):
+        assert shared_pass([panes[0], other, panes[2]]) == []
 
 
 def test_there_is_none_before_all_have_ended_or_of_one_alone() -> None:
