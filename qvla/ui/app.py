@@ -29,6 +29,7 @@ from qvla.ui.chat.api import ChatApi
 from qvla.ui.compare.tab import CompareTab
 from qvla.ui.early import EarlyScript
 from qvla.ui.explore.tab import ExploreTab
+from qvla.ui.glossary import pop_overs, term
 from qvla.ui.health import Health
 from qvla.ui.measured.cider import CiderTab
 from qvla.ui.measured.latency import LatencyTab
@@ -44,7 +45,7 @@ HEAD = (
     'adapter, and quantised with an adapter, side by side.">'
     f"<script>{SCRIPT}</script>"
 )
-TITLE = """
+TITLE = f"""
 <header class="masthead">
   <svg viewBox="0 0 32 32" width="34" height="34" aria-hidden="true">
     <path d="M4 9V4h5M23 4h5v5M28 23v5h-5M9 28H4v-5" fill="none" stroke="currentColor"
@@ -53,9 +54,10 @@ TITLE = """
     <path class="water" d="M15 15h8v8h-8z"/>
   </svg>
   <h1>QVLA</h1>
-  <p>One satellite photo, three captions: the base model, the base with an adapter, and the same in
-  4 bits.</p>
+  <p>One satellite photo, three captions: the base model, the base with an
+  {term("Adapter", "adapter")}, and {term("QVLA")}, the same in 4 bits.</p>
 </header>
+{pop_overs()}
 """
 HOUR = 3600
 TABS = (

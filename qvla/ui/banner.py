@@ -8,6 +8,7 @@ from pathlib import Path
 from qvla.captioning.loader import LineupLoader, Phase
 from qvla.captioning.standing_in import steps
 from qvla.settings import EMBEDDED_MODEL, Settings
+from qvla.ui.compare.how import how_it_works
 
 REAL_MODEL = "google/paligemma-3b-pt-224"
 REAL_MODEL_COMMANDS = f"""\
@@ -41,7 +42,7 @@ def render_banner(settings: Settings, loader: LineupLoader) -> str:
         f'<section class="banner" data-phase="{state.phase.value}" aria-label="Which model runs">'
         f'<p role="status"><span class="lamp" aria-hidden="true"></span><b>{status}.</b> '
         f"<span>{detail}</span></p>{GONE}{_stands_in(settings)}"
-        f"{_how_to_run_the_real_one(settings)}</section>"
+        f'<div class="more">{how_it_works()}{_how_to_run_the_real_one(settings)}</div></section>'
     )
 
 

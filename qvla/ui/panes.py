@@ -13,6 +13,7 @@ from qvla.captioning.certainty import TIMES, repeated
 from qvla.ui import units
 from qvla.ui.compare.verdict import base_of, shared_pass, times_base, verdict
 from qvla.ui.contenders import colour_style
+from qvla.ui.glossary import explained, term
 from qvla.ui.pane import ANSWERS, CAPTIONS, Manner, Pane, PaneState, idle_panes
 from qvla.ui.sentences import as_sentence, marked, own_words, pieces_of
 
@@ -110,7 +111,8 @@ def _article(
 ) -> str:
     heading = f"{manner.ids}-{escape(pane.name)}"
     scores = "".join(
-        _figure(title, units.score(getattr(pane, field))) for field, title in manner.scores
+        _figure(explained(title), units.score(getattr(pane, field)))
+        for field, title in manner.scores
     )
     other = None if base is None or base.name == pane.name else base
     time = times_base(pane.seconds, other, "seconds")
@@ -119,14 +121,14 @@ def _article(
         f'<article class="pane" data-variant="{escape(pane.name)}" data-state="{pane.state.value}" '
         f'aria-labelledby="{heading}"{colour}>'
         f'<header><h3 id="{heading}">{escape(pane.title)}</h3>'
-        f'<span class="precision">{escape(pane.precision.upper() or units.UNKNOWN)}</span>'
+        f'<span class="precision">{explained(pane.precision.upper() or units.UNKNOWN)}</span>'
         f'<p class="identity">{_identity(pane)}</p></header>'
         f'<p class="caption" lang="en">{_caption(pane, own.get(pane.name, ()))}</p>'
         f'<p class="note">{_certainty(pane)}{escape(_note(pane))}</p>'
         '<dl class="figures">'
         + _figure("First token", units.seconds(pane.seconds_to_first_token))
         + _figure("Total", units.seconds(pane.seconds), _share(pane.seconds, longest), time)
-        + _figure("Tokens / s", units.rate(pane.tokens_per_second))
+        + _figure(term("Token", "Tokens / s"), units.rate(pane.tokens_per_second))
         + _figure(
             "Weights", units.size(pane.weight_bytes), _share(pane.weight_bytes, largest), weight
         )

@@ -42,7 +42,7 @@ def shared_pass(panes: Sequence[Pane]) -> list[str]:
             key = (pane.model, pane.precision, pane.seconds_to_first_token)
             groups.setdefault(key, []).append(pane.title)
     return [
-        f"{_listed(titles)} share one pass through one backbone: their first tokens come together."
+        f"{_listed(titles)} share one pass through one backbone."
         for titles in groups.values()
         if len(titles) > 1
     ]

@@ -9,6 +9,7 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
 from qvla.ui.background import TASKS
+from qvla.ui.glossary import term
 from qvla.ui.measured import cider_figures
 from qvla.ui.measured.evaluations import Evaluation, find_evaluations
 from qvla.ui.measured.exhibits import Exhibit
@@ -27,7 +28,8 @@ LIMIT = 24  # photos of a measurement from the page
 PREFERRED_SPLIT = "val"
 PROTOCOL_CHOICES = (("Standard", "standard"), ("Reported", "reported"))
 LEAD = (
-    "How close captions come to those that people wrote. The <b>standard</b> protocol scores PTB "
+    "How close captions come to those that people wrote. The <b>standard</b> "
+    f"{term('Protocol', 'protocol')} scores PTB "
     "tokens against all references of a photo; the <b>reported</b> one, the report's own, scores "
     "raw strings against a single reference drawn at random. Their values are not comparable."
 )

@@ -147,7 +147,7 @@ def test_the_sentences_follow_from_the_figures(panes: list[Pane], sentences: lis
 
 def test_who_shares_a_pass_is_told_where_times_are_equal() -> None:
     panes = three(TREES, RIVER, RIVER)
-    said = "Base and Adapter share one pass through one backbone: their first tokens come together."
+    said = "Base and Adapter share one pass through one backbone."
     assert shared_pass(panes) == [said]
     assert said in render_panes(panes)
     for other in (
