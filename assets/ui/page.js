@@ -58,6 +58,10 @@ function describe() {
   for (const field of document.querySelectorAll('input[type="password"][autocomplete=""]')) {
     field.autocomplete = "current-password";
   }
+  for (const button of document.querySelectorAll(ASKING)) {
+    button.setAttribute("aria-keyshortcuts", "Control+Enter Meta+Enter");
+    button.title = "Ctrl+Enter";
+  }
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
     const words = plot.layout?.meta?.words;
     if (!words) continue;
@@ -78,6 +82,17 @@ new MutationObserver(() => {
 }).observe(document, {
   subtree: true, childList: true, attributes: true, attributeFilter: ["class"],
 });
+
+// Ctrl+Enter asks, wherever on the tab the keyboard is.
+const ASKING = "#compare, #ask";
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  const button = [...document.querySelectorAll(ASKING)].find((one) => one.checkVisibility());
+  if (!button || event.target.closest?.("dialog")) return;
+  event.preventDefault();
+  event.stopPropagation();
+  button.click();
+}, true);
 
 // Whether the app still answers. The page says so by an attribute and the style sheet, so that no
 // text is changed here that Gradio keeps.

@@ -33,7 +33,9 @@ async function take(file) {
 }
 
 element.addEventListener("click", (event) => {
-  if (event.target.closest(".photo-pick, .photo-view")) picker().click();
+  const onPhoto = event.target.closest(".photo-view, .photo-zoom");
+  if (props.zooms && onPhoto) trigger("zoom");
+  else if (onPhoto || event.target.closest(".photo-pick")) picker().click();
 });
 element.addEventListener("change", (event) => {
   if (event.target !== picker()) return;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qvla.data.questions import clean_question
 from qvla.models.families import family_of_processor
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CAPTION_PREFIX",
     "IGNORED",
+    "as_seen",
     "decode",
     "encode_images",
     "encode_text",
@@ -100,6 +101,21 @@ def encode_images(processor: ProcessorMixin, images: Sequence[Image.Image]) -> t
     what else the family's model looks at.
     """
     return family_of_processor(processor).pixels(processor, images)
+
+
+def as_seen(processor: ProcessorMixin, image: Image.Image) -> Image.Image:
+    """What a model is given of an RGB image, as a picture: `encode_images` without the scaling of
+    its values, so (S, S), or as large as the family's model looks at.
+    """
+    import torch
+    from PIL import Image as images
+
+    made: Any = processor.image_processor  # type: ignore[attr-defined] # not declared by the mixin
+    values = encode_images(processor, [image])[0, :3]  # without the mask that some have behind
+    if made.do_normalize:
+        mean, std = (torch.tensor(of)[:, None, None] for of in (made.image_mean, made.image_std))
+        values = values * std + mean
+    return images.fromarray((255 * values.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy())
 
 
 def decode(

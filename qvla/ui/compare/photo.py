@@ -37,6 +37,7 @@ TEMPLATE = """
     <span class="photo-pick-title">${view ? "Replace the photo" : "Choose a photo"}</span>
     <span id="${place}-hint" class="photo-hint">${hint}</span>
   </button>
+  <button type="button" class="photo-zoom" ${zooms && view ? "" : "hidden"}>Zoom</button>
   <p class="photo-busy" role="status"></p>
 </div>
 <p class="photo-problem" role="alert">${problem}</p>
@@ -45,7 +46,8 @@ TEMPLATE = """
 
 
 class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
-    """A drop zone whose value is the uploaded file. Events: `upload`, and `oversize` instead.
+    """A drop zone whose value is the uploaded file. Events: `upload`, and `oversize` instead;
+    with `zooms` also `zoom`, when the photo is pressed, which else is as if it were to be replaced.
 
     `view` is the preview as HTML, `problem` the sentence to show below, `note` what was taken for
     what in a file that leaves room for doubt. Ids within begin with `place`.
@@ -61,6 +63,7 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
         hint: str = "",
         place: str = "photo",
         max_bytes: int = 0,
+        zooms: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("html_template", TEMPLATE)
@@ -74,6 +77,7 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
             hint=hint,
             place=place,
             max_bytes=max_bytes,
+            zooms=zooms,
             **kwargs,
         )
 
@@ -101,13 +105,14 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
         return None
 
 
-def photo_input(settings: Settings, place: str = "photo") -> PhotoInput:
-    """`place` is the element's id, with which those within begin."""
+def photo_input(settings: Settings, place: str = "photo", zooms: bool = False) -> PhotoInput:
+    """`place` is the element's id, with which those within begin; `zooms` as in PhotoInput."""
     return PhotoInput(
         hint="or drop or paste one here: PNG, JPEG, WebP or TIFF "
         f"up to {settings.max_upload_mb} MB",
         max_bytes=settings.max_upload_bytes,
         place=place,
+        zooms=zooms,
         elem_id=place,
         label="Photo",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import gradio as gr
@@ -10,6 +11,7 @@ from gradio.data_classes import FileData
 
 from qvla.captioning.loader import LineupLoader
 from qvla.data.risc import Example
+from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.compare import comparison, history, photo
 from qvla.ui.compare.certainty import Certainties
@@ -25,6 +27,7 @@ from qvla.ui.compare.taking import PhotoTaking
 from qvla.ui.compare.turns import Outcome, Turns
 from qvla.ui.compare.visits import Wanted
 from qvla.ui.compare.weights import WeightsPanel
+from qvla.ui.compare.zoom import Zoom
 from qvla.ui.looked import LookedSection
 from qvla.ui.panes import CAPTIONS, Pane, render_panes
 from qvla.ui.photo_folder import PhotoFolder
@@ -37,6 +40,8 @@ SHOW_PANES = """() => {
   document.getElementById("panes").scrollIntoView({behavior: "smooth"});
 }"""
 Update = dict[Any, Any]
+
+_picks = count(1)
 
 
 class CompareTab:
@@ -66,10 +71,11 @@ class CompareTab:
         self.shown = gr.State(idle)  # the panes as last rendered
         self.chosen = gr.State(None)  # the photo's FileData; a refused file does not get here
         self.filled = gr.State("")  # the references that came with an example
+        self.picked = gr.State(0)  # another number for each photo that is captioned at once
         self.weights = WeightsPanel(self.settings, self.loader)
         with gr.Row(elem_classes="workbench"):
             with gr.Column(elem_classes="photo-column", min_width=280):
-                self.photo = photo.photo_input(self.settings)
+                self.photo = photo.photo_input(self.settings, zooms=True)
                 with gr.Row(elem_classes="actions"):
                     self.start = gr.Button("Compare", variant="primary", elem_id="compare")
                     self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
@@ -94,6 +100,7 @@ class CompareTab:
                     self.choice = PaneChoice(self.loader)
                     self.decoding = decoding_controls()
         self.gallery = GalleryPanel(self.settings.data)
+        self.zoom = Zoom(self.settings, self.loader)
         self.variants = gr.Textbox("", visible=False, label="Variants")  # for programs alone
         self.result = gr.JSON(visible=False, label="Captions")
 
@@ -117,25 +124,31 @@ class CompareTab:
         grid, gallery = self.grid, self.gallery.grid
         seats = self.choice.chosen
         before, who = [self.chosen, self.references, self.filled, seats], [self.chosen, seats]
+        self.take = take
+        outputs = [*own, self.picked, *self.looked.outputs]
         for trigger, handler, inputs, name in (
             (self.photo.upload, take.upload, [self.photo, *before], "take_photo"),
             (self.photo.oversize, take.too_large, [self.chosen], "refuse_large_photo"),
             (grid.pick, take.pick(self.examples), [grid, *who], "take_example"),
             (gallery.pick, take.pick(self.gallery.folder), [gallery, *who], "take_gallery"),
+            (self.zoom.view.crop, self._take_part, [self.zoom.view, *before], "take_part"),
         ):
-            outputs = [*own, *self.looked.outputs]
             taken = trigger(handler, inputs=inputs, outputs=outputs, api_name=name, **quiet)
             keeping.after(taken, name)
         self.gallery.wire()
+        self.zoom.wire(self.photo, self.chosen)
 
-        run = self.start.click(
+        asked = gr.on(
+            [self.start.click, self.picked.change],
             self._ask,
             inputs=[self.chosen, self.references, self.choice.chosen, *self.decoding],
             outputs=[*self.turns.outputs, *self.looked.outputs],
             queue=False,
             api_name="ask_to_compare",
             **quiet,
-        ).then(
+        )
+        asked.then(None, js=SHOW_PANES)
+        run = asked.then(
             self._run,
             inputs=[self.chosen, self.history.visited],
             outputs=[*self.turns.outputs, *self.history.outputs],
@@ -152,7 +165,6 @@ class CompareTab:
             api_name="not_run",
             **quiet,
         )
-        self.start.click(None, js=SHOW_PANES)
         self.looked.wire(self.chosen, self.shown)
         rescore = {
             "inputs": [self.references, self.shown, self.history.visited],
@@ -195,8 +207,26 @@ class CompareTab:
         self.keeping.after(opened, api_name)
         return opened
 
-    def _dropped(self, seats: Sequence[str], request: gr.Request, _: Example | None) -> Update:
-        return {**self.turns.dropped(seats, request), **self.looked.cleared()}
+    def _dropped(self, seats: Sequence[str], request: gr.Request, new: Example | None) -> Update:
+        at_once = {} if new is None else {self.picked: next(_picks)}
+        return {**self.turns.dropped(seats, request), **self.looked.cleared(), **at_once}
+
+    def _take_part(
+        self,
+        wanted: str | None,
+        chosen: FileData | None,
+        references: str,
+        filled: str,
+        seats: tuple[str, ...],
+        request: gr.Request,
+    ) -> Update:
+        """A part of the photo takes the photo's place."""
+        try:
+            part = self.zoom.part(wanted, chosen)
+        except QvlaError as error:
+            return {self.photo: photo.refused(str(error), chosen)}
+        taken = self.take.upload(part, chosen, references, filled, seats, request)
+        return {**taken, self.picked: next(_picks)}
 
     # ---- the comparison -----------------------------------------------------------------------
 
