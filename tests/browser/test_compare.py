@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -28,6 +28,7 @@ from tests.support.visitor import PATIENCE, as_read, choose, compare, open_page
 pytestmark = pytest.mark.browser
 
 REFERENCES = ["a river next to green trees .", "some white houses are near a road ."]
+SIDE = 32  # pixels of what the tiny model is given
 PHOTOS = [("UCM", "val", f"photo{n:02}.png", REFERENCES) for n in range(26)]
 
 
@@ -199,16 +200,16 @@ def test_an_example_brings_its_references_and_scores(page: Page, tmp_path: Path)
     # another photo: captions of the old one go, and so do references that came with an example
     page.locator("#examples .tile").first.click()
     expect(references).to_have_value("\n".join(REFERENCES))
-    expect(page.locator('.pane[data-state="idle"]')).to_have_count(3)
     expect(page.locator('.tile[aria-pressed="true"]')).to_have_count(1)
     choose(page, write_photo(tmp_path / "own.png", seed=9))
+    expect(page.locator('.pane[data-state="idle"]')).to_have_count(3)
     expect(references).to_have_value("")
     expect(page.locator('.tile[aria-pressed="true"]')).to_have_count(0)
 
 
-def test_a_comparison_can_be_stopped(page: Page, loader: LineupLoader) -> None:
-    page.locator("#examples .tile").first.click()
-    expect(page.locator(".photo-view figcaption")).to_contain_text("photo00.png")
+def test_a_comparison_can_be_stopped(page: Page, loader: LineupLoader, tmp_path: Path) -> None:
+    choose(page, write_photo(tmp_path / "long.png", seed=10))
+    expect(page.locator(".photo-view figcaption")).to_contain_text("long.png")
     page.get_by_role("button", name="Decoding options").click()
     page.get_by_label("number input for Maximum length").fill("128")
     with held(loader.lineup, 5):
@@ -233,6 +234,73 @@ def test_the_gallery_pages_and_hands_over_a_photo(page: Page) -> None:
     tiles.nth(1).click()
     expect(page.locator(".photo-view figcaption")).to_contain_text("photo25.png")
     expect(page.locator("#references textarea")).to_have_value("\n".join(REFERENCES))
+
+
+def tab_to(page: Page, selector: str) -> Locator:
+    """Presses Tab until the keyboard is there."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return page.locator(":focus")
+    raise AssertionError(f"the keyboard does not get to {selector}")
+
+
+def captioned(page: Page, rows: int) -> None:
+    """Until so many comparisons are in the history, the last of which is all there."""
+    expect(page.locator("table.history tbody tr")).to_have_count(rows)
+    expect(page.locator('.pane[data-state="done"]')).to_have_count(3)
+
+
+def test_the_keyboard_alone_picks_captions_zooms_and_reads_what_terms_mean(page: Page) -> None:
+    rows = page.locator("table.history tbody tr").count()
+    page.locator("#masthead").evaluate("e => { e.tabIndex = -1; e.focus(); }")
+    tab_to(page, "#examples .tile")
+    page.keyboard.press("Enter")
+    captioned(page, rows + 1)  # picking was enough
+    expect(page.locator(".verdict")).to_contain_text("times less memory than")
+    ratios = page.locator(".pane .figures small").all_inner_texts()
+    assert [bool(text) for text in ratios] == [False, False, True, True, True, True]
+    assert all(text.endswith(" × Base") for text in ratios if text)
+    expect(page.locator(".key .own")).to_be_visible()
+    own = page.locator(".pane .own")
+    assert own.first.evaluate("e => getComputedStyle(e).textDecorationLine") == "underline"
+
+    tab_to(page, ".pane .term")
+    expect(page.locator(":focus")).to_have_text("Tokens / s")
+    page.keyboard.press("Enter")
+    meaning = page.locator("#term-token")
+    expect(meaning).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(meaning).to_be_hidden()
+    expect(page.locator(":focus")).to_have_text("Tokens / s")
+
+    tab_to(page, "#references textarea")
+    page.keyboard.press("Control+Enter")
+    captioned(page, rows + 2)
+
+    page.locator("#masthead").evaluate("e => e.focus()")
+    tab_to(page, ".photo-zoom")
+    page.keyboard.press("Enter")
+    seen = page.locator(".zoom-seen")
+    expect(seen).to_be_visible()
+    side = seen.evaluate("i => i.decode().then(() => [i.naturalWidth, i.naturalHeight])")
+    assert side == [SIDE, SIDE]
+    page.keyboard.press("Escape")
+    expect(page.locator(".zoom")).to_be_hidden()
+    expect(page.locator(":focus")).to_have_class("photo-zoom")
+    page.keyboard.press("Enter")
+    expect(page.locator(".zoom-go")).to_be_disabled()
+    tab_to(page, 'input[name="part"]')
+    for _ in range(50):
+        page.keyboard.press("ArrowLeft")
+    tab_to(page, 'input[name="across"]')
+    page.keyboard.press("End")
+    tab_to(page, ".zoom-go")
+    page.keyboard.press("Enter")
+    captioned(page, rows + 3)
+    expect(page.locator(".photo-view figcaption")).to_contain_text("part of photo00.png")
+    assert preview(page) == [48, 32]
+    expect(page.locator("#references textarea")).to_have_value("")
 
 
 def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
@@ -266,6 +334,20 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
     page.locator("#examples .tile").first.click()
     compare(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator('.pane[data-variant="qvla"] .precision .term').click()
+    box = page.locator("#term-nf4").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    page.mouse.click(5, 5)
+    expect(page.locator("#term-nf4")).to_be_hidden()
+    page.get_by_text("How it works").click()
+    expect(page.locator(".how svg")).to_have_count(3)
+    assert all(svg.bounding_box()["width"] <= 390 for svg in page.locator(".how svg").all())
+    page.get_by_text("How it works").click()
+    page.locator(".photo-view img").click()
+    expect(page.locator(".zoom-seen")).to_be_visible()
+    box = page.locator(".zoom").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    page.get_by_role("button", name="Close").click()
     boxes = pane_boxes(page)
     assert len({box["x"] for box in boxes}) == 1 and boxes[0]["width"] > 340
     page.set_viewport_size({"width": 1280, "height": 900})

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.settings import Settings
+from qvla.settings import ASSETS, Settings
 from qvla.ui.compare import comparison
 from qvla.ui.compare.turns import NOT_TAKEN
 from qvla.ui.panes import PaneState
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.browser
 
 REFERENCES = ["a river next to green trees ."]
 ALL_PANES = 3
+PHOTO = ASSETS / "examples" / "resized" / "beach.jpg"
 # Said when a page comes into sight, which then asks at once and not at its next turn.
 LOOKED_AT = "document.dispatchEvent(new Event('visibilitychange'))"
 
@@ -87,8 +88,9 @@ def context(browser: Browser, address: str) -> Iterator[BrowserContext]:
 def visit(context: BrowserContext, address: str) -> Page:
     page = context.new_page()
     page.goto(address)
-    page.locator("#examples .tile").first.click()
-    expect(page.locator(".photo-view figcaption")).to_contain_text("held.png")
+    expect(page.locator("#examples .tile")).to_have_count(1)
+    choose(page, PHOTO)
+    expect(page.locator(".photo-view figcaption")).to_contain_text(PHOTO.name)
     return page
 
 
@@ -151,18 +153,18 @@ def test_a_refused_comparison_says_why_and_says_it_again(
 def test_who_waits_is_told_so_and_can_leave(
     context: BrowserContext, address: str, loader: LineupLoader, script: Script
 ) -> None:
-    done = panes(loader, PaneState.DONE, text="an answer of")
-    script.steps = [panes(loader, PaneState.STREAMING, text="a word of"), done]
+    done = panes(loader, PaneState.DONE, text="An answer of")
+    script.steps = [panes(loader, PaneState.STREAMING, text="A word of"), done]
     script.gate.set()
     second = visit(context, address)
     second.click("#compare")
     answer = second.locator(".pane .caption").first
-    expect(answer).to_have_text("an answer of base")
+    expect(answer).to_have_text("An answer of base")
 
     script.gate.clear()
     first = visit(context, address)
     first.click("#compare")
-    expect(first.locator(".pane .caption").first).to_contain_text("a word of base")
+    expect(first.locator(".pane .caption").first).to_contain_text("A word of base")
     second.click("#compare")  # behind the first, with old captions on the screen
     expect(answer).to_have_text("Waiting for a turn…")
     expect(second.locator('.pane[data-state="waiting"]')).to_have_count(ALL_PANES)
@@ -177,13 +179,13 @@ def test_who_waits_is_told_so_and_can_leave(
     expect(second.locator("#stop")).to_be_disabled()
     turns = len(script.asked)
     script.gate.set()
-    expect(first.locator(".pane .caption").first).to_have_text("an answer of base")
+    expect(first.locator(".pane .caption").first).to_have_text("An answer of base")
     third.click("#compare")  # after the turn that the second did not take
-    expect(third.locator(".pane .caption").first).to_have_text("an answer of base")
+    expect(third.locator(".pane .caption").first).to_have_text("An answer of base")
     assert len(script.asked) == turns + 1
     expect(answer).to_have_text("You stopped it before its turn came.")
     second.click("#compare")
-    expect(answer).to_have_text("an answer of base")
+    expect(answer).to_have_text("An answer of base")
 
 
 @contextmanager
@@ -234,7 +236,7 @@ def test_a_reload_loses_nothing(
     expect(page.locator("#latency-tokens-table")).to_be_visible()
     page.get_by_role("tab", name="Compare").click()
     expect(page.locator(".photo-view figcaption")).to_contain_text("my field.png")
-    expect(page.locator(".pane .caption").first).to_have_text("many planes of base")
+    expect(page.locator(".pane .caption").first).to_have_text("Many planes of base")
     expect(page.locator(".pane h3")).to_have_text(["Base", "QVLA"])
     page.get_by_role("button", name="Panes", exact=True).click()
     for name in ("Base", "QVLA"):
