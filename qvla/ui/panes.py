@@ -6,7 +6,7 @@ every state of a pane has the same elements in the same order: nothing jumps whi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 
 from qvla.captioning.certainty import TIMES, repeated
@@ -39,16 +39,25 @@ VARIANT_ROLES = {
 }
 
 
-def render_panes(panes: Sequence[Pane], manner: Manner = CAPTIONS) -> str:
+def no_badge(pane: Pane) -> str:
+    return ""
+
+
+def render_panes(
+    panes: Sequence[Pane], manner: Manner = CAPTIONS, badge: Callable[[Pane], str] = no_badge
+) -> str:
     """All panes side by side below what they come to, and one sentence for screen readers at the
-    start and at the end.
+    start and at the end. `badge` tells what adapter a pane holds.
     """
     largest = max((pane.weight_bytes for pane in panes), default=0)
     longest = max((pane.seconds or 0.0 for pane in panes), default=0.0)
     names = [pane.name for pane in panes]
     own, base = _own_words(panes), base_of(panes)
     articles = "".join(
-        _article(pane, manner, colour_style(pane.name, names), largest, longest, base, own)
+        _article(
+            *(pane, manner, colour_style(pane.name, names)),
+            *(largest, longest, base, own, badge(pane)),
+        )
         for pane in panes
     )
     busy = any(pane.state.busy for pane in panes)
@@ -108,6 +117,7 @@ def _article(
     longest: float,
     base: Pane | None,
     own: dict[str, set[str]],
+    badge: str,
 ) -> str:
     heading = f"{manner.ids}-{escape(pane.name)}"
     scores = "".join(
@@ -122,7 +132,8 @@ def _article(
         f'aria-labelledby="{heading}"{colour}>'
         f'<header><h3 id="{heading}">{escape(pane.title)}</h3>'
         f'<span class="precision">{explained(pane.precision.upper() or units.UNKNOWN)}</span>'
-        f'<p class="identity">{_identity(pane)}</p></header>'
+        f'<p class="identity">{_identity(pane)}<span class="badge">{escape(badge)}</span></p>'
+        "</header>"
         f'<p class="caption" lang="en">{_caption(pane, own.get(pane.name, ()))}</p>'
         f'<p class="note">{_certainty(pane)}{escape(_note(pane))}</p>'
         '<dl class="figures">'

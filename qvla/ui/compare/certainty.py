@@ -34,14 +34,14 @@ class Certainties:
         for found in find_records(self._settings, log.warning, "evaluation"):
             if found.whose:
                 continue  # what somebody measured is theirs
-            name = _name_in(found.record, pane)
+            name = name_in(found.record, pane)
             thresholds = None if name is None else thresholds_of(found.record, name)
             if thresholds is not None:
                 return thresholds
         return None
 
 
-def _name_in(record: Record, pane: Pane) -> str | None:
+def name_in(record: Record, pane: Pane) -> str | None:
     """Under which name a record holds a pane's base and adapter, in 4 bits or not."""
     contenders = record.protocol.get("contenders")
     for name, one in (contenders if isinstance(contenders, dict) else {}).items():

@@ -11,18 +11,26 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.ui.compare.offers import LEAST, MOST, answering, checked, offers, panes_of, with_pane
-from qvla.ui.panes import CAPTIONS, Manner, Pane, render_panes
+from qvla.ui.panes import CAPTIONS, Manner, Pane, no_badge, render_panes
 
 Update = dict[Any, Any]
 
-INFO = f"{LEAST} to {MOST}, side by side; this browser keeps your choice."
+INFO = (
+    f"{LEAST} to {MOST}, in the order in which you tick them; this browser and the address of the "
+    "page keep your choice."
+)
 
 
 class PaneChoice:
     """Lays itself out where it is made. `chosen` holds the names, empty for the default."""
 
-    def __init__(self, loader: LineupLoader, manner: Manner = CAPTIONS) -> None:
-        self.loader, self.manner = loader, manner
+    def __init__(
+        self,
+        loader: LineupLoader,
+        manner: Manner = CAPTIONS,
+        badge: Callable[[Pane], str] = no_badge,
+    ) -> None:
+        self.loader, self.manner, self.badge = loader, manner, badge
         self.chosen = gr.State(())
         is_open, ticks, note = self._parts(())
         with gr.Accordion(
@@ -104,7 +112,7 @@ class PaneChoice:
             return {self.chosen: chosen}
         before = {pane.name: pane for pane in now}
         new = tuple(before.get(one.name, one) for one in panes_of(self.loader, chosen, self.manner))
-        shown = render_panes(new, self.manner)
+        shown = render_panes(new, self.manner, self.badge)
         return {self.chosen: chosen, self._panes: shown, self._shown: new}
 
     def _parts(self, chosen: Sequence[str]) -> tuple[bool, dict[str, Any], str]:

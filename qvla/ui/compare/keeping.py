@@ -14,12 +14,13 @@ from qvla.ui.compare import comparison, photo
 from qvla.ui.compare.choice import PaneChoice
 from qvla.ui.compare.history_panel import HistoryPanel
 from qvla.ui.compare.kept import kept, read_kept
-from qvla.ui.compare.offers import answering
+from qvla.ui.compare.offers import answering, checked, panes_of
 from qvla.ui.compare.opening import opening
 from qvla.ui.panes import Pane
 from qvla.ui.photo_folder import PhotoFolder
 
 STORAGE_KEY = "qvla-visit"  # in the browser; as secret too, since it keeps nothing from its owner
+PANES_IN_LINK = "panes"  # in the address of the page, such as ?panes=base,qvla
 PHOTO_GONE = "The photo is no longer on the server: choose it again to compare it."
 Update = dict[Any, Any]
 
@@ -81,17 +82,29 @@ class VisitKeeping:
             api_visibility="undocumented",
         )
 
-    def _restore(self, value: Any) -> Update:
-        visit, parts = read_kept(value), self.parts
+    def _linked(self, request: gr.Request) -> tuple[str, ...]:
+        """The panes that the address of the page names; none where it names some that cannot be."""
+        names = str(request.query_params.get(PANES_IN_LINK, ""))
+        try:
+            return checked(names.split(","), self.loader)
+        except QvlaError:
+            return ()
+
+    def _restore(self, value: Any, request: gr.Request) -> Update:
+        visit, parts, linked = read_kept(value), self.parts, self._linked(request)
         if visit is None:
-            return self._open()
+            return {**self._open(linked), self.choice.chosen: linked}
         updates = {
             parts.references: visit.references,
             parts.filled: visit.filled,
-            self.choice.chosen: visit.chosen_panes,
+            self.choice.chosen: linked or visit.chosen_panes,
             **self.history.show(visit.visited),
         }
-        if visit.panes:
+        if visit.panes and linked:
+            before = {pane.name: pane for pane in visit.panes}
+            seats = panes_of(self.loader, linked)
+            updates |= self.told(tuple(before.get(pane.name, pane) for pane in seats))
+        elif visit.panes:
             updates |= self.told(visit.panes)
         file = visit.photo and visit.photo.file()
         if visit.photo is None:
@@ -104,10 +117,10 @@ class VisitKeeping:
             return {**updates, parts.photo: photo.refused(str(error), None)}
         return {**updates, parts.photo: photo.shown(file, opened), parts.chosen: file}
 
-    def _open(self) -> Update:
+    def _open(self, seats: tuple[str, ...]) -> Update:
         """A first visit: the first example with the captions that are on record for it."""
         parts = self.parts
-        first = comparison.planned(self.loader, answering(self.loader, ()))
+        first = comparison.planned(self.loader, answering(self.loader, seats))
         found = opening(self.settings, first, self.examples)
         if found is None:
             return {parts.filled: gr.skip()}

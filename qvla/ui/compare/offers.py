@@ -50,11 +50,12 @@ def checked(names: Any, loader: LineupLoader) -> tuple[str, ...]:
 
 
 def answering(loader: LineupLoader, chosen: Sequence[str]) -> tuple[str, ...]:
-    """Names of those who answer: the chosen, in the order of the offers, or else the first six.
+    """Names of those who answer: the chosen, in their order, or else the first six.
 
     The line-up may have changed since: with too few of the chosen left, it is the first six again.
     """
-    still = [one.name for one in offers(loader) if one.name in chosen and not one.reason]
+    able = {one.name for one in offers(loader) if not one.reason}
+    still = [name for name in chosen if name in able]
     if len(still) >= LEAST:
         return tuple(still[:MOST])
     return tuple(one.name for one in loader.contenders[:MOST])

@@ -14,6 +14,7 @@ from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.compare import comparison, history, photo
+from qvla.ui.compare.badges import Badges
 from qvla.ui.compare.certainty import Certainties
 from qvla.ui.compare.choice import PaneChoice
 from qvla.ui.compare.controls import decoding_arguments, decoding_controls, read_references
@@ -21,8 +22,8 @@ from qvla.ui.compare.endpoint import compare_endpoint
 from qvla.ui.compare.examples import example_grid
 from qvla.ui.compare.gallery import GalleryPanel
 from qvla.ui.compare.history_panel import HistoryPanel
-from qvla.ui.compare.keeping import Shown, VisitKeeping
-from qvla.ui.compare.offers import panes_of
+from qvla.ui.compare.keeping import PANES_IN_LINK, Shown, VisitKeeping
+from qvla.ui.compare.offers import LEAST, MOST, panes_of
 from qvla.ui.compare.taking import PhotoTaking
 from qvla.ui.compare.turns import Outcome, Turns
 from qvla.ui.compare.visits import Wanted
@@ -39,6 +40,12 @@ SHOW_PANES = """() => {
   if (!document.querySelector(".photo-view img") || innerWidth >= 860) return;
   document.getElementById("panes").scrollIntoView({behavior: "smooth"});
 }"""
+LINK_PANES = f"""(names) => {{
+  if (names.length < {LEAST} || names.length > {MOST}) return;
+  const address = new URL(location);
+  address.searchParams.set("{PANES_IN_LINK}", names.join(","));
+  history.replaceState(history.state, "", address.href.replaceAll("%2C", ","));
+}}"""
 Update = dict[Any, Any]
 
 _picks = count(1)
@@ -51,6 +58,7 @@ class CompareTab:
         self.settings = settings
         self.loader = loader
         self.examples = PhotoFolder(settings.examples)
+        self.badges = Badges(settings, loader)
         self._lay_out()
         self.turns = Turns(
             settings,
@@ -61,6 +69,7 @@ class CompareTab:
             shown=self.shown,
             stop=self.stop,
             certain=Certainties(settings),
+            badge=self.badges,
         )
         self._wire(page)
 
@@ -97,7 +106,7 @@ class CompareTab:
                 self.looked = LookedSection(self.settings, self.loader, CAPTIONS.ids)
                 self.history = HistoryPanel()
                 with gr.Row(elem_classes="settings-row"):
-                    self.choice = PaneChoice(self.loader)
+                    self.choice = PaneChoice(self.loader, badge=self.badges)
                     self.decoding = decoding_controls()
         self.gallery = GalleryPanel(self.settings.data)
         self.zoom = Zoom(self.settings, self.loader)
@@ -117,6 +126,7 @@ class CompareTab:
         self.weights.wire(keeping.wire(page), self.panes, self.shown, self.choice)
         chosen = self.choice.wire(self.panes, self.shown, self.turns.is_busy)
         keeping.after(chosen, "choice")
+        self.choice.names.input(None, inputs=[self.choice.names], js=LINK_PANES)
 
         take = PhotoTaking(
             self.settings, self.photo, self.chosen, self.references, self.filled, self._dropped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from qvla.ui.compare import comparison, photo
 from qvla.ui.compare.comparison import Certain, Scoring
 from qvla.ui.compare.offers import answering, panes_of
 from qvla.ui.compare.visits import Run, Runs, Wanted
-from qvla.ui.panes import Manner, Pane, PaneState, render_panes
+from qvla.ui.panes import Manner, Pane, PaneState, no_badge, render_panes
 
 NOT_TAKEN = "As many comparisons wait as may: try again in a moment."
 UNFORESEEN = "The comparison ended with an unforeseen fault; the app's log has the details."
@@ -48,11 +48,14 @@ class Turns:
         stop: gr.Button,
         scored: Scoring = comparison.score,
         certain: Certain | None = None,
+        badge: Callable[[Pane], str] = no_badge,
     ) -> None:
-        """`shown` holds the panes as last rendered; `scored` and `certain` are as in `compare`."""
+        """`shown` holds the panes as last rendered; `scored` and `certain` are as in `compare`, and
+        `badge` as in `render_panes`.
+        """
         self.settings, self.loader, self.manner = settings, loader, manner
         self.photo, self.panes, self.shown, self.stop_button = photo, panes, shown, stop
-        self.scored, self.certain = scored, certain
+        self.scored, self.certain, self.badge = scored, certain, badge
         self.runs = Runs()
 
     @property
@@ -65,7 +68,7 @@ class Turns:
 
     def told(self, panes: tuple[Pane, ...]) -> Update:
         """The updates that show these panes."""
-        return {self.panes: render_panes(panes, self.manner), self.shown: panes}
+        return {self.panes: render_panes(panes, self.manner, self.badge), self.shown: panes}
 
     def idle(self, seats: Sequence[str]) -> Update:
         return self.told(panes_of(self.loader, seats, self.manner))

@@ -41,7 +41,7 @@ class WeightsPanel:
             update |= choice.show(chosen)
             if all(pane.state is PaneState.IDLE for pane in now):
                 idle = panes_of(self.loader, chosen)
-                update |= {panes: render_panes(idle), shown: idle}
+                update |= {panes: render_panes(idle, badge=choice.badge), shown: idle}
             return update
 
         def opened(now: tuple[Pane, ...], chosen: tuple[str, ...]) -> dict[Any, Any]:

@@ -62,4 +62,4 @@ def test_a_pane_shows_and_says_it() -> None:
     assert announcement([pane]) == "Adapter (guessing): Many planes."
     again = replace(PANE, text="many trees and many trees , many trees")
     assert "“many trees” at least 3 times" in render_panes([again])
-    assert "<b" not in render_panes([replace(PANE, certainty="<b>", model="")]).split("note")[1]
+    assert "<b>" not in render_panes([replace(PANE, certainty="<b>", model="")]).split("note")[1]

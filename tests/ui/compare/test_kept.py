@@ -99,8 +99,8 @@ def test_the_history_has_a_column_for_each_contender_by_name() -> None:
     ]
     first, second = page.split("<tr>")[2:]
     for row, shown in (
-        (first, ("a sea", "a river", "–")),
-        (second, ("–", "a river", "No memory.")),
+        (first, ("A sea", "A river", "–")),
+        (second, ("–", "A river", "No memory.")),
     ):
         cells = row.split("<td")[1:]
         assert [text in cell for text, cell in zip(shown, cells, strict=True)] == [True] * 3
