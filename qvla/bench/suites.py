@@ -24,5 +24,6 @@ SUITES = {
     "training": Suite("images a second and peak of a fine-tune", "qvla.bench.training"),
     "methods": Suite("an adapter of each method against the base", "qvla.bench.methods_suite"),
     "report": Suite("the report's tables, reported and measured", "qvla.bench.report"),
+    "page": Suite("from opening the page to the first caption", "qvla.bench.page"),
     "cpu": Suite("evaluation and scoring against plain loops", "qvla.bench.cpu"),
 }

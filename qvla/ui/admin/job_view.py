@@ -26,6 +26,12 @@ Seen = tuple[Any, ...]
 
 RESUMABLE = ("failed", "cancelled", "interrupted")
 
+QUESTIONS = {
+    "delete": "Delete this job with its adapter, checkpoints and log?",
+    "publish": "Have this adapter answer in place of the one that the pane has now? A pane of its "
+    "own leaves that as it is.",
+}
+
 
 class JobView:
     """Lays the view out where it is made. `seen` tells which figures the page shows already."""
@@ -48,8 +54,9 @@ class JobView:
             # Out of sight by the style sheet: holds the file that the button above asked for.
             self.file = gr.DownloadButton("File", elem_id="job-file")
             with gr.Row(visible=False, elem_classes="job-sure") as self.sure:
-                gr.HTML("<p>Delete this job with its adapter, checkpoints and log?</p>")
+                self.question = gr.HTML(elem_id="job-question", label="Question")
                 self.delete_it = _button("Delete for good", "job-delete-it", variant="stop")
+                self.publish_it = _button("Replace it", "job-publish-it", variant="primary")
                 self.keep_it = _button("Keep", "job-keep-it")
             self.message = gr.HTML(elem_id="job-message", label="What was done")
             with gr.Row(visible=False, elem_classes="job-finished") as self.finished:
@@ -107,7 +114,17 @@ class JobView:
             self.delete,
         ]
         plots = [self.loss, self.memory, self.rate]
-        return [*shown, *buttons, self.download, *plots, self.recipe, self.seen]
+        sure = [self.question, self.delete_it, self.publish_it]
+        return [*shown, *buttons, *sure, self.download, *plots, self.recipe, self.seen]
+
+    def ask(self, what: str) -> Updates:
+        """Asks before what cannot be undone, `delete`, or takes another's place, `publish`."""
+        return {
+            self.sure: gr.Row(visible=True),
+            self.question: f"<p>{QUESTIONS[what]}</p>",
+            self.delete_it: gr.Button(visible=what == "delete"),
+            self.publish_it: gr.Button(visible=what == "publish"),
+        }
 
     def show(
         self, jobs: Jobs, rows: RunRows, job: Job, panes: Mapping[str, str], seen: Seen = ()

@@ -100,10 +100,11 @@ class AdminTab:
         self._on(self.list.pick, self._pick, "pick", **looks).then(None, js=TO_JOB)
         self._on(view.cancel.click, self._do(self.actions.cancel), "cancel")
         self._on(view.resume.click, self._do(self.actions.resume), "resume")
-        self._on(view.delete.click, self._ask, "ask_to_delete", **looks)
+        self._on(view.delete.click, self._ask("delete"), "ask_to_delete", **looks)
+        self._on(view.publish.click, self._ask("publish"), "ask_to_publish", **looks)
         self._on(view.keep_it.click, self._pick, "keep", **looks)
         self._on(view.delete_it.click, self._do(self.actions.delete), "delete")
-        self._on(view.publish.click, self._do(self.actions.publish), "publish")
+        self._on(view.publish_it.click, self._do(self.actions.publish), "publish")
         self._on(view.add_pane.click, self._do(self.actions.add_pane), "add_pane")
         self._on(view.add_to_bank.click, self._do(self.actions.add_to_bank), "add_to_bank")
         self._on(view.take_back.click, self._do(self.actions.take_back), "take_back")
@@ -300,8 +301,8 @@ class AdminTab:
             return full_model_note(self.jobs(), str(job_id))
         return ""
 
-    def _ask(self, who: Who, job_id: Any) -> Updates:
-        return {**self._show(job_id), self.view.sure: gr.Row(visible=True)}
+    def _ask(self, what: str) -> Callable[..., Updates]:
+        return lambda who, job_id: {**self._show(job_id), **self.view.ask(what)}
 
     def _do(self, action: Callable[..., str]) -> Callable[..., Updates]:
         """A handler that does this with the chosen job, and says what came of it."""
