@@ -110,7 +110,7 @@ def as_seen(processor: ProcessorMixin, image: Image.Image) -> Image.Image:
     import torch
     from PIL import Image as images
 
-    made: Any = processor.image_processor  # type: ignore[attr-defined] # not declared by the mixin
+    made: Any = processor.image_processor
     values = encode_images(processor, [image])[0, :3]  # without the mask that some have behind
     if made.do_normalize:
         mean, std = (torch.tensor(of)[:, None, None] for of in (made.image_mean, made.image_std))
