@@ -141,6 +141,15 @@ class Settings(BaseSettings):
     worker: Literal["auto", "off"] = Field(
         "auto", description="auto: the app runs a worker; off: `qvla worker` does, elsewhere"
     )
+    runner: Literal["local", "hf-jobs"] = Field(
+        "local", description="where fine-tunes compute: here, or as Hugging Face Jobs (jobs/hf/)"
+    )
+    job_flavor: str | None = Field(
+        None, description="hardware of Hugging Face Jobs (default: the smallest GPU that fits)"
+    )
+    job_hours: float | None = Field(
+        None, gt=0, le=720, description="time-out of Hugging Face Jobs (default: by the estimate)"
+    )
     redis_url: str | None = Field(None, description="queue jobs on Redis, for several machines")
     database_url: str | None = Field(
         None, description="job store as SQLAlchemy names it (default: a SQLite file in `jobs`)"

@@ -23,7 +23,7 @@ FLOORS = (
     ("captioning",),
     ("models", "scoring", "curation"),
     ("methods", "data", "records"),
-    ("hub", "settings", "appending"),
+    ("hub", "commits", "settings", "appending"),
     ("errors", "faults", "files", "locks", "progress", "proxies", "words"),
 )
 LONGEST = 350  # lines

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, BinaryIO
 
 from qvla.data.check import TWO_SPLITS, Report, check
@@ -121,7 +121,7 @@ def _wanted(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     taken: set[str] = set()
     for entry in entries:
         path = _plain_path(entry)
-        if not _is_data(path):
+        if not is_data(path):
             continue
         if str(path).casefold() in taken:
             raise ArchiveError(f"The archive has {str(path)!r} twice.")
@@ -155,7 +155,8 @@ def _plain_path(entry: zipfile.ZipInfo) -> PurePosixPath:
     return path
 
 
-def _is_data(path: PurePosixPath) -> bool:
+def is_data(path: PurePath) -> bool:
+    """Whether a file of a folder, by its path within it, is taken: a photo or a table."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return not hidden and path.suffix.lower() in PHOTOS | READ_AS_TABLES
 

@@ -38,6 +38,7 @@ class AppWorker:
             QVLA_JOBS=str(places.jobs),
             QVLA_DATABASE_URL=settings.database_url or "",
             QVLA_REDIS_URL=settings.redis_url or "",
+            QVLA_RUNNER=settings.runner,
         )
         self._lock = threading.Lock()
         self._closed = threading.Event()

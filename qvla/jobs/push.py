@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import CommitOperationAdd, constants
 
+from qvla.commits import HubError, explain, hub
 from qvla.errors import QvlaError
 from qvla.files import parse_json
 from qvla.hub import is_hub_id
@@ -38,20 +38,18 @@ def push(folder: Path, repository: str, *, private: bool = True) -> str:
     """
     if not is_hub_id(repository):
         raise PushError(f"{repository!r} is no name of a repository: write owner/name.")
-    if get_token() is None:
-        raise PushError(
-            "This machine has no token of the Hugging Face Hub: set HF_TOKEN to one that may "
-            "write, and start the app again."
-        )
+    try:
+        api = hub()
+    except HubError as error:
+        raise PushError(str(error)) from error
     text = model_card(folder, repository)
     operations = [CommitOperationAdd(CARD, text.encode())]
     operations += [CommitOperationAdd(file.name, str(file)) for file in pushed_files(folder)]
-    api = HfApi(endpoint=constants.ENDPOINT)
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.create_commit(repository, operations, commit_message="Fine-tuned with QVLA")
     except Exception as error:  # whatever the libraries below it raise
-        raise PushError(_explain(repository, error)) from error
+        raise PushError(explain(repository, error)) from error
     return str(address)
 
 
@@ -163,20 +161,3 @@ def _losses(curve: list[dict[str, Any]]) -> str:
 
 def _link(model: str) -> str:
     return f"[{model}]({constants.ENDPOINT}/{model})" if is_hub_id(model) else f"`{model}`"
-
-
-def _explain(repository: str, error: Exception) -> str:
-    if isinstance(error, OfflineModeIsEnabled):
-        return "The hub is switched off by HF_HUB_OFFLINE: unset it to push."
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status in (401, 403):
-        return (
-            f"{constants.ENDPOINT} does not let this machine's token write to {repository}: use a "
-            "token that may, or another owner."
-        )
-    if status is not None:
-        return f"{constants.ENDPOINT} refused {repository} with status {status}: try again later."
-    return (
-        f"{repository} could not be pushed to {constants.ENDPOINT} ({type(error).__name__}): check "
-        "the connection and try again."
-    )

@@ -20,7 +20,7 @@ from qvla.jobs.errors import JobError
 from qvla.jobs.limits import Limits
 from qvla.jobs.places import Places, is_name
 from qvla.jobs.queue import JobQueue, QueueError
-from qvla.jobs.run import kept
+from qvla.jobs.runner import Runner
 from qvla.jobs.store import Job, JobState, Store
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,11 @@ KILL_SECONDS = 2.0  # a killed process is gone, and its locks are free, within
 class Recovery:
     """Looks again and again; it remembers when it first saw each sign of life."""
 
-    def __init__(self, places: Places, store: Store, queue: JobQueue, limits: Limits) -> None:
+    def __init__(
+        self, places: Places, store: Store, queue: JobQueue, limits: Limits, runner: Runner
+    ) -> None:
         self._places, self._store, self._queue, self._limits = places, store, queue, limits
+        self._runner = runner
         self._seen: dict[str, tuple[datetime | None, float]] = {}
 
     def run(self) -> None:
@@ -96,9 +99,9 @@ class Recovery:
         if files.is_complete(folder):
             state, reason = JobState.DONE, ""
         elif job.cancel_requested:
-            state, reason = JobState.CANCELLED, f"It was cancelled. {kept(folder)}"
+            state, reason = JobState.CANCELLED, f"It was cancelled. {self._runner.kept(folder)}"
         else:
-            state, reason = JobState.INTERRUPTED, f"{why} {kept(folder)}"
+            state, reason = JobState.INTERRUPTED, f"{why} {self._runner.kept(folder)}"
         self._store.finish(job, state, reason, files.last_lines(folder / files.LOG))
 
 

@@ -1,4 +1,4 @@
-"""One attempt at a job: a training process, from its start to the sentence on how it ended."""
+"""One attempt at a job: its runner's process, from its start to the sentence on how it ended."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from qvla.jobs import folder as files
 from qvla.jobs.errors import StoreError
 from qvla.jobs.limits import Limits
 from qvla.jobs.processes import signal_group
+from qvla.jobs.runner import TRY_AGAIN, Runner
 from qvla.jobs.store import Job, JobState, Store
 from qvla.locks import Lock
 from qvla.settings import child_environment
@@ -24,8 +25,6 @@ from qvla.tuning import events
 LOOK_SECONDS = 0.1
 # Ended on request, or from outside: nothing that the job itself did wrong.
 FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
-
-Command = Callable[[Path, bool], list[str]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class Ending:
 class Run:
     """The attempt that `job` is.
 
-    `stops` tells how often the worker has been asked to stop; `meanwhile` is what else it does.
+    `stops` tells how often the worker has been asked to stop; `meanwhile` is what else it does;
+    `runner` says what is started.
     """
 
     def __init__(
@@ -50,26 +50,29 @@ class Run:
         limits: Limits,
         stops: Callable[[], int],
         meanwhile: Callable[[], None],
+        runner: Runner,
     ) -> None:
         self.job, self.folder = job, folder
         self._store, self._limits = store, limits
         self._stops, self._meanwhile = stops, meanwhile
+        self._runner = runner
         self._begun = datetime.now(UTC)
         self._cancelled = self._lost = False
         self._log_start = 0
 
-    def go(self, command: Command, locks: list[Lock]) -> Ending:
+    def go(self, locks: list[Lock]) -> Ending:
         """Runs the job, which holds `locks` for as long as any process of it lives."""
         if files.is_complete(self.folder):  # written just before an earlier worker was killed
             return Ending(JobState.DONE)
         files.write_recipe(self.folder, self.job.recipe)
-        step = files.last_step(self.folder)
+        step = self._runner.last_step(self.folder)
         with (self.folder / files.LOG).open("ab") as log:
             where = "from the start" if step is None else f"from step {step}"
             log.write(f"Attempt {self.job.attempt}, {where}.\n".encode())
             log.flush()
             self._log_start = log.tell()
-            process = _start(command(self.folder, step is not None), locks, log.fileno())
+            words = self._runner.command(self.folder, step is not None)
+            process = _start(words, locks, log.fileno())
         try:
             self._follow(process)
         finally:
@@ -97,7 +100,8 @@ class Run:
             if asked is None:
                 if self._cancelled or self._lost or self._stops():
                     # Once only: a second SIGTERM would not wait for the checkpoint.
-                    signal_group(process.pid, signal.SIGTERM)
+                    wish = self._runner.cancel_signal if self._cancelled else signal.SIGTERM
+                    signal_group(process.pid, wish)
                     asked = now
             elif now - asked > self._limits.grace or self._stops() > 1:
                 signal_group(process.pid, signal.SIGKILL)
@@ -122,14 +126,16 @@ class Run:
         if self._lost:
             return Ending(None)
         if self._cancelled:
-            return Ending(JobState.CANCELLED, f"It was cancelled. {kept(self.folder)}")
+            return Ending(JobState.CANCELLED, f"It was cancelled. {self._kept}")
         if self._stops():
-            return Ending(JobState.INTERRUPTED, f"Its worker was stopped. {kept(self.folder)}")
+            return Ending(JobState.INTERRUPTED, f"Its worker was stopped. {self._kept}")
+        if code == TRY_AGAIN:
+            return Ending(JobState.INTERRUPTED, f"{self._last_line()} {self._kept}".strip())
         number = -code if code < 0 else code - 128
         name = signal.Signals(number).name if number in set(signal.Signals) else ""
         if name in FROM_OUTSIDE:
             memory = ", perhaps for want of memory" if name == "SIGKILL" else ""
-            sentence = f"It was ended from outside ({name}{memory}). {kept(self.folder)}"
+            sentence = f"It was ended from outside ({name}{memory}). {self._kept}"
             return Ending(JobState.INTERRUPTED, sentence)
         if code < 0:
             return Ending(JobState.FAILED, f"It crashed ({name or code}).")
@@ -140,16 +146,15 @@ class Run:
         rows, _ = events.read(files.events_of(self.folder))
         if rows and rows[-1]["event"] == "end" and events.time_of(rows[-1]) >= self._begun:
             return str(rows[-1].get("text", ""))
+        return self._last_line()
+
+    def _last_line(self) -> str:
         lines = [line.strip() for line in self.log().splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
-
-def kept(folder: Path) -> str:
-    """A sentence on what resuming the job would begin with."""
-    step = files.last_step(folder)
-    if step is None:
-        return "It has no checkpoint yet, so resuming it begins anew."
-    return f"It can be resumed from step {step}."
+    @property
+    def _kept(self) -> str:
+        return self._runner.kept(self.folder)
 
 
 def _start(command: list[str], locks: list[Lock], log: int) -> subprocess.Popen[bytes]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from qvla.jobs import folder as files
 from qvla.jobs import lock
 from qvla.jobs.errors import FullDiskError, JobError
+from qvla.jobs.hf import state
 from qvla.jobs.limits import Limits
 from qvla.jobs.places import is_name, new_id, places_of
 from qvla.jobs.queue import JobQueue
 from qvla.jobs.recovery import Recovery, erase, erase_folder
+from qvla.jobs.runner import runner_of
 from qvla.jobs.store import Job, JobState, Store
 from qvla.settings import Settings
 from qvla.tuning import events
@@ -35,7 +37,9 @@ class Jobs:
         self._places = places_of(settings)
         self._store = Store(self._places.database_url)
         self._queue = JobQueue(self._places)
-        self._recovery = Recovery(self._places, self._store, self._queue, limits or Limits())
+        self._recovery = Recovery(
+            self._places, self._store, self._queue, limits or Limits(), runner_of(settings)
+        )
 
     def submit(self, recipe: Recipe, owner: str = "") -> Job:
         """Queues a run of the recipe as it is now, with the job's folder for its output.
@@ -123,6 +127,11 @@ class Jobs:
         folder = self._places.folder(job.id)
         if folder.is_symlink():
             raise JobError(f"{folder} is a link to elsewhere, so the job is not deleted.")
+        remote = state.read(folder)
+        if remote is not None and remote.goes_on:
+            raise JobError(
+                "The job goes on at Hugging Face: resume it and cancel it, then delete it."
+            )
         with _writing_files(), ExitStack() as stack:
             if folder.exists():  # else there is nothing by which it could run
                 with suppress(FileNotFoundError):  # deleted this very moment

@@ -13,10 +13,8 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 from qvla.errors import QvlaError
 from qvla.jobs import folder as files
@@ -26,7 +24,8 @@ from qvla.jobs.limits import Limits
 from qvla.jobs.places import places_of
 from qvla.jobs.queue import JobQueue, QueueError
 from qvla.jobs.recovery import Recovery
-from qvla.jobs.run import Command, Ending, Run
+from qvla.jobs.run import Ending, Run
+from qvla.jobs.runner import Runner, runner_of
 from qvla.jobs.store import Job, JobState, Store
 from qvla.locks import Lock
 from qvla.settings import Settings
@@ -44,11 +43,11 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, limits: Limits | None = None, command: Command | None = None
+        self, settings: Settings, limits: Limits | None = None, runner: Runner | None = None
     ) -> None:
         self._limits = limits or Limits()
         self._places = places_of(settings)
-        self._command = command or training_command(self._places.device_lock)
+        self._runner = runner or runner_of(settings)
         self._name = processes.identity()
         self._stops = 0
         self._next_recovery = 0.0
@@ -79,16 +78,19 @@ class Worker:
     def _open(self) -> None:
         self._store = Store(self._places.database_url)
         self._queue = JobQueue(self._places)
-        self._recovery = Recovery(self._places, self._store, self._queue, self._limits)
+        self._recovery = Recovery(
+            self._places, self._store, self._queue, self._limits, self._runner
+        )
 
     def _work(self) -> bool:
         """Runs the next job, if there is one and the device is free; False when it did not."""
         self._recover()
         with ExitStack() as stack:
-            devices = self._take_devices(stack)
-            if not devices:
+            devices = self._take_devices(stack) if self._runner.uses_device else []
+            free = bool(devices) or not self._runner.uses_device
+            if not free:
                 log.debug("Another process uses the device.")
-            job_id = self._queue.take() if devices else None
+            job_id = self._queue.take() if free else None
             if job_id is not None and not self._stops:
                 self._run(job_id, devices)
                 return True
@@ -115,9 +117,10 @@ class Worker:
             if job is None:
                 return
             log.info("Job %s begins (attempt %d).", job.id, job.attempt)
-            run = Run(job, folder, self._store, self._limits, lambda: self._stops, self._recover)
+            asked = (lambda: self._stops, self._recover)
+            run = Run(job, folder, self._store, self._limits, *asked, self._runner)
             try:
-                ending = run.go(self._command, [held, *devices])
+                ending = run.go([held, *devices])
             except OSError as error:
                 ending = Ending(JobState.FAILED, f"It could not be started: {error}.")
             self._finish(job, ending, run.log())
@@ -176,16 +179,6 @@ class Worker:
         deadline = time.monotonic() + seconds
         while not self._stops and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
-
-
-def training_command(device_lock: Path) -> Command:
-    """The command of a job: `python -m qvla train`, with the lock of the machine that it is on."""
-
-    def command(folder: Path, resume: bool) -> list[str]:
-        train = [sys.executable, "-m", "qvla", "train", "--config", str(folder / files.RECIPE)]
-        return [*train, "--device-lock", str(device_lock), *(["--resume"] if resume else [])]
-
-    return command
 
 
 def work(worker: Worker, *, once: bool = False) -> None:

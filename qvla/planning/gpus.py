@@ -37,3 +37,8 @@ def fitting(size: int) -> list[tuple[str, int, bool]]:
     """Name, capacity in bytes and whether it fits, of every usual GPU, the smallest first."""
     ordered = sorted(GPUS.items(), key=lambda item: item[1])
     return [(name, capacity, fits(size, capacity)) for name, capacity in ordered]
+
+
+def fits_on(gpu: str, size: int) -> bool:
+    """Whether so many bytes fit a usual GPU, by its name here."""
+    return fits(size, GPUS[gpu])

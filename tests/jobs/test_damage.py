@@ -261,7 +261,7 @@ def test_a_sign_of_life_from_the_future_does_not_keep_a_job_for_ever(
     change(tmp_path, f"UPDATE qvla_jobs SET heartbeat = {then}")
     clock = [1000.0]
     monkeypatch.setattr("qvla.jobs.recovery.time.monotonic", lambda: clock[0])
-    recovery = Recovery(places, store, JobQueue(places), limits(stale=100))
+    recovery = Recovery(places, store, JobQueue(places), limits(stale=100), command(tmp_path))
     recovery.run()
     clock[0] += 90
     change(tmp_path, f"UPDATE qvla_jobs SET heartbeat = {then + 1}")  # it still beats

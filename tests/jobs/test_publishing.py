@@ -384,6 +384,6 @@ def test_what_the_hub_refuses_is_one_sentence(
 def test_without_a_token_nothing_is_tried(
     jobs: Jobs, made: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qvla.jobs.push.get_token", lambda: None)
+    monkeypatch.setattr("qvla.commits.get_token", lambda: None)
     with pytest.raises(PushError, match="HF_TOKEN"):
         push(jobs.adapter(made["lora"]), "owner/name")

@@ -18,9 +18,10 @@ from qvla.jobs.app_worker import AppWorker, start_worker
 from qvla.jobs.errors import JobError
 from qvla.jobs.places import new_id, places_of
 from qvla.jobs.queue import JobQueue
+from qvla.jobs.runner import training_command
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState, Store
-from qvla.jobs.worker import Worker, training_command
+from qvla.jobs.worker import Worker
 from qvla.methods.flags import read_recipe
 from qvla.methods.recipe import make_recipe
 from tests.support.toy_jobs import (

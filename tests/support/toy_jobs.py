@@ -49,13 +49,14 @@ class Plan:
 
 
 def command(ledger: Path) -> Any:
-    """A job's command, as `Worker` takes it."""
+    """A runner of the stand-in, as `Worker` takes it."""
+    from qvla.jobs.runner import LocalRunner
 
     def words(folder: Path, resume: bool) -> list[str]:
         train = [sys.executable, "-m", "tests.support.toy_jobs", "train", str(ledger)]
         return [*train, str(folder / "recipe.yaml"), *(["--resume"] if resume else [])]
 
-    return words
+    return LocalRunner(words)
 
 
 def note(ledger: Path, *words: object) -> None:

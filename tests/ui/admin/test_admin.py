@@ -564,7 +564,7 @@ def test_evaluating_is_the_command_of_the_cider_tab(
 def test_pushing_without_a_token_is_one_sentence(
     address: str, token: str, done: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qvla.jobs.push.get_token", lambda: None)
+    monkeypatch.setattr("qvla.commits.get_token", lambda: None)
     assert "owner/name" in post(address, "admin_push", [token, done, "one/two/three", True])
     assert "HF_TOKEN" in post(address, "admin_push", [token, done, "one/two", True])
 
