@@ -98,6 +98,13 @@ def runner_of(settings: Settings) -> Runner:
     return LocalRunner(training_command(settings.device_lock.absolute()))
 
 
+def rule_of(settings: Settings) -> str:
+    """A sentence on what a fine-tune is to everybody else, for those who queue one."""
+    from qvla.captioning.sharing import RULE
+
+    return HF_RULE if settings.runner == "hf-jobs" else RULE
+
+
 def training_command(device_lock: Path) -> Command:
     """The command of a job here: `qvla train`, with the lock of the machine that it is on."""
 

@@ -16,6 +16,7 @@ import gradio as gr
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.jobs import publishing
+from qvla.jobs.runner import rule_of
 from qvla.settings import Settings
 from qvla.ui.admin.actions import JobActions, panes_of
 from qvla.ui.admin.form import JobForm, problem
@@ -326,9 +327,8 @@ class AdminTab:
     def _preview(self, who: Who, *values: Any) -> Updates:
         with suppress(QvlaError):  # the planner needs no weights
             self.loader.wait(LOADING_SECONDS)
-        from qvla.captioning.sharing import RULE
-
-        return {**self.form.show(*values), self.rule: f'<p class="lead">{escape(RULE)}</p>'}
+        rule = f'<p class="lead">{escape(rule_of(self.settings))}</p>'
+        return {**self.form.show(*values), self.rule: rule}
 
     def _submit(self, who: Who, *values: Any) -> Updates:
         with suppress(QvlaError):
