@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from qvla.errors import QvlaError
 
@@ -42,7 +47,7 @@ def hub() -> HfApi:
 def account(api: HfApi, *, pauses: Sequence[float] = PAUSES) -> str:
     """The name of the account that this machine's token is of. Raises HubError."""
     try:
-        return str(asking(api.whoami, "the question whose token this is", pauses=pauses)["name"])
+        return str(asking(api.whoami, "the account", pauses=pauses, reading=True)["name"])
     except HubError as error:
         if error.status != 401:
             raise
@@ -78,6 +83,7 @@ def asking(
     *,
     pauses: Sequence[float] = PAUSES,
     sleep: Callable[[float], object] = time.sleep,
+    reading: bool = False,
 ) -> Any:
     """What the hub answers, asked again after each of the pauses. Raises HubError about `what`."""
     for pause in (*pauses, None):
@@ -85,9 +91,8 @@ def asking(
             return ask()
         except Exception as error:  # whatever the libraries below it raise
             if pause is None or not passes(error):
-                raise HubError(
-                    explain(what, error), passes=passes(error), status=status_of(error)
-                ) from error
+                sentence = explain(what, error, reading=reading)
+                raise HubError(sentence, passes=passes(error), status=status_of(error)) from error
             sleep(pause)
     raise AssertionError("the last try returns or raises")
 
@@ -104,22 +109,24 @@ def passes(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in PASSING or status >= 500
-    return isinstance(error, (HTTPError, ConnectionError, TimeoutError))
+    # The last is how a download tells that nobody answered.
+    return isinstance(error, (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError))
 
 
-def explain(what: str, error: BaseException) -> str:
-    """Why `what`, a repository or whatever was asked for, was not written, and what to do."""
+def explain(what: str, error: BaseException, *, reading: bool = False) -> str:
+    """Why `what`, a repository or what was asked for, was not written or read; and what to do."""
     if isinstance(error, OfflineModeIsEnabled):
         return "The hub is switched off by HF_HUB_OFFLINE: unset it to push."
-    status = status_of(error)
+    status, verb = status_of(error), "read" if reading else "write to"
     if status in (401, 403):
         return (
-            f"{constants.ENDPOINT} does not let this machine's token write to {what}: use a "
+            f"{constants.ENDPOINT} does not let this machine's token {verb} {what}: use a "
             "token that may, or another owner."
         )
     if status is not None:
         return f"{constants.ENDPOINT} refused {what} with status {status}: try again later."
+    done = "fetched from" if reading else "pushed to"
     return (
-        f"{what} could not be pushed to {constants.ENDPOINT} ({type(error).__name__}): check "
+        f"{what} could not be {done} {constants.ENDPOINT} ({type(error).__name__}): check "
         "the connection and try again."
     )

@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         description="what is made here: records, jobs, data written out (default: `runs` in a "
         "checkout that can be written, and else the user's data folder)",
     )
+    store: str | None = Field(
+        None,
+        pattern=r"^hub:[\w-][\w.-]*/[\w-][\w.-]*$",
+        description="hub:owner/name, a repository that keeps adapters and records as well",
+    )
     records: Path = Field(
         default_factory=_in_home("records"),
         description="where measured records lie; a folder named here hides those that are shipped",

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from qvla.captioning.contenders import NAME, TITLES, Contender, base_identity
 from qvla.errors import QvlaError
 from qvla.files import parse_json, write_json
+from qvla.jobs.places import is_name
 from qvla.methods.registry import KINDS
 from qvla.settings import Settings
 
@@ -76,10 +77,10 @@ def shown_name(job_id: str) -> str:
     return f"job {job_id.rpartition('-')[2]}"
 
 
-def published(settings: Settings) -> dict[str, Published]:
+def published(settings: Settings, file: Path | None = None) -> dict[str, Published]:
     """What was published, by pane; a file that cannot be read says that nothing was."""
     try:
-        values = parse_json(_file(settings).read_bytes())
+        values = parse_json((file or _file(settings)).read_bytes())
         return {pane: Published(**one) for pane, one in values.items() if NAME.fullmatch(pane)}
     except FileNotFoundError:
         return {}
@@ -230,6 +231,22 @@ def _to_publish(
             f"serve that model with QVLA_MODEL={model} to publish it."
         )
     return pane, Published(job_id, str(folder), model)
+
+
+def put_back(settings: Settings, file: Path) -> None:
+    """Has what was published elsewhere, by the same file there, answer here: the jobs that are here
+    too, where nothing is published yet.
+    """
+    if _file(settings).exists() or not file.is_file():
+        return
+    there = published(settings, file)
+    folders = {pane: settings.jobs.absolute() / one.job / "adapter" for pane, one in there.items()}
+    found = {
+        pane: replace(one, folder=str(folders[pane]))
+        for pane, one in there.items()
+        if is_name(one.job) and folders[pane].is_dir()
+    }
+    _write(settings, found)
 
 
 def _own_name(job_id: str) -> str:

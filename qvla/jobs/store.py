@@ -84,6 +84,30 @@ class Store:
                 )
             )
 
+    def put_back(self, job: Job) -> bool:
+        """Adds a job that is done, as it was elsewhere; False when there is one of its name."""
+        with self._writing() as connection:
+            alone(connection)
+            query = select(func.count()).where(JOBS.c.id == job.id)
+            if connection.execute(query).scalar_one():
+                return False
+            times = {name: getattr(job, name) for name in ("created", "started", "finished")}
+            connection.execute(
+                insert(JOBS).values(
+                    id=job.id,
+                    state=JobState.DONE.value,
+                    recipe=json.dumps(job.recipe),
+                    owner=job.owner,
+                    attempt=job.attempt,
+                    reason=job.reason,
+                    log=job.log,
+                    cancel_requested=False,
+                    deleted=False,
+                    **{name: one and one.timestamp() for name, one in times.items()},
+                )
+            )
+            return True
+
     def all(self, *states: JobState) -> list[Job]:
         """The jobs, newest first: all, or those in the given states."""
         query = _rows().where(~JOBS.c.deleted)

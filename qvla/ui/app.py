@@ -20,6 +20,7 @@ from qvla.errors import QvlaError
 from qvla.faults import first_line
 from qvla.jobs import publishing
 from qvla.jobs.app_worker import AppWorker, start_worker
+from qvla.jobs.mirror import mirror_of
 from qvla.jobs.service import Jobs
 from qvla.settings import ASSETS, Settings
 from qvla.ui import visitors
@@ -151,6 +152,10 @@ def serve(settings: Settings) -> None:
     if settings.admin_password is None and not os.environ.get("SPACE_ID"):
         settings = settings.model_copy(update={"admin_link": SecretStr(secrets.token_urlsafe(24))})
     settings = with_stand_in(settings)
+    kept = mirror_of(settings)
+    if kept is not None:  # before anybody looks at what was made
+        kept.fetch()
+        kept.start()
     loader = LineupLoader.of(settings, then=publishing.apply)
     loader.start()
     health = Health(settings, loader)
@@ -165,6 +170,8 @@ def serve(settings: Settings) -> None:
     finally:
         if worker is not None:
             worker.close()
+        if kept is not None:
+            kept.close()
 
 
 def work_on_jobs(settings: Settings) -> AppWorker | None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 from peft import PeftModel
 from transformers import PaliGemmaForConditionalGeneration
 
@@ -27,7 +26,7 @@ from qvla.jobs.store import Job, JobState
 from qvla.jobs.worker import Worker
 from qvla.methods.recipe import make_recipe
 from qvla.settings import load_settings
-from tests.support.hub_server import TOKEN, HubServer, environment, hub_server
+from tests.support.hub_server import TOKEN, HubServer, hub_server, known_here
 from tests.support.serving import write_risc_folder
 from tests.support.toy_jobs import limits
 from tests.support.waiting import until
@@ -39,8 +38,7 @@ STEPS = 100
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with hub_server(tmp_path / "at-hub") as server:
-        for name, value in environment(server, tmp_path / "hf").items():
-            monkeypatch.setenv(name, value)
+        known_here(server, tmp_path / "hf", monkeypatch)
         monkeypatch.setenv("QVLA_JOB_FLAVOR", "cpu-basic")
         monkeypatch.setenv("QVLA_JOB_HOURS", "2")
         yield server
@@ -221,14 +219,11 @@ def test_a_job_goes_on_without_its_worker_and_is_found_again(bench: Bench, tmp_p
 )
 def test_what_is_refused_at_the_start_is_one_sentence(
     bench: Bench,
-    monkeypatch: pytest.MonkeyPatch,
     request_: str,
     status: int,
     words: str,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", bench.hub.address)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     bench.hub.state.refuse = [(request_, status, words)]
     job = bench.submit()
     follower = Follower(bench.jobs.folder(job.id), load_settings(), patience=0)
@@ -241,8 +236,6 @@ def test_what_is_refused_at_the_start_is_one_sentence(
 def test_what_cannot_go_along_is_refused_before_anything_is_sent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", bench.hub.address)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     job = bench.submit(data=bench.data / "captions.csv")
     with pytest.raises(QvlaError, match="a single file"):
         Follower(bench.jobs.folder(job.id), load_settings(), patience=0).run()

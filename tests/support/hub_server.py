@@ -22,9 +22,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 from tests.support.hub_jobs import HubJob
 
 TOKEN, ACCOUNT = "hf_of_the_tests", "someone"
+UNKNOWN = "Invalid credentials in Authorization header"
 REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 
 
@@ -89,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             if re.search(pattern, asked):
                 return self._json({"error": words}, status)
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self._json({"error": "Invalid credentials"}, 401)
+            return self._send(401, b"{}", {"X-Error-Message": UNKNOWN})
         for method, pattern, handle in ROUTES:
             found = re.fullmatch(pattern, path)
             if found and self.command in method:
@@ -281,6 +285,16 @@ def hub_server(folder: Path) -> Iterator[HubServer]:
     finally:
         server.state.end()
         server.down()
+
+
+def known_here(server: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has this process, and those that it starts, know this hub alone."""
+    for name, value in environment(server, home).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 def environment(server: HubServer, home: Path) -> dict[str, str]:

@@ -79,12 +79,13 @@ def download(api: HfApi, repository: str, patterns: list[str], place: Path) -> N
     commits.asking(
         lambda: api.snapshot_download(repository, allow_patterns=patterns, local_dir=str(place)),
         repository,
+        reading=True,
     )
 
 
 def last_step(api: HfApi, repository: str) -> int | None:
     """The step of the newest checkpoint in the repository. Raises HubError."""
-    names = commits.asking(lambda: api.list_repo_files(repository), repository)
+    names = commits.asking(lambda: api.list_repo_files(repository), repository, reading=True)
     prefix = f"{CHECKPOINTS}/checkpoint-"
     steps = [name.removeprefix(prefix).split("/")[0] for name in names if name.startswith(prefix)]
     return max((int(step) for step in steps if step.isdigit()), default=None)
@@ -92,9 +93,8 @@ def last_step(api: HfApi, repository: str) -> int | None:
 
 def is_done(api: HfApi, repository: str) -> bool:
     """Whether the adapter is in the repository. Raises HubError."""
-    return bool(
-        commits.asking(lambda: api.file_exists(repository, f"{files.OUTPUT}/run.json"), repository)
-    )
+    name = f"{files.OUTPUT}/run.json"
+    return bool(commits.asking(lambda: api.file_exists(repository, name), repository, reading=True))
 
 
 def _add_events(api: HfApi, repository: str, folder: Path) -> None:

@@ -15,8 +15,7 @@ import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.jobs import publishing
-from qvla.jobs.runner import rule_of
+from qvla.jobs import mirror, publishing, runner
 from qvla.settings import Settings
 from qvla.ui.admin.actions import JobActions, panes_of
 from qvla.ui.admin.form import JobForm, problem
@@ -231,8 +230,9 @@ class AdminTab:
         chosen = chosen or (all_jobs[0] if all_jobs else None)
         panes = panes_of(self.settings)
         rendered = render_jobs(all_jobs, chosen and chosen.id, self._reached, panes)
+        wrong = [*publishing.problems(self.settings).values(), *mirror.problems(self.settings)]
         updates: Updates = {
-            **self.notice.show(*publishing.problems(self.settings).values()),
+            **self.notice.show(*wrong),
             self.list: gr.HTML(value=chosen and chosen.id, jobs=rendered),
             **self.evaluation.show(chosen and chosen.id),
         }
@@ -327,7 +327,7 @@ class AdminTab:
     def _preview(self, who: Who, *values: Any) -> Updates:
         with suppress(QvlaError):  # the planner needs no weights
             self.loader.wait(LOADING_SECONDS)
-        rule = f'<p class="lead">{escape(rule_of(self.settings))}</p>'
+        rule = f'<p class="lead">{escape(runner.rule_of(self.settings))}</p>'
         return {**self.form.show(*values), self.rule: rule}
 
     def _submit(self, who: Who, *values: Any) -> Updates:
