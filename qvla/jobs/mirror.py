@@ -135,7 +135,7 @@ class Mirror:
     def _changes(self) -> list[tuple[list[Any], dict[str, str | None]]]:
         """The commits to make: their operations, and the marks that are true after each."""
         marks = self._marks or {}
-        found = []
+        found: list[tuple[list[Any], dict[str, str | None]]] = []
         with self._store() as store:
             groups = list(mirror_files.groups(self._settings, store))
         for group in groups:

@@ -6,6 +6,7 @@ The jobs of that hub are real processes, and the first test's really train.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import PeftModel
-from transformers import PaliGemmaForConditionalGeneration
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from qvla.errors import QvlaError
 from qvla.jobs.errors import JobError
 from qvla.jobs.hf import state
 from qvla.jobs.hf.follow import Follower, TryAgain
+from qvla.jobs.hf.inside import Inside
 from qvla.jobs.runner import HfRunner
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState
@@ -28,7 +30,7 @@ from qvla.methods.recipe import make_recipe
 from qvla.settings import load_settings
 from tests.support.hub_server import TOKEN, HubServer, hub_server, known_here
 from tests.support.serving import write_risc_folder
-from tests.support.toy_jobs import limits
+from tests.support.toy_jobs import ROOT, Plan, let_go, limits, notes
 from tests.support.waiting import until
 
 ROWS = [("UCM", "val" if n > 3 else "train", f"{n}.png", ["green trees"]) for n in range(5)]
@@ -56,6 +58,17 @@ while not word.exists():
     time.sleep(0.02)
 print("It ends.", flush=True)
 sys.exit(int(word.read_text()))
+"""
+
+# Within a job, with the stand-in of `toy_jobs` in place of training.
+STAND_IN = """
+import os, pathlib, sys
+from qvla import commits
+from qvla.jobs.hf.inside import Inside
+place = pathlib.Path.cwd()
+train = [sys.executable, "-m", "tests.support.toy_jobs", "train", sys.argv[1]]
+train.append(str(place / "recipe.yaml"))
+sys.exit(Inside(commits.hub(), os.environ["QVLA_REPOSITORY"], place, None, train).run())
 """
 
 
@@ -89,6 +102,13 @@ class Bench:
         until(lambda: "It begins." in self.log(job))
         return job, thread
 
+    def time_out(self, repository: str, paths: list[str]) -> None:
+        """Ends the first job as soon as it has pushed a checkpoint."""
+        hub = self.hub.state
+        if any("checkpoint-" in path for path in paths):
+            hub.after_commit = lambda repository, paths: None
+            next(iter(hub.jobs.values())).end("ERROR", "Job timeout")
+
     def log(self, job: Job) -> str:
         path = self.jobs.folder(job.id) / "log.txt"
         return path.read_text() if path.exists() else ""
@@ -105,19 +125,41 @@ def bench(tmp_path: Path, tiny_checkpoint: Path, hub: HubServer) -> Bench:
     return Bench(tmp_path / "home", tiny_checkpoint, hub)
 
 
+def test_a_run_that_is_cut_off_goes_on_from_the_checkpoint_at_the_hub(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """As the next test, but for the command of the job and the training in it: a stand-in."""
+    hub, ledger = bench.hub.state, tmp_path / "ledger"
+    ledger.mkdir()
+    hub.script = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-c", STAND_IN, str(ledger)]
+    job = bench.jobs.submit(Plan(steps=10, hold=3))
+    hub.after_commit = bench.time_out
+    bench.work()
+    reason = bench.ended(job, JobState.INTERRUPTED)
+    assert "time-out of 2 h" in reason and "resumed from step 3" in reason
+    let_go(ledger)
+    bench.jobs.resume(job.id)
+    bench.work()
+    bench.ended(job, JobState.DONE)
+    assert [line[0] for line in notes(ledger)] == ["start", "start", "done"]
+    assert [line[2] for line in notes(ledger)[:2]] == ["0", "3"]
+    told, _ = bench.jobs.events(job.id)
+    steps = [row["step"] for row in told if row["event"] == "step"]
+    assert steps == list(range(1, 11)) and told[-1]["event"] == "end"
+    assert (bench.jobs.adapter(job.id) / "run.json").is_file()
+
+
+@pytest.mark.slow  # two real runs
 def test_a_run_that_its_time_out_cuts_off_goes_on_from_the_checkpoint_at_the_hub(
     bench: Bench,
 ) -> None:
+    from peft import PeftModel
+    from transformers import PaliGemmaForConditionalGeneration
+
     hub = bench.hub.state
     job = bench.submit()
     repository = f"someone/qvla-job-{job.id}"
-
-    def time_out(repo: str, paths: list[str]) -> None:
-        if any("checkpoint-" in path for path in paths):
-            hub.after_commit = lambda repo, paths: None
-            next(iter(hub.jobs.values())).end("ERROR", "Job timeout")
-
-    hub.after_commit = time_out
+    hub.after_commit = bench.time_out
     bench.work()
     reason = bench.ended(job, JobState.INTERRUPTED)
     step = state.read(bench.jobs.folder(job.id)).step
@@ -153,6 +195,42 @@ def test_a_run_that_its_time_out_cuts_off_goes_on_from_the_checkpoint_at_the_hub
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
+def test_before_its_time_out_a_job_ends_itself_with_a_checkpoint(
+    hub: HubServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in trains: it stands still behind its first checkpoint until it is asked to end."""
+    place, ledger, name = tmp_path / "inside", tmp_path / "ledger", "someone/run"
+    place.mkdir(), ledger.mkdir()
+    api = HfApi(endpoint=hub.address)
+    api.create_repo(name, private=True)
+    recipe = {"output": "adapter", "data": "none", "steps": 9, "manner": "plain", "hold": 3}
+    content = yaml.safe_dump(recipe).encode()
+    api.create_commit(name, [CommitOperationAdd("recipe.yaml", content)], commit_message="It")
+    checkpoints = place / "adapter.checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "recipe.json").write_text("{}")
+    train = [sys.executable, "-m", "tests.support.toy_jobs", "train", str(ledger)]
+    train.append(str(place / "recipe.yaml"))
+
+    def clock() -> float:
+        return 2.0 if (checkpoints / "checkpoint-3" / "trainer_state.json").exists() else 0.0
+
+    # The first try to push it is refused; training neither waits nor ends for that.
+    hub.state.refused_once = [("POST .*/commit/", 403)]
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert Inside(api, name, place, 1.0, train, clock).run() == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capfd.readouterr().out.splitlines()
+    assert "QVLA:pushed 3" in said and said[-1] == "QVLA:out-of-time"
+    assert any("checkpoint-3 is not pushed yet" in line for line in said)
+    rows = [json.loads(line[len("QVLA:event ") :]) for line in said if "QVLA:event" in line]
+    assert [row["step"] for row in rows if row["event"] == "step"] == [1, 2, 3]
+    kept = {path for path in hub.state.files[name] if "checkpoint-3" in path}
+    assert {Path(path).name for path in kept} == {"model.safetensors", "trainer_state.json"}
+
+
 def test_who_cancels_a_fine_tune_ends_its_job_at_the_hub(bench: Bench, tmp_path: Path) -> None:
     job, thread = bench.begin(tmp_path)
     told, _ = bench.jobs.events(job.id)
@@ -174,20 +252,11 @@ def test_a_job_goes_on_without_its_worker_and_is_found_again(bench: Bench, tmp_p
     with pytest.raises(JobError, match="goes on at Hugging Face"):
         bench.jobs.delete(job.id)
 
-    # The hub does not answer for longer than anybody is patient.
-    hub.state.refuse = [("logs", 503, "Busy")]
-    bench.jobs.resume(job.id)
-    bench.work(patience=0)
-    reason = bench.ended(job, JobState.INTERRUPTED)
-    assert "no answer" in reason and "goes on at Hugging Face" in reason
-    hub.state.refuse = []
-
-    # The connection is cut, and comes back.
     bench.jobs.resume(job.id)
     thread = threading.Thread(target=bench.work)
     thread.start()
-    until(lambda: len([path for _, path in hub.state.asked if path.endswith("/logs")]) == 3)
-    hub.down()
+    until(lambda: len([path for _, path in hub.state.asked if path.endswith("/logs")]) == 2)
+    hub.down()  # the connection is cut, and comes back
     hub.up()
     (tmp_path / "word").write_text("3")
     thread.join()
@@ -195,16 +264,27 @@ def test_a_job_goes_on_without_its_worker_and_is_found_again(bench: Bench, tmp_p
     assert "exit code: 3" in reason and f"{hub.address}/jobs/someone/" in reason
     log = bench.log(job)
     assert log.count("It begins.") == log.count("It ends.") == 1 and len(hub.state.jobs) == 1
-
-    # Of a job that the hub has forgotten, nothing is to be heard.
-    remote = state.read(bench.jobs.folder(job.id))
-    remote.over = False
-    remote.write(bench.jobs.folder(job.id))
-    hub.state.jobs.clear()
-    bench.jobs.resume(job.id)
-    bench.work()
-    assert "is gone" in bench.ended(job, JobState.INTERRUPTED)
     bench.jobs.delete(job.id)
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence", "goes_on"),
+    [
+        (503, "no answer for long", True),
+        (401, "does not let this machine's token see", True),
+        (404, "is gone", False),
+    ],
+)
+def test_a_job_of_which_nothing_is_to_be_heard_is_interrupted(
+    bench: Bench, status: int, sentence: str, goes_on: bool
+) -> None:
+    job = bench.submit()
+    folder = bench.jobs.folder(job.id)
+    state.Remote("someone/run", "someone", "12ab", 60, over=False).write(folder)
+    bench.hub.state.refuse = [("GET /api/jobs/someone/12ab", status, "")]
+    with pytest.raises(TryAgain, match=sentence):
+        Follower(folder, load_settings(), patience=0).run()
+    assert state.read(folder).goes_on is goes_on
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from qvla.commits import HubError
 from qvla.errors import QvlaError
 from qvla.jobs.hf import repository as layout
 from qvla.jobs.hf.marks import EVENT, OUT_OF_TIME, PUSHED
-from qvla.jobs.hf.sizing import size_of
+from qvla.jobs.hf.sizing import Size, size_of
 from qvla.jobs.hf.state import Remote, read
 from qvla.jobs.runner import TRY_AGAIN
 from qvla.settings import Settings, load_settings
@@ -111,11 +112,13 @@ class Follower:
         self._say(f"Runs as {info.url} on {size.flavour}, for at most {hours}.")
         return remote
 
-    def _size(self, recipe: dict[str, Any]) -> Any:
+    def _size(self, recipe: dict[str, Any]) -> Size:
         from qvla.methods.recipe import make_recipe
 
-        settings = self._settings
-        return size_of(make_recipe(**recipe), settings.job_flavor, settings.job_hours)
+        flavour, hours = self._settings.job_flavor, self._settings.job_hours
+        if flavour and hours:  # nothing is left to be planned
+            return Size(flavour, int(hours * 3600))
+        return size_of(make_recipe(**recipe), flavour, hours)
 
     def _run_job(self, repository: str, namespace: str, flavour: str, seconds: int) -> Any:
         environment = {
@@ -170,14 +173,14 @@ class Follower:
         pause, silent_since = PAUSE, None
         while True:
             try:
-                log = self._api.fetch_job_logs(job_id=job, namespace=account, follow=True)
-                for count, line in enumerate(log):
+                for line in self._log(remote, follow=True):
                     silent_since = None
-                    if count >= remote.lines:
-                        self._hear(line, remote)
-                        remote.lines = count + 1
+                    self._hear(line, remote)
                 info = self._api.inspect_job(job_id=job, namespace=account)
                 if info.status.stage in OVER:
+                    # A connection that was cut looks like the end of the log.
+                    for line in self._log(remote, follow=False):
+                        self._hear(line, remote)
                     return info
                 silent_since = None
                 time.sleep(PAUSE)
@@ -194,6 +197,14 @@ class Follower:
                 pause = min(2 * pause, LONGEST_PAUSE)
             finally:
                 remote.write(self._folder)
+
+    def _log(self, remote: Remote, *, follow: bool) -> Iterator[str]:
+        """The lines of the job's log that were not heard yet."""
+        names: dict[str, Any] = {"job_id": remote.job, "namespace": remote.namespace}
+        for count, line in enumerate(self._api.fetch_job_logs(follow=follow, **names)):
+            if count >= remote.lines:
+                yield line
+                remote.lines = count + 1
 
     def _lost(self, remote: Remote, error: Exception) -> QvlaError:
         """What a refusal to tell of the job means."""

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,26 @@ LOOK_SECONDS = 0.2
 # Before the time-out the run is ended with a checkpoint, so that nothing of it is lost.
 SPARE_SHARE, SPARE_MOST = 0.1, 300.0
 NOT_PUSHED = ("training_args.bin",)  # a pickle that nothing reads
+TRAIN = (sys.executable, "-m", "qvla", "train", "--config", files.RECIPE)
 RUN_FILE = "recipe.json"  # beside the checkpoints: what a resumed run is held against
 
 
 class Inside:
-    """One attempt at the run, in the folder `place`."""
+    """One attempt at the run, in the folder `place`, which is ended with a checkpoint once the
+    clock (in seconds) says `ends`. `train` is the command, without `--resume`.
+    """
 
-    def __init__(self, api: HfApi, repository: str, place: Path, ends: float | None) -> None:
+    def __init__(
+        self,
+        api: HfApi,
+        repository: str,
+        place: Path,
+        ends: float | None,
+        train: Sequence[str] = TRAIN,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._api, self._repository, self._place = api, repository, place
-        self._ends = ends  # by the clock of the machine, seconds since 1970
+        self._ends, self._train, self._clock = ends, train, clock
         self._checkpoints = place / layout.CHECKPOINTS
         self._events = place / layout.EVENTS
         self._told = 0
@@ -49,22 +61,18 @@ class Inside:
     def run(self) -> int:
         """Trains from the last pushed checkpoint on, and returns the code to end with."""
         self._fetch()
-        command = [sys.executable, "-m", "qvla", "train", "--config", files.RECIPE]
+        command = list(self._train)
         found = checkpoints.find(self._checkpoints).checkpoint
         if found is not None:
             command.append("--resume")
             self._pushed = found.name
         self._told = self._events.stat().st_size if self._events.exists() else 0
         process = subprocess.Popen(command, cwd=self._place)
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        out_of_time = False
-        while process.poll() is None:
-            if not out_of_time and self._ends is not None and time.time() > self._ends:
-                out_of_time = True
-                process.terminate()  # it ends with a checkpoint
-            self._tell()
-            self._push_checkpoint()
-            time.sleep(LOOK_SECONDS)
+        try:
+            out_of_time = self._watch(process)
+        finally:
+            process.kill()  # nothing, where it has ended
+            process.wait()
         self._tell()
         if process.returncode == 0 and files.is_complete(self._place):
             self._push_adapter()
@@ -73,6 +81,19 @@ class Inside:
         if out_of_time:
             print(OUT_OF_TIME, flush=True)
         return process.returncode or 1
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> bool:
+        """Tells and pushes until training has ended; whether that was for want of time."""
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        out_of_time = False
+        while process.poll() is None:
+            if not out_of_time and self._ends is not None and self._clock() > self._ends:
+                out_of_time = True
+                process.terminate()  # it ends with a checkpoint
+            self._tell()
+            self._push_checkpoint()
+            time.sleep(LOOK_SECONDS)
+        return out_of_time
 
     def _fetch(self) -> None:
         """The recipe, what it names, and the last checkpoint, from the repository."""
@@ -100,7 +121,8 @@ class Inside:
             shutil.copytree(found, copy, copy_function=os.link)
             operations = [self._add(file, found.name) for file in _files_of(copy)]
             note = self._checkpoints / RUN_FILE
-            operations.append(CommitOperationAdd(f"{layout.CHECKPOINTS}/{RUN_FILE}", str(note)))
+            if note.exists():
+                operations.append(CommitOperationAdd(f"{layout.CHECKPOINTS}/{RUN_FILE}", str(note)))
             self._commit([*operations, *self._without_pushed()], f"Step {_step(found)}")
         except (QvlaError, OSError) as error:
             if str(error) != self._failed:  # it is tried again, and said once

@@ -26,7 +26,7 @@ from qvla.captioning.lineup import Lineup
 from qvla.captioning.loader import LineupLoader
 from qvla.cli.main import parse
 from qvla.data.imagery import open_image
-from qvla.jobs import publishing
+from qvla.jobs import mirror, publishing
 from qvla.jobs.places import places_of
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import JobState, Store
@@ -77,6 +77,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             data_roots=(home / "roots",),
             jobs=home / "jobs-of-this-app",
             records=home / "records",
+            store="hub:someone/kept",
             admin_password=PASSWORD,
             device="cpu",
             port=free_port(),
@@ -549,6 +550,17 @@ def test_what_cannot_be_published_again_falls_back_with_a_sentence(
         if away.exists():
             away.rename(folder)
         post(address, "admin_take_back", [token, done])
+
+
+def test_what_is_not_in_the_repository_yet_is_said_above_the_jobs(
+    address: str, token: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qvla.commits.get_token", lambda: None)
+    monkeypatch.setattr(mirror, "_problems", {})
+    assert not mirror.mirror_of(settings).push()
+    said = "not in someone/kept yet: This machine has no token"
+    assert said in post(address, "admin_open", [token, None])
+    assert said not in post(address, "admin_open", ["not a token", None])
 
 
 def test_evaluating_is_the_command_of_the_cider_tab(
