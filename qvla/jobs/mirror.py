@@ -9,6 +9,7 @@ stands in `.mirror.json` in QVLA_HOME.
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ log = logging.getLogger(__name__)
 FILE = ".mirror.json"
 EVERY = 10.0  # seconds between looks at what is new
 LONGEST_PAUSE = 300.0  # seconds between tries while it cannot be written
+
+LOST = (
+    "What is made here is gone when this Space starts anew: attach storage and set QVLA_HOME to a "
+    "folder of it, or name a repository by QVLA_STORE=hub:owner/name."
+)
 
 _problems: dict[str, str] = {}  # by the repository, of this process
 
@@ -94,10 +100,12 @@ class Mirror:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends that, once what is being written is written."""
+        """Ends that, once what is new by then was tried to be written, without patience."""
         self._closed.set()
+        self._pauses = ()
         if self._thread is not None:
             self._thread.join()
+        self.push()
 
     def _go_on(self) -> None:
         pause = EVERY
@@ -204,9 +212,18 @@ def mirror_of(settings: Settings) -> Mirror | None:
 
 
 def problems(settings: Settings) -> list[str]:
-    """Why something is not in the repository yet, in a sentence."""
-    repository = (settings.store or "").removeprefix("hub:")
+    """Why something is not in the repository yet, or will be lost without one, in a sentence."""
+    if settings.store is None:
+        on_space = bool(os.environ.get("SPACE_ID"))
+        return [LOST] if on_space and not _is_on_storage(settings.home) else []
+    repository = settings.store.removeprefix("hub:")
     return [_problems[repository]] if repository in _problems else []
+
+
+def _is_on_storage(folder: Path) -> bool:
+    """Whether a disk of its own is attached at the folder or above it."""
+    folder = folder.absolute()
+    return any(os.path.ismount(one) for one in (folder, *folder.parents[:-1]))
 
 
 def _add(item: Item) -> CommitOperationAdd:

@@ -22,7 +22,6 @@ from qvla.jobs.errors import JobError
 from qvla.jobs.hf import state
 from qvla.jobs.hf.follow import Follower, TryAgain
 from qvla.jobs.hf.inside import Inside
-from qvla.jobs.runner import HfRunner
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState
 from qvla.jobs.worker import Worker
@@ -87,9 +86,9 @@ class Bench:
         usual |= {"batch_size": 1, "log_steps": 25, "eval_steps": 1000, "save_steps": 2}
         return self.jobs.submit(make_recipe(**{**usual, **values}))
 
-    def work(self, patience: float = 300.0) -> None:
+    def work(self) -> None:
         """Runs what waits, in this process."""
-        self.worker = Worker(self.settings, limits(), HfRunner(patience))
+        self.worker = Worker(self.settings, limits())
         self.worker.run(once=True)
 
     def begin(self, tmp_path: Path) -> tuple[Job, threading.Thread]:
@@ -108,6 +107,18 @@ class Bench:
         if any("checkpoint-" in path for path in paths):
             hub.after_commit = lambda repository, paths: None
             next(iter(hub.jobs.values())).end("ERROR", "Job timeout")
+
+    def check_what_was_asked(self) -> None:
+        """Of two jobs; the token is their secret, and nowhere else."""
+        first, second = self.hub.state.jobs.values()
+        assert first.asked["flavor"] == "cpu-basic" and first.asked["timeoutSeconds"] == 7200
+        for one in (first, second):
+            assert one.asked["secrets"] == {"HF_TOKEN": TOKEN}
+            assert TOKEN not in json.dumps({**one.asked, "secrets": None})
+        files = [path for path in self.settings.home.rglob("*") if path.is_file()]
+        kept = [content for one in self.hub.state.files.values() for content in one.values()]
+        for content in (*(path.read_bytes() for path in files), *kept):
+            assert TOKEN.encode() not in content
 
     def log(self, job: Job) -> str:
         path = self.jobs.folder(job.id) / "log.txt"
@@ -147,6 +158,7 @@ def test_a_run_that_is_cut_off_goes_on_from_the_checkpoint_at_the_hub(
     steps = [row["step"] for row in told if row["event"] == "step"]
     assert steps == list(range(1, 11)) and told[-1]["event"] == "end"
     assert (bench.jobs.adapter(job.id) / "run.json").is_file()
+    bench.check_what_was_asked()
 
 
 @pytest.mark.slow  # two real runs
@@ -186,13 +198,7 @@ def test_a_run_that_its_time_out_cuts_off_goes_on_from_the_checkpoint_at_the_hub
         == (folder / "adapter_model.safetensors").read_bytes()
     )
 
-    first, second = hub.jobs.values()
-    assert first.asked["flavor"] == "cpu-basic" and first.asked["timeoutSeconds"] == 7200
-    for one in (first, second):
-        assert one.asked.pop("secrets") == {"HF_TOKEN": TOKEN}
-        assert TOKEN not in json.dumps(one.asked)
-    written = [path for path in bench.settings.home.rglob("*") if path.is_file()]
-    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    bench.check_what_was_asked()
 
 
 def test_before_its_time_out_a_job_ends_itself_with_a_checkpoint(

@@ -187,6 +187,32 @@ def test_what_could_not_be_fetched_at_the_start_is_fetched_before_anything_is_wr
     assert "records/20260101-one.json" in hub.state.files[STORE]
 
 
+def test_what_was_made_just_before_the_end_is_written_too(tmp_path: Path, hub: HubServer) -> None:
+    settings = home(tmp_path / "home")
+    kept = mirror_of(settings)
+    kept.fetch()
+    kept.start()
+    add_record(settings)
+    kept.close()
+    assert set(hub.state.files[STORE]) == {"records/20260101-one.json"}
+
+
+def test_a_space_that_keeps_nothing_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(home=tmp_path / "home")
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    assert problems(settings) == []
+    monkeypatch.setenv("SPACE_ID", "someone/space")
+    mounted = {"/"}
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path) in mounted)
+    (sentence,) = problems(settings)
+    assert "QVLA_HOME" in sentence and "QVLA_STORE" in sentence
+    assert problems(home(tmp_path / "home")) == []
+    mounted.add(str(tmp_path))
+    assert problems(settings) == []
+
+
 def test_the_setting_names_a_repository_or_nothing(tmp_path: Path) -> None:
     assert mirror_of(load_settings(home=tmp_path)) is None
     for wrong in ("someone/kept", "hub:kept", "hub:../kept", "hub:a/b/c", "s3://a/b"):
