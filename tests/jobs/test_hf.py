@@ -32,6 +32,9 @@ from tests.support.serving import write_risc_folder
 from tests.support.toy_jobs import ROOT, Plan, let_go, limits, notes
 from tests.support.waiting import until
 
+# The library's own way to put large files.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 ROWS = [("UCM", "val" if n > 3 else "train", f"{n}.png", ["green trees"]) for n in range(5)]
 STEPS = 100
 

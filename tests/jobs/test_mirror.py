@@ -20,6 +20,9 @@ from qvla.methods.recipe import make_recipe
 from qvla.settings import Settings, SettingsError, load_settings
 from tests.support.hub_server import TOKEN, HubServer, hub_server, known_here
 
+# The library's own way to put large files.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 STORE = "someone/kept"
 
 

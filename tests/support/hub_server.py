@@ -1,8 +1,9 @@
 """A Hugging Face Hub on this machine that keeps what is written to it, and runs jobs.
 
 It speaks the documented endpoints that huggingface_hub's client asks for: who one is, repositories
-and their commits, trees and files, jobs with their logs as server-sent events. A job is its command
-as a process here, in a folder of its own, where `uv` stands for the container's image.
+and their commits, large files by Git LFS, trees and files, jobs with their logs as server-sent
+events. A job is its command as a process here, in a folder of its own, where `uv` stands for the
+container's image.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from huggingface_hub import constants
 from tests.support.hub_jobs import HubJob
 
 TOKEN, ACCOUNT = "hf_of_the_tests", "someone"
+LARGE = (".safetensors", ".pt", ".pth", ".zip")  # these come by Git LFS
 UNKNOWN = "Invalid credentials in Authorization header"
-REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+REPO = r"(?P<repo>[\w.-]+/[\w.-]+?)"
 
 
 class HubState:
@@ -38,6 +40,7 @@ class HubState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, dict[str, bytes]] = {}
+        self.stored: dict[str, bytes] = {}  # what came as large files, by their sha256
         self.private: dict[str, bool] = {}
         self.commits: dict[str, list[list[str]]] = {}
         self.jobs: dict[str, HubJob] = {}
@@ -75,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_POST = do_HEAD = do_GET
+    do_POST = do_HEAD = do_PUT = do_GET
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -92,7 +95,8 @@ class Handler(BaseHTTPRequestHandler):
         for pattern, status, words in state.refuse:
             if re.search(pattern, asked):
                 return self._json({"error": words}, status)
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        if not known and self.command != "PUT":  # an address to put a file at is its own ticket
             return self._send(401, b"{}", {"X-Error-Message": UNKNOWN})
         for method, pattern, handle in ROUTES:
             found = re.fullmatch(pattern, path)
@@ -133,8 +137,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, body: bytes, repo: str) -> None:
         wanted = json.loads(body)["files"]
-        told = {"uploadMode": "regular", "shouldIgnore": False}
-        self._json({"files": [{"path": one["path"], **told} for one in wanted]})
+        told = [
+            {"path": path, "uploadMode": "lfs" if path.endswith(LARGE) else "regular"}
+            for path in (one["path"] for one in wanted)
+        ]
+        self._json({"files": [{**one, "shouldIgnore": False} for one in told]})
+
+    def batch(self, body: bytes, repo: str) -> None:
+        objects = [
+            {**one, "actions": {"upload": {"href": f"{self._own}/stored/{one['oid']}"}}}
+            for one in json.loads(body)["objects"]
+        ]
+        self._json({"transfer": "basic", "objects": objects})
+
+    def put(self, body: bytes, oid: str) -> None:
+        right = hashlib.sha256(body).hexdigest() == oid
+        if right:
+            self.state.stored[oid] = body
+        self._json({}, 200 if right else 400)
 
     def commit(self, body: bytes, repo: str) -> None:
         paths = []
@@ -145,6 +165,8 @@ class Handler(BaseHTTPRequestHandler):
                 key, value = item["key"], item["value"]
                 if key == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
+                elif key == "lfsFile":
+                    files[value["path"]] = self.state.stored[value["oid"]]
                 elif key == "deletedFile":
                     files.pop(value["path"], None)
                 elif key == "deletedFolder":
@@ -234,6 +256,8 @@ ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("POST", "/api/repos/create", Handler.create),
     ("POST", f"/api/models/{REPO}/preupload/main", Handler.preupload),
     ("POST", f"/api/models/{REPO}/commit/main", Handler.commit),
+    ("POST", f"/{REPO}.git/info/lfs/objects/batch", Handler.batch),
+    ("PUT", r"/stored/(?P<oid>\w+)", Handler.put),
     ("GET", f"/api/models/{REPO}(?:/revision/[^/]+)?", Handler.info),
     ("GET", f"/api/models/{REPO}/tree/[^/]+", Handler.tree),
     ("GET HEAD", f"/{REPO}/resolve/[^/]+/(?P<file>.+)", Handler.resolve),
@@ -295,6 +319,7 @@ def known_here(server: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -
     template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
 def environment(server: HubServer, home: Path) -> dict[str, str]:
