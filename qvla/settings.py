@@ -51,8 +51,16 @@ def _home() -> Path:
     return user_data_path("qvla", appauthor=False)
 
 
+PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+
+
 def _in_home(name: str) -> Callable[[dict[str, Any]], Path]:
     return lambda fields: fields["home"] / name
+
+
+def _proxies() -> tuple[str, ...]:
+    """What stands before a Space and nobody else can be: private networks. Elsewhere nothing."""
+    return PRIVATE_NETWORKS if os.environ.get("SPACE_ID") else ()
 
 
 class Settings(BaseSettings):
@@ -134,7 +142,12 @@ class Settings(BaseSettings):
         None, description="what opens the admin tab once, without a password; made at each start"
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="addresses of proxies whose X-Forwarded-For is believed, with commas"
+        default_factory=_proxies,
+        description="addresses or networks of proxies whose X-Forwarded-For is believed, with "
+        "commas; on a Space its own network",
+    )
+    requests_per_minute: int = Field(
+        600, ge=0, le=1_000_000, description="of one public address; 0 refuses nobody"
     )
     jobs: Path = Field(
         default_factory=_in_home("jobs"), description="fine-tune jobs: their files and store"

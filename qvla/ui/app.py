@@ -36,6 +36,7 @@ from qvla.ui.measured.cider import CiderTab
 from qvla.ui.measured.latency import LatencyTab
 from qvla.ui.measured.memory import MemoryTab
 from qvla.ui.metrics import Metrics
+from qvla.ui.rates import Rates
 from qvla.ui.theme import ICON, STYLE, theme
 
 SCRIPT = (ASSETS / "ui" / "page.js").read_text(encoding="utf-8")
@@ -114,6 +115,10 @@ def launch(app: gr.Blocks, settings: Settings, routes: Sequence[Route]) -> str:
     """Serves the page and routes, and returns the address; raises QvlaError when it cannot."""
     # The server believes whoever connects from this machine to be a proxy, unless it is told.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", ",".join(settings.trusted_proxies))
+    middleware = [
+        Middleware(Rates, per_minute=settings.requests_per_minute),
+        Middleware(EarlyScript),
+    ]
     try:
         _, address, _ = app.launch(
             prevent_thread_lock=True,
@@ -129,7 +134,7 @@ def launch(app: gr.Blocks, settings: Settings, routes: Sequence[Route]) -> str:
             # server listens by then.
             _frontend=False,
             # These routes come before Gradio's own.
-            app_kwargs={"routes": routes, "middleware": [Middleware(EarlyScript)]},
+            app_kwargs={"routes": routes, "middleware": middleware},
             max_file_size=settings.max_upload_bytes,
             allowed_paths=[],
             footer_links=["api", "settings"],
