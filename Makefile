@@ -2,18 +2,21 @@
 SHELL := /bin/sh
 VENV ?= .venv
 PY := $(VENV)/bin/python
+PIP_AUDIT := 2.10.1
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # A process of its own for each core; a file's tests stay together, for what they share. Each process
 # holds PyTorch, so there are never more than four.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all lint style format programs clean
+.PHONY: help demo test test-all weekly audit lint style format programs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    set up and open the app"
 	@echo "make test    set up, then check style and types, and run the tests"
 	@echo "make test-all  the same, with the tests that are marked slow"
+	@echo "make audit   ask PyPI for known weaknesses of what is installed"
+	@echo "make weekly  the audit, then all tests"
 	@echo "make lint    check style and types only"
 	@echo "make format  put the code into the style"
 	@echo "make clean   remove the environment, so that the next command sets it up anew"
@@ -31,6 +34,14 @@ test: $(VENV)/.dev programs style
 
 test-all: $(VENV)/.dev programs style
 	$(call BESIDE_TYPES,$(PY) -m pytest $(PYTEST_ARGS))
+
+# What is installed, not what is asked for: the parts of parts too. One that PyPI does not know fails
+# the audit, but for what is installed from here.
+audit: $(VENV)/.dev
+	$(PIP) install --quiet pip-audit==$(PIP_AUDIT)
+	$(PY) -m pip_audit --strict --skip-editable --progress-spinner off
+
+weekly: audit test-all
 
 lint: style
 	$(PY) -m mypy
