@@ -59,8 +59,9 @@ class Evaluation:
         """In a line, for the chooser; the time tells evaluations of one day apart."""
         name = self.record.data.name if self.record.data else "unnamed photos"
         whose = f"{self.whose}: " if self.whose else ""
+        item = "question" if self.record.what == "answers" else "photo"
         return (
-            f"{whose}{self.record.model} on {name}, {counted(self.photos, 'photo')} · "
+            f"{whose}{self.record.model} on {name}, {counted(self.photos, item)} · "
             f"{self.record.date:%d %b %Y, %H:%M} · {hardware_name(self.record)}"
         )
 
