@@ -22,11 +22,13 @@ from qvla.jobs.errors import JobError
 from qvla.jobs.hf import state
 from qvla.jobs.hf.follow import Follower, TryAgain
 from qvla.jobs.hf.inside import Inside
+from qvla.jobs.hf.repository import add_events
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import Job, JobState
 from qvla.jobs.worker import Worker
 from qvla.methods.recipe import make_recipe
 from qvla.settings import load_settings
+from qvla.tuning import events
 from tests.support.hub_server import TOKEN, HubServer, hub_server, known_here
 from tests.support.serving import write_risc_folder
 from tests.support.toy_jobs import ROOT, Plan, let_go, limits, notes
@@ -67,6 +69,7 @@ STAND_IN = """
 import os, pathlib, sys
 from qvla import commits
 from qvla.jobs.hf.inside import Inside
+from qvla.jobs.hf.repository import add_events
 place = pathlib.Path.cwd()
 train = [sys.executable, "-m", "tests.support.toy_jobs", "train", sys.argv[1]]
 train.append(str(place / "recipe.yaml"))
@@ -332,3 +335,22 @@ def test_what_cannot_go_along_is_refused_before_anything_is_sent(
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(QvlaError, match="no token"):
         Follower(bench.jobs.folder(job.id), load_settings(), patience=0).run()
+
+
+def test_what_the_log_did_not_tell_of_a_run_is_put_in_its_place(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    rows = [{"event": "step", "time": f"2026-01-01T00:00:0{n}+00:00", "step": n} for n in range(5)]
+    rows = [{**row, "loss": 0.5} for row in rows]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    api = HfApi(endpoint=hub.address)
+    api.create_repo("someone/run")
+    there = CommitOperationAdd("adapter.events.jsonl", "".join(lines[1:4]).encode())
+    api.create_commit("someone/run", [there], commit_message="Some")
+    file = tmp_path / "adapter.events.jsonl"
+    file.write_text(lines[0] + lines[2] + lines[4])
+    add_events(api, "someone/run", tmp_path)
+    assert events.read(file)[0] == rows
+    before = file.stat().st_ino
+    add_events(api, "someone/run", tmp_path)
+    assert file.stat().st_ino == before

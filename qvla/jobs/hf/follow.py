@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,10 @@ class Follower:
         remote.write(self._folder)
         if stage == "COMPLETED":
             return
-        remote.step = layout.last_step(self._api, remote.repository)
-        remote.write(self._folder)
+        with suppress(HubError):  # why it ended is what has to be told
+            remote.step = layout.last_step(self._api, remote.repository)
+            remote.write(self._folder)
+            layout.add_events(self._api, remote.repository, self._folder)
         ran = info.durations.running_secs if info.durations else None
         timed_out = self._out_of_time or "timeout" in message.lower().replace(" ", "")
         if timed_out or "timed out" in message.lower() or (ran or 0) >= remote.seconds:

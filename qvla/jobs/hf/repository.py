@@ -62,7 +62,7 @@ def push_run(api: HfApi, repository: str, recipe: dict[str, Any]) -> str:
 
 def fetch_adapter(api: HfApi, repository: str, folder: Path) -> None:
     """The finished adapter from the repository into the job's folder, whole or not at all."""
-    _add_events(api, repository, folder)
+    add_events(api, repository, folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetched-") as place:
         patterns = [f"{files.OUTPUT}/*{suffix}" for suffix in WEIGHTS]
         download(api, repository, patterns, Path(place))
@@ -97,15 +97,20 @@ def is_done(api: HfApi, repository: str) -> bool:
     return bool(commits.asking(lambda: api.file_exists(repository, name), repository, reading=True))
 
 
-def _add_events(api: HfApi, repository: str, folder: Path) -> None:
-    """What the log has told of the run already is here; adds what it has not."""
+def add_events(api: HfApi, repository: str, folder: Path) -> None:
+    """Adds what the job's log, from which events come here, has not told, in the order of time.
+
+    Raises HubError.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetched-") as place:
         download(api, repository, [EVENTS], Path(place))
-        all_rows, _ = events.read(Path(place) / EVENTS)
-    here, _ = events.read(files.events_of(folder))
-    for row in all_rows:
-        if row not in here:
-            events.relay(files.events_of(folder), row)
+        there, _ = events.read(Path(place) / EVENTS)
+        here, _ = events.read(files.events_of(folder))
+        if missing := [row for row in there if row not in here]:
+            whole = Path(place) / "whole"
+            for row in sorted([*here, *missing], key=events.time_of):
+                events.relay(whole, row)
+            whole.replace(files.events_of(folder))
 
 
 def _given(recipe: dict[str, Any], place: Path) -> Iterator[CommitOperationAdd]:
