@@ -140,7 +140,9 @@ def _beside(longer: float) -> str:
         return "in about the same time"
     if longer < 1:
         return f"in {_percent(1 - longer)} less time"
-    return f"{_percent(longer - 1)} slower" if longer < DOUBLE else f"{longer:.1f} times as slow"
+    if longer < DOUBLE:
+        return f"{_percent(longer - 1)} slower"
+    return f"taking {longer:.1f} times as long"
 
 
 def _took(longer: float) -> str:

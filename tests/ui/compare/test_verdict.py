@@ -116,6 +116,16 @@ OTHER = "many houses ."
             id="5 % is nothing",
         ),
         pytest.param(
+            [pane("base", seconds=1.0), pane("qvla", seconds=2.66)],
+            ["QVLA said the same as Base, taking 2.7 times as long."],
+            id="much slower",
+        ),
+        pytest.param(
+            [pane("base", seconds=1.0), pane("qvla", seconds=0.5)],
+            ["QVLA said the same as Base, in 50 % less time."],
+            id="faster",
+        ),
+        pytest.param(
             [
                 pane("lora-8", weight=100, seconds=3.0, adapter="l8", called="LoRA 8"),
                 pane("lora-16", TREES, weight=105, seconds=1.0, adapter="l16", called="LoRA 16"),
