@@ -134,11 +134,13 @@ def _browser() -> Iterator[Browser]:
     except ImportError as error:
         raise BenchError("The suite page needs Playwright: pip install playwright.") from error
     path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        raise BenchError("The suite page needs Chromium: install it, say by its Debian package.")
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         except Error as error:
-            raise BenchError("The suite page needs Chromium: install it as a package.") from error
+            raise BenchError(f"{path} does not start here: try it by hand.") from error
         yield browser
         browser.close()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from qvla.bench import page
 from qvla.bench.arrangements import BenchError
-from qvla.cli import main as cli
 from qvla.records import store as records
 from qvla.settings import Settings
 
@@ -38,23 +39,22 @@ def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(BenchError, match="at least 1"):
         page.run(argparse.Namespace(repeats=0), Settings())
     pytest.importorskip("playwright", reason="playwright is not installed")
-    monkeypatch.setattr(page.shutil, "which", lambda name: "/nowhere/chromium")
+    monkeypatch.setattr(page.shutil, "which", lambda name: None)
     with pytest.raises(BenchError, match="needs Chromium"):
         page.run(argparse.Namespace(repeats=1), Settings())
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_the_suite_from_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_suite_from_the_command_line(tmp_path: Path) -> None:
+    """In a process of its own: Playwright runs once in one."""
     pytest.importorskip("playwright", reason="playwright is not installed")
     if page.shutil.which("chromium") is None:
         pytest.skip("there is no chromium: install it with `apt-get install chromium`")
-    records_at = str(tmp_path / "records")
-    told = ["bench", "--suite", "page", "--repeats", "1", "--records", records_at, "--json"]
-    assert cli(told) == 0
-    numbers = json.loads(capsys.readouterr().out)["numbers"]
+    told = ["bench", "--suite", "page", "--repeats", "1", "--records", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "qvla", *told]
+    ran = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
+    numbers = json.loads(ran.stdout)["numbers"]
     for case in page.CASES:
         moments = [numbers[f"{case}/{moment}_seconds"] for moment in page.MOMENTS]
         painted, picked, word, caption = moments

@@ -110,7 +110,9 @@ def _knowledge(said: Sequence[Pane], panes: Sequence[Pane], field: str, score: s
         return []
     low, high = getattr(scored[0], field), getattr(scored[-1], field)
     if _about_the_same(low, high):
-        return [f"all score about the same: {score} {units.score(low)} to {units.score(high)}."]
+        named = _listed([pane.title for pane in said if pane in scored])
+        who = "all" if len(scored) == len(said) > 2 else named
+        return [f"{who} score about the same: {score} {units.score(low)} to {units.score(high)}."]
     worst = scored[0]
     leading = [pane for pane in scored if _about_the_same(getattr(pane, field), high)]
     values = [units.score(getattr(pane, field)) for pane in leading]

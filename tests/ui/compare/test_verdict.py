@@ -103,6 +103,11 @@ OTHER = "many houses ."
             id="base leads",
         ),
         pytest.param(
+            [pane("base", TREES, score=1.0), pane("qvla", score=1.01)],
+            ["Base and QVLA score about the same: CIDEr-D 1.00 to 1.01."],
+            id="two with a small difference",
+        ),
+        pytest.param(
             [pane("base", TREES), pane("qvla")],
             [],
             id="captions on record, without figures or references",
