@@ -117,7 +117,7 @@ def open_tab(page: Page, address: str) -> None:
     expect.set_options(timeout=PATIENCE)
     page.goto(address)
     page.get_by_role("tab", name="CIDEr").click()
-    expect(page.locator("#cider-table-3 table")).to_be_visible()
+    expect(page.locator("#cider-protocols table")).to_be_visible()
 
 
 def choose_option(page: Page, box: str, option: str) -> None:
@@ -142,13 +142,20 @@ def values(record: records.Record, key: str) -> list[str]:
 
 
 def test_numbers_on_the_page_are_the_record_s(page: Page, whole: Evaluation) -> None:
-    table = page.locator("#cider-table-3 tbody tr")
-    expect(table).to_have_count(3)
+    table = page.locator("#cider-protocols tbody tr")
+    expect(table).to_have_count(2)
     expect(table.nth(1)).to_contain_text("measured")
-    assert row(page, "#cider-table-3", "reported") == ["0.0006", "1.4336", "1.5533"]
-    measured = page.locator("#cider-table-3 tr", has_text="measured")
-    by_protocol = [line.locator("td span").all_inner_texts() for line in measured.all()]
-    for protocol, shown in zip(("reported", "standard"), by_protocol, strict=True):
+    against = page.locator("#cider-report tbody tr")
+    assert against.locator('td[data-kind="reported"] span').all_inner_texts() == [
+        "0.0006",
+        "1.4336",
+        "1.5533",
+    ]
+    assert [text.split()[0] for text in against.locator("td a").all_inner_texts()] == values(
+        whole.record, "reported/{}/all/CIDEr"
+    )
+    by_protocol = [line.locator("td span").all_inner_texts() for line in table.all()]
+    for protocol, shown in zip(PROTOCOLS, by_protocol, strict=True):
         for variant, text in zip(VARIANTS, shown, strict=True):
             key = f"{protocol}/{variant}/all/CIDEr"
             numbers = whole.record.numbers
@@ -160,7 +167,7 @@ def test_numbers_on_the_page_are_the_record_s(page: Page, whole: Evaluation) -> 
             assert row(page, "#cider-sources", f"{group}, {protocol}") == values(
                 whole.record, f"{protocol}/{{}}/{name}/CIDEr"
             )
-    expect(page.locator("#cider-table-3 .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#cider-protocols .js-plotly-plot")).to_be_visible()
     expect(page.locator("#cider-sources .js-plotly-plot")).to_be_visible()
 
     for protocol in ("Reported", "Standard"):
@@ -182,7 +189,7 @@ def test_numbers_on_the_page_are_the_record_s(page: Page, whole: Evaluation) -> 
 def test_a_number_opens_to_its_record(page: Page, whole: Evaluation) -> None:
     details = page.locator(f"#record-{whole.stem}")
     expect(details).not_to_have_attribute("open", "")
-    page.locator("#cider-table-3 td a").last.click()
+    page.locator("#cider-protocols td a").last.click()
     expect(details).to_have_attribute("open", "")
     shown = json.loads(details.locator("pre").inner_text())
     assert shown == json.loads(whole.record.model_dump_json())
@@ -251,7 +258,7 @@ def test_own_captions_are_scored_beside_ours(
     expect(result).to_contain_text("1 image in your file is not among its photos: moon.png.")
     truth = {example.name: example.references for example in examples[3:]}
     systems = {"yours": own, **captions(examples)}
-    for place, protocol in enumerate(("reported", "standard")):
+    for place, protocol in enumerate(PROTOCOLS):
         scored = [
             scoring.score(
                 truth, {name: said[name] for name in truth}, protocol, metrics=scoring.METRICS
@@ -271,11 +278,11 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
     page.locator("#cider-grid .tile").nth(1).click()
     photo = page.locator("#cider-photo")
     expect(photo).to_be_in_viewport()
-    page.locator("#cider-table-3 td a").first.click()
+    page.locator("#cider-protocols td a").first.click()
     expect(page.locator("#cider-records pre")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     boxes = page.evaluate(
-        """() => ["#cider-grid", "#cider-photo .evaluated", "#cider-table-3", "#own-result",
+        """() => ["#cider-grid", "#cider-photo .evaluated", "#cider-protocols", "#own-result",
             "#cider-records pre", "#cider-photo img"]
             .map((name) => document.querySelector(name).getBoundingClientRect())
             .map((box) => [box.left, box.right])"""

@@ -155,17 +155,18 @@ def test_memory_on_the_page_is_that_of_the_records(visit: Page, address: str, fo
         assert cells(visit, "memory-loaded", row, "measured") == [
             [gigabytes(size), f"#record-{stem}"] for size in expected
         ]
-    assert cells(visit, "memory-loaded", "Loaded", "reported") == [
-        ["11.5 GB", ""],
-        ["11.5 GB", ""],
-        ["2.8 GB", ""],
-    ]
+    for title, variant in TITLES.items():
+        row, told = f"Loaded, {title}", "2.8 GB" if variant == "qvla" else "11.5 GB"
+        assert cells(visit, "memory-report", row, "reported") == [[told, ""]]
+        assert cells(visit, "memory-report", row, "measured") == [
+            [gigabytes(numbers[f"{variant}/loaded_bytes"]), f"#record-{stem}"]
+        ]
     heights = drawn(visit, "memory-loaded")
     for title, variant in TITLES.items():
         assert [height * 1e9 for height in heights[f"{title}, measured"]] == pytest.approx(
             [numbers[f"{variant}/{name}_bytes"] for name in rows.values()]
         )
-    assert heights["QVLA, reported"] == [2.8, None, None]
+    assert len(heights) == len(TITLES)  # the report's are on no axis with them
     own = [row for row in csv_rows(visit, "memory-loaded") if row["kind"] == "measured"]
     assert {(row["quantity"], row["variant"]): float(row["value"]) for row in own} == {
         (quantity, variant): numbers[f"{variant}/{name}_bytes"]
@@ -179,13 +180,15 @@ def test_memory_on_the_page_is_that_of_the_records(visit: Page, address: str, fo
         [gigabytes(training[f"{variant}/peak_bytes"]), f"#record-{training_stem}"]
         for variant in TRAINED
     ]
-    assert cells(visit, "memory-training", "Mean", "reported") == [["39 GB", ""], ["15.5 GB", ""]]
+    means = [
+        cells(visit, "memory-report", f"Training, mean, {title}", "reported") for title in TITLES
+    ]
+    assert means == [[], [["39 GB", ""]], [["15.5 GB", ""]]]
     series = records.read(folder / f"{training_stem}.json").series
     curves = drawn(visit, "memory-training")
     assert [height * 1e9 for height in curves["QVLA, measured"]] == pytest.approx(
         series["qvla/training_bytes"]
     )
-    assert curves["QVLA, reported"] == [15.5, 15.5]
     parts = drawn(visit, "memory-parts")
     for part in PARTS:
         assert [height * 1e9 for height in parts[f"{part.replace('_', ' ')}, measured"]] == (
@@ -221,10 +224,17 @@ def test_latency_on_the_page_is_that_of_the_record(visit: Page, address: str, fo
             assert heights[f"{title}, measured"] == [
                 numbers[f"{variant}/{stop}/batch_{batch}/images_per_second"] for batch in BATCHES
             ]
-    texts = cells(visit, "latency-hours", "Captioning, hours as printed", "reported")
-    assert [text for text, _ in texts] == ["2.51 h", "1.39 h", "1.54 h"]
-    corrected = cells(visit, "latency-hours", "Captioning 4,454 photos", "corrected")
-    assert [text for text, _ in corrected] == ["9,047 s", "5,987 s", "6,871 s"]
+    for title, printed, corrected in (
+        ("Base", "2.51 h", "9,047 s\n0.49/s"),
+        ("Adapter", "1.39 h", "5,987 s\n0.74/s"),
+        ("QVLA", "1.54 h", "6,871 s\n0.65/s"),
+    ):
+        row = f"Captioning 4,454 photos, {title}"
+        assert cells(visit, "latency-report", row, "reported") == [[printed, ""]]
+        assert cells(visit, "latency-report", row, "corrected") == [[corrected, ""]]
+        rate = numbers[f"{TITLES[title]}/natural/batch_32/images_per_second"]
+        [[measured, record]] = cells(visit, "latency-report", row, "measured")
+        assert measured == f"{4454 / rate:,.0f} s\n{rate:.1f}/s" and record == f"#record-{stem}"
     rows = csv_rows(visit, "latency-throughput")
     assert {(row["quantity"], row["variant"]): float(row["value"]) for row in rows} == {
         (f"Batch {batch}", variant): numbers[f"{variant}/fixed/batch_{batch}/images_per_second"]
@@ -254,7 +264,7 @@ def test_a_number_opens_its_record_and_a_model_can_be_chosen(
         f"{numbers['qvla/loaded_bytes'] / 1e6:.1f} MB",
         f"#record-{own}",
     ]
-    expect(visit.locator("#memory-loaded-table")).to_contain_text("mini is another model")
+    expect(visit.locator("#memory-report-table")).to_contain_text("mini is another model")
     # another visit to the tab keeps the choice
     open_tab(visit, "Latency")
     open_tab(visit, "Memory")
@@ -329,15 +339,18 @@ def test_the_planner_answers_on_the_page(visit: Page, address: str) -> None:
     visit.get_by_role("option", name="google/paligemma-3b-pt-224").click()
     visit.locator("#plan-variant").get_by_label("Base").check()
     visit.locator("#plan-batch input").fill("8")
-    visit.click("#plan")
+    visit.locator("#plan-batch input").press("Enter")
     expected = plan("google/paligemma-3b-pt-224", "base", task="training", batch_size=8)
     total = answer.locator("tr").last.locator("td span")
     expect(total).to_have_text(re.compile(rf"^{expected.total / 1e9:.1f} GB$"))
     for name, _, fit in expected.fits:
         item = answer.locator(".gpus li").filter(has_text=name)
         expect(item).to_contain_text("fits" if fit else "too small")
+    capacity = next(capacity for name, capacity, _ in expected.fits if name == expected.smallest)
+    bar = answer.get_by_role("meter", name=f"Memory taken of {expected.smallest}")
+    expect(bar).to_have_attribute("aria-valuenow", f"{100 * expected.total / capacity:.0f}")
     visit.locator("#plan-batch input").fill("0")
-    visit.click("#plan")
+    visit.locator("#plan-batch input").press("Tab")
     expect(answer.get_by_role("alert")).to_contain_text("batch size must be a whole number")
 
 

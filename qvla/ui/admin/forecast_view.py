@@ -10,6 +10,7 @@ from qvla.methods.recipe import Recipe
 from qvla.tuning.forecast import Forecast
 from qvla.ui import units
 from qvla.ui.admin.job_list import duration
+from qvla.ui.gpu_fit import render_fit
 from qvla.words import counted
 
 
@@ -24,15 +25,10 @@ def render_forecast(found: Forecast, recipe: Recipe) -> str:
         "Time": _time(found),
     }
     shown = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
-    gpus = "".join(
-        f'<li data-fits="{str(fit).lower()}"><b>{escape(name)}</b> '
-        f"<span>{'fits' if fit else 'too small'}</span></li>"
-        for name, _, fit in found.plan.fits
-    )
     # The job has a folder of its own; a run from a shell names one.
     command = command_line(recipe.model_copy(update={"output": Path("runs") / recipe.method}))
     return (
-        f'<h3>What it will take</h3><dl class="facts">{shown}</dl><ul class="gpus">{gpus}</ul>'
+        f'<h3>What it will take</h3><dl class="facts">{shown}</dl>{render_fit(found.plan)}'
         f"<details class='command'><summary>The same from a shell</summary>"
         f'<pre tabindex="0"><code>{escape(command)}</code></pre></details>'
     )

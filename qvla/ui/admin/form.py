@@ -110,17 +110,6 @@ class JobForm:
                 updates[self.of[name]] = gr.update(value=as_text(own) if is_text else own)
         return updates
 
-    @property
-    def changes(self) -> list[Any]:
-        """The events at which a field has a new value that is meant: with what is typed, that is
-        when it is left, not at every letter.
-        """
-        events = []
-        for one in self.inputs:
-            typed = isinstance(one, (gr.Textbox, gr.Number))
-            events += [one.blur, one.submit] if typed else [one.input]
-        return events
-
     def _place_upload(self) -> None:
         most = self.settings.max_upload_mb
         with gr.Row(elem_classes="job-upload"):

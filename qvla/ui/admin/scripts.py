@@ -10,8 +10,6 @@ TAKE_FILE = """(file) => {
   link.download = file.path.split("/").pop();
   link.click();
 }"""
-# A field that is left may not have told the page its last letters yet.
-SETTLE = "() => new Promise((done) => setTimeout(done, 100))"
 TO_JOB = (
     "() => { if (innerWidth < 860) setTimeout(() => "
     "document.getElementById('job-view')?.scrollIntoView({behavior: 'smooth'}), 150); }"

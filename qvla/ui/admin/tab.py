@@ -24,10 +24,11 @@ from qvla.ui.admin.job_evaluation import JobEvaluation
 from qvla.ui.admin.job_list import job_list, render_jobs
 from qvla.ui.admin.job_view import JobView, full_model_note
 from qvla.ui.admin.run_rows import Reached, RunRows, reached
-from qvla.ui.admin.scripts import SETTLE, TAKE_FILE, TO_JOB
+from qvla.ui.admin.scripts import TAKE_FILE, TO_JOB
 from qvla.ui.admin.store_notice import StoreNotice
 from qvla.ui.background import TASKS
 from qvla.ui.rights import Who
+from qvla.ui.settling import SETTLE, changes
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs
@@ -131,7 +132,7 @@ class AdminTab:
             told_in=form.problem,
         )
         self._preview_on(chosen.then, "of_method")
-        changed = gr.on(form.changes, None, js=SETTLE)
+        changed = gr.on(changes(form.inputs), None, js=SETTLE)
         self._preview_on(changed.then, "of_form")
         self._on(self.notice.button.click, self._set_aside, "set_aside")
         uploaded = gate.on(

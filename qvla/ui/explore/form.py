@@ -16,6 +16,7 @@ from qvla.methods.registry import METHODS
 from qvla.models.architectures import PALIGEMMA_3B
 from qvla.settings import Settings
 from qvla.ui.admin.fields import FIELDS, component, read_values, written
+from qvla.ui.settling import changes
 
 PRECISIONS = (
     ("as trained by default", ""),
@@ -66,11 +67,7 @@ class ExploreForm:
         """The events at which a field other than the method has a new value that is meant, as in
         the form of a job.
         """
-        events = []
-        for one in (self.model, self.precision, *self.own):
-            typed = isinstance(one, (gr.Textbox, gr.Number))
-            events += [one.blur, one.submit] if typed else [one.input]
-        return events
+        return changes((self.model, self.precision, *self.own))
 
     def choices(self) -> gr.Dropdown:
         """The models that are built in besides; Transformers comes with the question."""

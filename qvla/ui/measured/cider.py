@@ -1,4 +1,4 @@
-"""The CIDEr tab: Table III as reported and measured, its photos, and a visitor's own captions."""
+"""The CIDEr tab: scores as measured, their photos, a visitor's own captions, and Table III."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from qvla.settings import Settings
 from qvla.ui.background import TASKS
 from qvla.ui.glossary import term
 from qvla.ui.measured import cider_figures
+from qvla.ui.measured.against import report_exhibit
 from qvla.ui.measured.evaluations import Evaluation, find_evaluations
 from qvla.ui.measured.exhibits import Exhibit
 from qvla.ui.measured.own_predictions import OwnPredictions
 from qvla.ui.measured.photo_browser import EvaluatedPanel
 from qvla.ui.measured.scored_photos import PhotoShelf
-from qvla.ui.measured.tab import notes_html
+from qvla.ui.measured.tab import UNMEASURED, notes_html
 from qvla.ui.measuring import MeasureNow, model_arguments
 from qvla.ui.origins import visit_records
 from qvla.ui.photo_folder import PhotoFolder
@@ -37,6 +38,7 @@ NOTHING = (
     "No evaluation has been measured yet: only what the report says is shown. Run "
     "<code>python -m qvla evaluate --data RISC --split val</code>."
 )
+EMPTY = cider_figures.Shown(None, UNMEASURED, None)
 
 
 class CiderTab:
@@ -68,14 +70,14 @@ class CiderTab:
             )
         self.message = gr.HTML(elem_id="cider-message", label="What is shown")
         with gr.Row(elem_classes="exhibits"):
-            self.table_3 = Exhibit("cider-table-3", "Table III, reported and measured")
+            self.by_protocol = Exhibit("cider-protocols", "CIDEr")
             self.sources = Exhibit("cider-sources", "By source")
         with gr.Row(elem_classes="exhibits"):
             self.differences = Exhibit("cider-differences", "Do they really differ?")
             self.metrics = Exhibit("cider-metrics", "Other metrics")
-        self.exhibits = (self.table_3, self.sources, self.differences, self.metrics)
         self.photos = EvaluatedPanel(self.shelf, self._find)
         self.own = OwnPredictions(self.shelf, self._find, self.photos.shown)
+        self.report = report_exhibit("cider")
         gr.HTML("<h3>Records</h3>", elem_classes="section-title")
         self.records = gr.HTML(elem_id="cider-records", label="Records")
         with head:
@@ -90,6 +92,10 @@ class CiderTab:
                 on_done=self._measured,
                 outputs=[*self.outputs, *self.photos.outputs],
             )
+
+    @property
+    def exhibits(self) -> tuple[Exhibit, ...]:
+        return (self.by_protocol, self.sources, self.differences, self.metrics, self.report)
 
     @property
     def outputs(self) -> list[Any]:
@@ -155,17 +161,15 @@ class CiderTab:
         }
 
     def _exhibits(self, evaluation: Evaluation | None, protocol: str) -> Update:
-        shown = [cider_figures.table_3(evaluation)]
-        for make in (
-            cider_figures.by_source,
-            cider_figures.differences,
-            cider_figures.other_metrics,
-        ):
-            shown.append(
-                make(evaluation, protocol)
-                if evaluation
-                else cider_figures.Shown(None, '<p class="empty">Not measured yet.</p>', None)
-            )
+        shown = [EMPTY] * 4
+        if evaluation:
+            shown = [
+                cider_figures.by_protocol(evaluation),
+                cider_figures.by_source(evaluation, protocol),
+                cider_figures.differences(evaluation, protocol),
+                cider_figures.other_metrics(evaluation, protocol),
+            ]
+        shown.append(cider_figures.against(evaluation))
         updates: Update = {}
         for exhibit, one in zip(self.exhibits, shown, strict=True):
             updates |= exhibit.show(*one)

@@ -1,4 +1,4 @@
-"""An evaluation record as tables, figures and sentences: Table III and what stands beside it."""
+"""An evaluation record as tables, figures and sentences, and the report's Table III beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qvla.records.reported import reported
 from qvla.ui.contenders import titles_of
+from qvla.ui.measured.against import another_model, beside
 from qvla.ui.measured.evaluations import ALL, Evaluation, Score
 from qvla.ui.measured.exhibits import Entry, entries_bars, entries_csv, entries_table
-from qvla.ui.measured.subjects import is_reports_model
 from qvla.ui.measured.tab import notes_html
 from qvla.ui.tables import Cell, render_table, write_csv
 from qvla.ui.units import UNKNOWN
@@ -18,8 +18,7 @@ from qvla.ui.units import UNKNOWN
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-# As the report did first, since only that row has both kinds of figures.
-PROTOCOLS = {"reported": "Reported protocol", "standard": "Standard protocol"}
+PROTOCOLS = {"standard": "Standard protocol", "reported": "Reported protocol"}
 METRICS = ("CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR")
 UNIT = "CIDEr"
 MAIN_PAIR = ("qvla", "adapter")
@@ -33,27 +32,41 @@ class Shown(NamedTuple):
     csv: str | None
 
 
-def table_3(evaluation: Evaluation | None) -> Shown:
-    """CIDEr by protocol: what the report says, and what was measured."""
+def by_protocol(evaluation: Evaluation) -> Shown:
+    """CIDEr of all photos by each protocol."""
     entries = [
-        Entry(PROTOCOLS["reported"], variant, "reported", value, UNIT)
+        entry
+        for protocol, name in PROTOCOLS.items()
+        for entry in _entries(evaluation, protocol, "CIDEr", ALL, name)
+    ]
+    if not entries:
+        return Shown(None, _empty("This record holds no CIDEr."), None)
+    titles = evaluation.titles
+    return Shown(
+        entries_bars(entries, titles, y_title="CIDEr", unit=""),
+        entries_table(entries, _in_words, titles, first="Protocol", caption="CIDEr by variant"),
+        entries_csv("qvla-cider", entries),
+    )
+
+
+def against(evaluation: Evaluation | None) -> Shown:
+    """Table III as reported, and what was measured by the same protocol."""
+    entries = [
+        Entry(UNIT, variant, "reported", value, UNIT)
         for variant, value in reported()["table_3_cider"].items()
     ]
     if evaluation:
-        for protocol in PROTOCOLS:
-            entries += _entries(evaluation, protocol, "CIDEr", ALL, PROTOCOLS[protocol])
-    notes = [reported()["notes"][name] for name in ("cider_protocol", "base_prompt", "no_repeats")]
-    if evaluation and not is_reports_model(evaluation.record.model):
-        notes.append(
-            f"The report measured {reported()['model']}. {evaluation.record.model} is another "
-            "model: compare its variants with each other, not with the report's."
-        )
+        entries += _entries(evaluation, "reported", "CIDEr", ALL, UNIT)
+    notes = [
+        *another_model(evaluation and evaluation.record.model),
+        *(reported()["notes"][name] for name in ("cider_protocol", "base_prompt", "no_repeats")),
+    ]
     titles = evaluation.titles if evaluation else titles_of()
-    table = entries_table(entries, _in_words, titles, first="Protocol", caption="CIDEr by variant")
+    caption = "CIDEr by the reported protocol, as reported and as measured"
     return Shown(
-        entries_bars(entries, titles, y_title="CIDEr", unit=""),
-        table + notes_html(*notes),
-        entries_csv("qvla-cider", entries),
+        None,
+        beside(entries, _in_words, titles, caption=caption) + notes_html(*notes),
+        entries_csv("qvla-cider-against-the-report", entries),
     )
 
 

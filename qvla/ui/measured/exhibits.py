@@ -52,7 +52,7 @@ def entries_table(
     rows = []
     for quantity, kind in dict.fromkeys((one.quantity, one.kind) for one in entries):
         found = [by_place.get((quantity, kind, variant)) for variant in titles]
-        rows.append((quantity, [_cell(one, shown) for one in found]))
+        rows.append((quantity, [cell_of(one, shown) for one in found]))
     return render_table((first, *titles.values()), rows, caption=caption)
 
 
@@ -141,7 +141,7 @@ class Exhibit:
         return updates
 
 
-def _cell(entry: Entry | None, shown: Callable[[Entry], str]) -> Cell:
+def cell_of(entry: Entry | None, shown: Callable[[Entry], str]) -> Cell:
     return Cell(UNKNOWN) if entry is None else Cell(shown(entry), entry.kind, entry.record)
 
 

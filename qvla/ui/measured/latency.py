@@ -9,11 +9,13 @@ from typing import Any
 
 import gradio as gr
 
+from qvla.captioning.contenders import TITLES
 from qvla.records.reported import reported
 from qvla.ui import units
 from qvla.ui.figures import Series, colours, lines
+from qvla.ui.measured.against import another_model, beside, report_exhibit
 from qvla.ui.measured.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
-from qvla.ui.measured.subjects import Subject, is_reports_model, titles
+from qvla.ui.measured.subjects import Subject, titles
 from qvla.ui.measured.tab import UNMEASURED, MeasuredTab, Update, notes_html
 
 WHATS = ("bench/latency", "bench/report", "bench/training")
@@ -70,7 +72,9 @@ def throughput(subject: Subject, stop: str) -> list[Entry]:
 
 
 def hours(subject: Subject | None) -> list[Entry]:
-    """The report's times: as printed, in the units they really had, and what was measured."""
+    """The report's times for its own numbers of photos: as printed, in the units that they really
+    had, and what they would take at the pace measured here; and that pace, images a second.
+    """
     report = reported()
     images = report["images"]
     entries = []
@@ -78,44 +82,27 @@ def hours(subject: Subject | None) -> list[Entry]:
         (CAPTIONING, "inference", images["test"]),
         (TRAINING, "training", images["train"]),
     ):
-        printed, corrected, rates, measured, projected = [], [], [], [], []
-        for variant in titles(subject):
-            value = report["table_2"].get(variant, {}).get(f"{name}_hours")
-            if value is not None:
-                printed.append(Entry(f"{task}, hours as printed", variant, "reported", value, "h"))
-            seconds = report["table_2_corrected"].get(variant, {}).get(f"{name}_seconds")
+        whole, pace = f"{task} {count:,} photos", f"{task}, images a second"
+        for variant in TITLES:
+            printed = report["table_2"][variant].get(f"{name}_hours")
+            if printed is not None:
+                entries.append(Entry(whole, variant, "reported", printed, "h"))
+            seconds = report["table_2_corrected"][variant].get(f"{name}_seconds")
             if seconds is not None:
-                whole = f"{task} {count:,} photos"
-                corrected.append(Entry(whole, variant, "corrected", seconds, "s"))
-                rates.append(
-                    Entry(
-                        f"{task}, images a second",
-                        variant,
-                        "corrected",
-                        count / seconds,
-                        "images/s",
-                    )
-                )
+                entries.append(Entry(whole, variant, "corrected", seconds, "s"))
+                rate = count / seconds
+                entries.append(Entry(pace, variant, "corrected", rate, "images/s"))
             found = _measured_rate(subject, variant, name) if subject else None
             if found is not None:
-                measured.append(found)
-                projected.append(
-                    Entry(
-                        f"{task} {count:,} photos at that pace",
-                        variant,
-                        "measured",
-                        count / found.value,
-                        "s",
-                        record=found.record,
-                    )
-                )
-        entries += printed + corrected + rates + measured + projected
+                projected = count / found.value
+                record = found.record
+                entries.append(Entry(whole, variant, "measured", projected, "s", record=record))
+                entries.append(replace(found, quantity=pace))
     return entries
 
 
 def _measured_rate(subject: Subject, variant: str, name: str) -> Entry | None:
     """Images a second of captioning or training, from the report suite or else the newest."""
-    quantity = f"{CAPTIONING if name == 'inference' else TRAINING}, images a second"
     places = [("bench/report", f"table_2/{variant}/{name}_images_per_second")]
     if name == "training":
         places.append(("bench/training", f"{variant}/images_per_second"))
@@ -127,7 +114,7 @@ def _measured_rate(subject: Subject, variant: str, name: str) -> Entry | None:
     value = subject.value(*places)
     if value is None:
         return None
-    return Entry.measured(quantity, variant, "images/s", value)
+    return Entry.measured(name, variant, "images/s", value)
 
 
 class LatencyTab(MeasuredTab):
@@ -152,22 +139,18 @@ class LatencyTab(MeasuredTab):
         with gr.Row(elem_classes="exhibits"):
             self.tokens = Exhibit("latency-tokens", "One photo at a time")
             self.rates = Exhibit("latency-throughput", "Throughput by batch")
-        self.hours = Exhibit(
-            "latency-hours",
-            "The report's hours",
-            "Table II as printed, in the units that its numbers really had, and as measured.",
-        )
+        self.report = report_exhibit(self.name)
         return (stop,)
 
     @property
     def exhibits(self) -> tuple[Exhibit, ...]:
-        return (self.tokens, self.rates, self.hours)
+        return (self.tokens, self.rates, self.report)
 
     def show(self, subject: Subject | None, stop: str) -> Update:
         return {
             **self._tokens(subject, stop),
             **self._rates(subject, stop),
-            **self._hours(subject),
+            **self._against(subject),
         }
 
     def _tokens(self, subject: Subject | None, stop: str) -> Update:
@@ -228,35 +211,37 @@ class LatencyTab(MeasuredTab):
             entries_csv(f"qvla-throughput-{stop}", entries),
         )
 
-    def _hours(self, subject: Subject | None) -> Update:
+    def _against(self, subject: Subject | None) -> Update:
         entries = hours(subject)
-        rates = [
-            replace(entry, quantity=entry.quantity.partition(",")[0])
-            for entry in entries
-            if entry.unit == "images/s"
-        ]
+        paces = {
+            (one.quantity.partition(",")[0], one.variant, one.kind): one
+            for one in entries
+            if one.unit == "images/s"
+        }
+
+        def with_pace(entry: Entry) -> str:
+            pace = paces.get((entry.quantity.partition(" ")[0], entry.variant, entry.kind))
+            both = pace is not None and entry.unit == "s"
+            return f"{_shown(entry)}\n{_shown(pace)}" if both else _shown(entry)
+
         report = reported()
-        notes = [report["notes"]["inference_units"], report["notes"]["training_estimate"]]
-        notes.append(f"The report ran on {report['hardware']}; each of its figures is of one run.")
-        if subject is not None and not is_reports_model(subject.model):
-            notes.insert(
-                0,
-                f"{subject.model} is another model than the report's {report['model']}: compare "
-                "its variants with each other, not its times with the report's.",
-            )
-        return self.hours.show(
-            entries_bars(
-                rates, titles(subject), y_title=RATE, unit="images/s", may_be_logarithmic=True
-            ),
-            entries_table(
-                entries,
-                _shown,
+        notes = [
+            *another_model(subject and subject.model),
+            report["notes"]["inference_units"],
+            report["notes"]["training_estimate"],
+        ]
+        if any(one.kind == "measured" for one in entries):
+            notes.append("The times measured are those of as many photos at the pace measured.")
+        return self.report.show(
+            None,
+            beside(
+                [one for one in entries if one.unit != "images/s"],
+                with_pace,
                 titles(subject),
-                first="Time",
-                caption="The report's times and those here",
+                caption="The report's times, and those here",
             )
             + notes_html(*notes),
-            entries_csv("qvla-hours", entries),
+            entries_csv("qvla-latency-against-the-report", entries),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -10,10 +11,11 @@ import gradio as gr
 from qvla.captioning.contenders import TITLES
 from qvla.records.reported import reported
 from qvla.ui import units
-from qvla.ui.figures import Series, bars, colours, far_apart, lines
+from qvla.ui.figures import Series, bars, colours, lines
+from qvla.ui.measured.against import another_model, beside, report_exhibit
 from qvla.ui.measured.exhibits import Entry, Exhibit, entries_bars, entries_csv, entries_table
 from qvla.ui.measured.planner import PlannerForm
-from qvla.ui.measured.subjects import Subject, Value, is_reports_model, titles
+from qvla.ui.measured.subjects import Subject, Value, titles
 from qvla.ui.measured.tab import UNMEASURED, MeasuredTab, Update, notes_html
 from qvla.ui.tables import Kind, write_csv
 
@@ -23,6 +25,7 @@ GB = 1e9
 LOADED, LOADING, CAPTIONING = "Loaded", "Loading, peak", "Captioning, peak"
 CURVE_COLUMNS = ("quantity", "variant", "kind", "seconds", "bytes", "record")
 MEAN, PEAK, PLAIN_PEAK = "Mean", "Peak", "Peak of a plain loop"
+MEAN_TRAINING = "Training, mean"
 # where a record may have the quantity, `{}` being the variant
 LOADED_AT = (("bench/memory", "{}/loaded_bytes"), ("bench/report", "table_2/{}/load_bytes"))
 LOADING_AT = (("bench/memory", "{}/loading_peak_bytes"),)
@@ -47,23 +50,21 @@ FORESEEN = (
 
 
 def holding(subject: Subject | None) -> list[Entry]:
-    """Table II's memory after loading, reported and measured, and peaks around it."""
-    entries = _reported(LOADED, "load_gb")
-    if subject is not None:
-        entries += _measured(subject, LOADED, LOADED_AT)
-        entries += _measured(subject, LOADING, LOADING_AT)
-        entries += _measured(subject, CAPTIONING, CAPTIONING_AT)
-    return entries
+    """Memory after loading, and the peaks around it, as measured."""
+    if subject is None:
+        return []
+    places = ((LOADED, LOADED_AT), (LOADING, LOADING_AT), (CAPTIONING, CAPTIONING_AT))
+    return [entry for name, at in places for entry in _measured(subject, name, at)]
 
 
 def training(subject: Subject | None) -> list[Entry]:
-    """Table II's memory in training, which is Figure 3's mean; and the peaks measured.
+    """The mean and the peaks of memory in training, as measured.
 
     The plain loop is one like the report's, for comparison with this code's.
     """
-    entries = _reported(MEAN, "training_gb")
     if subject is None:
-        return entries
+        return []
+    entries = []
     for variant in subject.titles:
         curve = subject.curve(variant, CURVES_AT)
         if curve is not None:
@@ -71,6 +72,23 @@ def training(subject: Subject | None) -> list[Entry]:
             entries.append(Entry(MEAN, variant, "measured", mean, "bytes", record=curve[2]))
     entries += _measured(subject, PEAK, PEAK_AT)
     return entries + _measured(subject, PLAIN_PEAK, PLAIN_AT)
+
+
+def against(subject: Subject | None) -> list[Entry]:
+    """Table II's memory as reported, with what was measured of the same things.
+
+    That of training is the mean of Figure 3.
+    """
+    loaded = [one for one in holding(subject) if one.quantity == LOADED]
+    trained = [
+        replace(one, quantity=MEAN_TRAINING) for one in training(subject) if one.quantity == MEAN
+    ]
+    return [
+        *_reported(LOADED, "load_gb"),
+        *loaded,
+        *_reported(MEAN_TRAINING, "training_gb"),
+        *trained,
+    ]
 
 
 def _reported(quantity: str, name: str) -> list[Entry]:
@@ -94,7 +112,7 @@ def _measured(
 
 
 def curves(subject: Subject | None) -> list[Series]:
-    """Figure 3 in GB. The report's own curves are known by their means, drawn as level lines."""
+    """Memory in GB over the seconds of a training, as in the report's Figure 3."""
     series = []
     colour_of = colours(titles(subject))
     for variant, title in subject.titles.items() if subject else ():
@@ -104,11 +122,6 @@ def curves(subject: Subject | None) -> list[Series]:
             heights = [size / GB for size in sizes]
             colour = colour_of[variant]
             series.append(Series(title, times, heights, variant, colour=colour))
-    end = max((one.x[-1] for one in series), default=1.0)
-    for entry in _reported(MEAN, "training_gb"):
-        height = entry.value / GB
-        name = TITLES[entry.variant]
-        series.append(Series(name, (0.0, end), (height, height), entry.variant, "reported"))
     return series
 
 
@@ -159,6 +172,9 @@ def shares(subject: Subject | None, group: str) -> list[Entry]:
     return entries
 
 
+NO_CURVE = "No curve has been measured yet: run <code>python -m qvla bench --suite training</code>."
+
+
 class MemoryTab(MeasuredTab):
     """Builds the tab inside an open `gr.Tab` and wires its events."""
 
@@ -172,17 +188,8 @@ class MemoryTab(MeasuredTab):
 
     def lay_out(self) -> Sequence[Any]:
         with gr.Row(elem_classes="exhibits"):
-            self.holding = Exhibit(
-                "memory-loaded",
-                "Loaded and captioning",
-                "Table II of the report says what the weights took once loaded.",
-            )
-            self.training = Exhibit(
-                "memory-training",
-                "While training",
-                "Of the report's Figure 3 only the means are known, which are in its Table II: the "
-                "dashed lines.",
-            )
+            self.holding = Exhibit("memory-loaded", "Loaded and captioning")
+            self.training = Exhibit("memory-training", "While training")
         self.parts = Exhibit("memory-parts", "Where the weights' bytes are")
         self.planner = PlannerForm(self.settings)
         self.foreseen = Exhibit(
@@ -191,6 +198,7 @@ class MemoryTab(MeasuredTab):
             "What the planner foretold of the models that were then measured.",
             plot=False,
         )
+        self.report = report_exhibit(self.name)
         return ()
 
     def opened_with(self, tab: gr.Tab) -> None:
@@ -199,7 +207,7 @@ class MemoryTab(MeasuredTab):
 
     @property
     def exhibits(self) -> tuple[Exhibit, ...]:
-        return (self.holding, self.training, self.parts, self.foreseen)
+        return (self.holding, self.training, self.parts, self.foreseen, self.report)
 
     def show(self, subject: Subject | None) -> Update:
         return {
@@ -207,63 +215,43 @@ class MemoryTab(MeasuredTab):
             **self._training(subject),
             **self._parts(subject),
             **self._foreseen(subject),
+            **self._against(subject),
         }
 
     def _holding(self, subject: Subject | None) -> Update:
         entries = holding(subject)
+        if not entries:
+            return self.holding.show(None, UNMEASURED, None)
         scale, unit = _unit([entry.value for entry in entries])
         named = titles(subject)
-        table = entries_table(entries, _shown, named, first="Memory", caption="Memory by variant")
-        notes = [reported()["notes"]["load_precision"]]
-        if subject is not None and not is_reports_model(subject.model):
-            notes.insert(
-                0,
-                f"The report measured {reported()['model']}. {subject.model} is another model: "
-                "compare its variants with each other, not its bytes with the report's.",
-            )
         return self.holding.show(
-            entries_bars(
-                entries,
-                named,
-                y_title=f"Memory, {unit}",
-                unit=unit,
-                scale=scale,
-                may_be_logarithmic=True,
-            ),
-            table + notes_html(*notes),
+            entries_bars(entries, named, y_title=f"Memory, {unit}", unit=unit, scale=scale),
+            entries_table(entries, _shown, named, first="Memory", caption="Memory by variant"),
             entries_csv("qvla-memory", entries),
         )
 
     def _training(self, subject: Subject | None) -> Update:
-        series = curves(subject)
-        logarithmic = far_apart(series)
-        figure = lines(
-            series,
-            x_title="Seconds",
-            y_title="Memory, GB, logarithmic" if logarithmic else "Memory, GB",
-            unit="GB",
-            logarithmic=logarithmic,
-        )
+        entries, series = training(subject), curves(subject)
+        if not entries:
+            return self.training.show(None, UNMEASURED, None)
+        note = [] if series else [NO_CURVE]
         table = entries_table(
-            training(subject),
-            _shown,
-            titles(subject),
-            first="Training",
-            caption="Memory while training",
+            entries, _shown, titles(subject), first="Training", caption="Memory while training"
         )
-        measured = any(one.kind == "measured" for one in series)
-        if measured:
-            note = "The report trained for hours; its mean is drawn across the time measured here."
-        else:
-            figure.update_xaxes(showticklabels=False, title_text="")  # time has no scale then
-            note = (
-                "No curve has been measured yet: run <code>python -m qvla bench --suite "
-                "training</code>."
-            )
         return self.training.show(
-            figure,
-            table + notes_html(html=[note]),
+            lines(series, x_title="Seconds", y_title="Memory, GB", unit="GB") if series else None,
+            table + notes_html(html=note),
             write_csv("qvla-memory-in-training", CURVE_COLUMNS, curve_rows(subject)),
+        )
+
+    def _against(self, subject: Subject | None) -> Update:
+        entries = against(subject)
+        notes = another_model(subject and subject.model)
+        return self.report.show(
+            None,
+            beside(entries, _shown, titles(subject), caption="Memory as reported and as measured")
+            + notes_html(*notes, reported()["notes"]["load_precision"]),
+            entries_csv("qvla-memory-against-the-report", entries),
         )
 
     def _parts(self, subject: Subject | None) -> Update:

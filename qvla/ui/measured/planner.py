@@ -1,4 +1,6 @@
-"""The planner as a form: what a variant would take, and which GPUs that fits. Also as `/plan`."""
+"""The planner as a form that answers as it changes: what a variant would take, and which GPUs that
+fits. Also as `/plan`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui import units
 from qvla.ui.banner import REAL_MODEL
+from qvla.ui.gpu_fit import render_fit
+from qvla.ui.settling import SETTLE, changes
 from qvla.ui.tables import Cell, render_table
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ MOST_IMAGE_TOKENS = 16_384
 
 
 class PlannerForm:
-    """Fields, a button and the answer; `fields` are in the order of `plan_for`."""
+    """Fields and the answer; `fields` are in the order of `plan_for`."""
 
     def __init__(self, settings: Settings) -> None:
         models = list(dict.fromkeys([settings.model_name, REAL_MODEL]))
@@ -43,7 +47,6 @@ class PlannerForm:
             with gr.Row():
                 with gr.Column(min_width=300, scale=3):
                     self.fields = [*self._what(models), *self._how_much()]
-                    self.button = gr.Button("Plan", variant="primary", elem_id="plan")
                 with gr.Column(min_width=300, scale=2):
                     self.answer = gr.HTML(elem_id="plan-answer", label="Plan")
         self.result = gr.JSON(visible=False, label="Plan")
@@ -118,10 +121,11 @@ class PlannerForm:
             api_name=name,
             api_visibility="undocumented",
             show_progress="hidden",
+            trigger_mode="always_last",
         )
 
     def _wire(self) -> None:
-        self.show_on(self.button.click, "show_plan")
+        self.show_on(gr.on(changes(self.fields), None, js=SETTLE).then, "show_plan")
         gr.Button(visible=False).click(
             self._endpoint, inputs=self.fields, outputs=[self.result], api_name="plan"
         )
@@ -195,25 +199,14 @@ def plan_for(
 
 
 def render_plan(plan: Plan) -> str:
-    """The parts as a table, and the GPUs with whether each is large enough, in words."""
+    """The smallest GPU and the others, and the parts as a table."""
     sizes = {name: getattr(plan, name) for name in PARTS}
     rows = [
         (name.capitalize(), [Cell(units.size(size) if size else "none", "planned")])
         for name, size in sizes.items()
     ]
-    gpus = "".join(
-        f'<li data-fits="{str(fit).lower()}"><b>{escape(name)}</b> '
-        f"<span>{'fits' if fit else 'too small'}</span></li>"
-        for name, _, fit in plan.fits
-    )
-    first = (
-        f"The smallest usual GPU that this fits is {escape(plan.smallest)}."
-        if plan.smallest
-        else "No usual GPU is large enough."
-    )
-    return (
-        render_table(("Memory", "Bytes"), rows, caption="Planned memory by what holds it")
-        + f'<p class="notice">{first}</p><ul class="gpus">{gpus}</ul>'
+    return render_fit(plan) + render_table(
+        ("Memory", "Bytes"), rows, caption="Planned memory by what holds it"
     )
 
 

@@ -107,22 +107,18 @@ def cell(record: Evaluation, key: str) -> str:
 # ---- figures of a record -------------------------------------------------------------------------
 
 
-def test_table_3_says_what_the_report_and_the_record_say(evaluation: Evaluation) -> None:
-    shown = cider_figures.table_3(evaluation)
-    head, told, by_reported, by_standard = rows_of(shown.table)
+def test_cider_by_protocol_is_the_record_s(evaluation: Evaluation) -> None:
+    shown = cider_figures.by_protocol(evaluation)
+    head, *rows = rows_of(shown.table)
     assert head == ["Protocol", *TITLES.values()]
-    assert told[1:] == ["0.0006\nreported", "1.4336\nreported", "1.5533\nreported"]
-    for protocol, row in (("reported", by_reported), ("standard", by_standard)):
+    for protocol, row in zip(PROTOCOLS, rows, strict=True):
         assert protocol in row[0].lower()
         assert row[1:] == [cell(evaluation, f"{protocol}/{name}/all/CIDEr") for name in VARIANTS]
-    # what the report says stands under its own protocol alone, and only once
-    assert shown.table.count("1.5533") == 1 and "0.0006 is likely an artefact" in shown.table
     assert shown.table.count(f'href="#record-{evaluation.stem}"') == 6
-    assert "made-up is another model" in unescape(shown.table)
     with open(shown.csv, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     values = {(row["kind"], row["quantity"], row["variant"]): float(row["value"]) for row in rows}
-    assert values["reported", "Reported protocol", "qvla"] == 1.5533
+    assert {kind for kind, _, _ in values} == {"measured"}
     numbers = evaluation.record.numbers
     for name in VARIANTS:
         key = f"standard/{name}/all/CIDEr"
@@ -135,10 +131,26 @@ def test_table_3_says_what_the_report_and_the_record_say(evaluation: Evaluation)
     assert drawn["QVLA, measured", "Standard protocol"] == numbers["standard/qvla/all/CIDEr"]
 
 
-def test_without_an_evaluation_the_report_stands_alone() -> None:
-    assert [row[1:] for row in rows_of(cider_figures.table_3(None).table)[1:]] == [
-        [f"{value:g}\nreported" for value in reported()["table_3_cider"].values()]
+def test_the_report_stands_beside_what_was_measured_by_its_protocol(
+    evaluation: Evaluation,
+) -> None:
+    shown = cider_figures.against(evaluation)
+    assert shown.figure is None  # another model's bars would be on one axis with the report's
+    head, *rows = rows_of(shown.table)
+    assert head == ["Figure", "Reported", "Measured"]
+    told = reported()["table_3_cider"]
+    assert rows == [
+        [
+            f"CIDEr, {TITLES[name]}",
+            f"{told[name]:g}\nreported",
+            cell(evaluation, f"reported/{name}/all/CIDEr"),
+        ]
+        for name in VARIANTS
     ]
+    assert "0.0006 is likely an artefact" in shown.table
+    assert "made-up is another model" in unescape(shown.table)
+    alone = rows_of(cider_figures.against(None).table)[1:]
+    assert [row[1:] for row in alone] == [[f"{told[name]:g}\nreported", "–"] for name in VARIANTS]
 
 
 def test_sources_and_metrics_are_the_record_s(evaluation: Evaluation) -> None:
@@ -199,7 +211,7 @@ def test_what_a_record_lacks_is_left_out(tmp_path: Path, examples: list[Example]
     }
     write_evaluation(tmp_path, examples, {}, changes=changes)
     made = only(tmp_path)
-    *_, last = rows_of(cider_figures.table_3(made).table)
+    [_, last] = rows_of(cider_figures.by_protocol(made).table)
     assert last[1:] == ["–", "–", cell(made, "standard/qvla/all/CIDEr")]
     assert "compares no two variants" in cider_figures.differences(made, "standard").table
 
@@ -263,7 +275,7 @@ def test_any_contender_stands_beside_the_three(tmp_path: Path, examples: list[Ex
     made = only(tmp_path)
     columns = [*TITLES.values(), "LoRA, rank 16", "qlora"]
     for shown in (
-        cider_figures.table_3(made),
+        cider_figures.by_protocol(made),
         cider_figures.by_source(made, "standard"),
         cider_figures.other_metrics(made, "standard"),
     ):

@@ -40,18 +40,15 @@ def found(entries, quantity: str, kind: str) -> dict[str, tuple[float, str]]:
 
 
 def test_without_records_there_is_the_report_alone() -> None:
-    entries = [*memory.holding(None), *memory.training(None)]
+    assert memory.holding(None) == memory.training(None) == memory.curves(None) == []
+    entries = memory.against(None)
     assert {(e.quantity, e.variant, e.kind, e.value) for e in entries} == {
         ("Loaded", "base", "reported", 11.5e9),
         ("Loaded", "adapter", "reported", 11.5e9),
         ("Loaded", "qvla", "reported", 2.8e9),
-        ("Mean", "adapter", "reported", 39e9),
-        ("Mean", "qvla", "reported", 15.5e9),
+        ("Training, mean", "adapter", "reported", 39e9),
+        ("Training, mean", "qvla", "reported", 15.5e9),
     }
-    assert [(one.variant, set(one.y), one.kind) for one in memory.curves(None)] == [
-        ("adapter", {39.0}, "reported"),
-        ("qvla", {15.5}, "reported"),
-    ]
     assert memory.shares(None, "parts") == [] and memory.foreseen(None) == []
 
 
@@ -77,7 +74,11 @@ def test_measured_figures_are_the_records(monkeypatch: pytest.MonkeyPatch, tmp_p
         # of a whole training rather than of the memory suite's few steps
         peak = training.record.numbers[f"{variant}/peak_bytes"]
         assert found(trained, "Peak", "measured")[variant] == (peak, training.path.stem)
-    assert {one.kind for one in held} == {"reported", "measured"}
+    assert {one.kind for one in [*held, *trained, *memory.curves(subject)]} == {"measured"}
+    both = memory.against(subject)
+    assert found(both, "Loaded", "measured") == found(held, "Loaded", "measured")
+    assert found(both, "Training, mean", "measured") == found(trained, "Mean", "measured")
+    assert found(both, "Loaded", "reported")["qvla"] == (2.8e9, "")
     shares = memory.shares(subject, "parts")
     assert {(one.quantity, one.variant): one.value for one in shares} == {
         (part.replace("_", " "), variant): numbers[f"{variant}/parts/{part}_bytes"]
@@ -99,13 +100,11 @@ def test_curves_are_drawn_and_written_point_by_point(
     kept = training_record(tmp_path)
     subject = measured_subject(monkeypatch, tmp_path)
     series = kept.record.series
-    curves = {(one.variant, one.kind): one for one in memory.curves(subject)}
+    curves = {one.variant: one for one in memory.curves(subject)}
     for variant in TRAINED:
-        curve = curves[variant, "measured"]
+        curve = curves[variant]
         assert curve.x == series[f"{variant}/training_seconds"]
         assert [y * 1e9 for y in curve.y] == pytest.approx(series[f"{variant}/training_bytes"])
-        level = curves[variant, "reported"]
-        assert tuple(level.x) == (0.0, curve.x[-1]) and len(set(level.y)) == 1
     path = write_csv("curves", memory.CURVE_COLUMNS, memory.curve_rows(subject))
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -113,7 +112,6 @@ def test_curves_are_drawn_and_written_point_by_point(
         own = [row for row in rows if (row["quantity"], row["variant"]) == ("Curve", variant)]
         assert tuple(float(row["bytes"]) for row in own) == series[f"{variant}/training_bytes"]
         assert {row["record"] for row in own} == {kept.path.stem}
-    assert [float(row["bytes"]) for row in rows if row["kind"] == "reported"] == [39e9, 15.5e9]
 
 
 def test_the_report_suite_stands_in_where_nothing_else_was_measured(
