@@ -140,7 +140,7 @@ class Cohort:
         picked = scores.argmax(-1)
         for place, row in enumerate(rows):
             if row.processors:
-                before = torch.tensor([row.tokens], dtype=torch.long, device=self._device)
+                before: Any = torch.tensor([row.tokens], dtype=torch.long, device=self._device)
                 picked[place] = row.processors(before, scores[place, None].clone()).argmax()
         surprises = F.cross_entropy(scores, picked, reduction="none")
         said = zip(rows, picked.tolist(), surprises.tolist(), strict=True)

@@ -176,7 +176,8 @@ class Desk:
         for (generation, batch, asked), _ in passes:
             decoding = generation.decoding
             own = [generation.prefixes[index] for index in asked] * len(batch.contenders)
-            names = _names(batch, own, len(asked)) or [None] * len(own)
+            named = _names(batch, own, len(asked))
+            names: Sequence[str | None] = named or [None] * len(own)
             keys = [(name, index) for name in batch.contenders for index in asked]
             for key, name in zip(keys, names, strict=True):
                 row = Row(decoding.max_new_tokens, decoding.processors(), name, looked)
