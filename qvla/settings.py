@@ -237,7 +237,9 @@ class Settings(BaseSettings):
 
     @property
     def may_measure(self) -> bool:
-        """Whether visitors may start measurements on this machine."""
+        """Whether visitors may start measurements: on ZeroGPU they would have no GPU."""
+        if on_zerogpu():
+            return False
         if self.measure == "auto":
             return not os.environ.get("SPACE_ID")
         return self.measure == "on"
@@ -257,6 +259,11 @@ def load_settings(**overrides: Any) -> Settings:
             for fault in error.errors()
         ]
         raise SettingsError(f"{'; '.join(faults)}: set another value or unset it.") from error
+
+
+def on_zerogpu() -> bool:
+    """Whether this is a Space on ZeroGPU, as its package `spaces` reads it."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def child_environment(**more: str) -> dict[str, str]:

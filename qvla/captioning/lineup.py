@@ -65,6 +65,7 @@ class Lineup:
         self._residents = Residents(bank.limit_bytes if bank else 0)
         self._variants: dict[str, Variant] = {}
         self._changing = threading.Lock()  # one change of who is there at a time
+        self._closed = ""
 
     @classmethod
     def load(
@@ -187,6 +188,10 @@ class Lineup:
         """
         return self._residents.bring(shared, self._tasks_on(shared, names))
 
+    def close(self, why: str) -> None:
+        """From now on nobody can be added, changed or taken out; who tries is told why."""
+        self._closed = why
+
     def add(self, contender: Contender, *, shown: str | None = None) -> None:
         """Puts a further contender at the end of the line-up, ready to answer.
 
@@ -212,6 +217,7 @@ class Lineup:
     def remove(self, name: str) -> None:
         """Takes a contender out of the line-up, once the generation under way has ended."""
         with self._changing:
+            self._check_open()
             contender = self._checked(name)
             if len(self._contenders) == 1:
                 raise LineupError(f"{contender.title} is the last one there: leave it.")
@@ -326,7 +332,12 @@ class Lineup:
             raise LineupError(f"There is no variant {name!r} here: choose one of {known}.")
         return found
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LineupError(self._closed)
+
     def _check_new(self, contender: Contender) -> None:
+        self._check_open()
         if len(self._contenders) >= MOST:
             raise LineupError(f"There are {MOST} panes already, and no more can be: take one back.")
         if any(contender.title == one.title for one in self._contenders.values()):
@@ -337,6 +348,7 @@ class Lineup:
             )
 
     def _adapted(self, name: str) -> SharedBackbone:
+        self._check_open()
         contender = self._checked(name)
         if not contender.needs_adapter:
             raise LineupError(f"{name} answers without an adapter: name a variant that has one.")

@@ -102,6 +102,11 @@ class LineupLoader:
             self._thread.start()
         return self
 
+    def load(self) -> LineupLoader:
+        """Loads in this very thread, and returns when that is done or has failed."""
+        self._run()
+        return self
+
     def state(self) -> LoadState:
         with self._changed:
             return LoadState(self._phase, self._message, time.monotonic() - self._started)

@@ -31,7 +31,7 @@ from qvla.models.checkpoint import (
 from qvla.models.families import family_of
 from qvla.models.families.family import Family
 from qvla.records.measure import give_back_memory
-from qvla.settings import EMBEDDINGS, load_settings
+from qvla.settings import EMBEDDINGS, load_settings, on_zerogpu
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +138,13 @@ def _model(
     if precision.is_quantised and _stored_quantisation(config) is None:
         kind = nf4 if precision is Precision.NF4 else int8
         options["quantization_config"] = kind.quantisation_config()
+    # ZeroGPU's stand-in for CUDA is in the main thread alone, and Transformers loads in others.
+    moved = on_zerogpu() and device.type == "cuda"
     loaded: Any = family.model_class.from_pretrained(  # a pair, with `output_loading_info`
         folder,
         config=config,
         dtype=torch.float32 if precision is Precision.FP32 else torch.bfloat16,
-        device_map={"": str(device)},
+        device_map={"": "cpu" if moved else str(device)},
         attn_implementation=family.attention(config),
         use_safetensors=True,
         local_files_only=True,
@@ -152,6 +154,8 @@ def _model(
     )
     model, found = loaded
     _check_weights(found, model, name)
+    if moved:
+        model.to(device)
     model.requires_grad_(False)
     model.eval()
     int8.prepare(model)

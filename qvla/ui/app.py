@@ -22,8 +22,8 @@ from qvla.jobs import publishing
 from qvla.jobs.app_worker import AppWorker, start_worker
 from qvla.jobs.mirror import mirror_of
 from qvla.jobs.service import Jobs
-from qvla.settings import ASSETS, Settings
-from qvla.ui import visitors
+from qvla.settings import ASSETS, Settings, on_zerogpu
+from qvla.ui import visitors, zerogpu
 from qvla.ui.admin.tab import AdminTab
 from qvla.ui.ask.tab import AskTab
 from qvla.ui.chat.api import ChatApi
@@ -162,7 +162,10 @@ def serve(settings: Settings) -> None:
         kept.fetch()
         kept.start()
     loader = LineupLoader.of(settings, then=publishing.apply)
-    loader.start()
+    if on_zerogpu():
+        zerogpu.prepare(loader)
+    else:
+        loader.start()
     health = Health(settings, loader)
     app, address = open_app(settings, loader, health)
     print(f"QVLA is open at {address}", flush=True)

@@ -14,6 +14,7 @@ from PIL import Image
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
 from qvla.settings import Settings
+from qvla.ui import zerogpu
 from qvla.ui.compare import photo
 from qvla.ui.panes import Pane, PaneState
 from qvla.ui.pictures import data_uri
@@ -112,12 +113,11 @@ def place_of(shares: np.ndarray) -> str:
 
 
 def _figure(lineup: Lineup, image: Image.Image, pane: Pane, question: str) -> str:
-    from qvla.captioning.attention import where_it_looked
     from qvla.captioning.prompts import prompt_of
 
     title = escape(pane.title)
     try:
-        looked = where_it_looked(lineup, pane.name, image, prompt_of(question), pane.text)
+        looked = zerogpu.where_it_looked(lineup, pane.name, image, prompt_of(question), pane.text)
     except QvlaError as error:
         said = f'<p class="problem">{escape(str(error))}</p>'
         return f"<figure>{said}<figcaption><b>{title}</b></figcaption></figure>"

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from qvla.errors import QvlaError
-from qvla.settings import Settings
+from qvla.settings import Settings, on_zerogpu
 from qvla.ui.background import State, Status, Task, Tasks
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,10 @@ POLL_SECONDS = 1.0
 SWITCHED_OFF = (
     "Measuring from this page is switched off here, since anybody could start it. Run the app on "
     "a machine of your own, or set QVLA_MEASURE=on."
+)
+NO_GPU = (
+    "There is nothing to measure on here: ZeroGPU lends a GPU to answers alone. Run the app on a "
+    "machine or a Space with a GPU of its own."
 )
 NOT_YOURS = "Only the visit that started this measurement can cancel it."
 Updates = dict[Any, Any]
@@ -75,7 +79,7 @@ class MeasureNow:
                 "Cancel", visible=False, size="sm", elem_id=f"{name}-cancel", min_width=80
             )
             self.progress = gr.HTML(
-                "" if allowed else _sentence("off", SWITCHED_OFF),
+                "" if allowed else _switched_off(),
                 elem_id=f"{name}-measuring",
                 label="Measurement",
             )
@@ -135,7 +139,7 @@ class MeasureNow:
 
     def _start(self, request: gr.Request) -> Updates:
         if not self.settings.may_measure:
-            return {self.progress: _sentence("off", SWITCHED_OFF)}
+            return {self.progress: _switched_off()}
         try:
             self.tasks.start(self.command(), self.subject, request.session_hash or "")
         except QvlaError as error:
@@ -161,7 +165,7 @@ class MeasureNow:
         task = self.tasks.last
         running = task is not None and not task.status.over
         allowed = self.settings.may_measure
-        html = "" if allowed else _sentence("off", SWITCHED_OFF)
+        html = "" if allowed else _switched_off()
         if running or (task is not None and task.label == self.subject):
             html = render_status(task.label, task.status)
         return {
@@ -191,6 +195,10 @@ def render_status(subject: str, status: Status) -> str:
         f'aria-valuemax="{status.total}" aria-valuenow="{status.done}" '
         f'style="--share:{share:.3f}"></i></div>'
     )
+
+
+def _switched_off() -> str:
+    return _sentence("off", NO_GPU if on_zerogpu() else SWITCHED_OFF)
 
 
 def _sentence(state: str, text: str) -> str:

@@ -10,6 +10,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.data.imagery import ImageError, open_image
 from qvla.errors import QvlaError
 from qvla.settings import Settings
+from qvla.ui import zerogpu
 from qvla.ui.answered import answered
 from qvla.ui.chat.answers import Said
 from qvla.ui.chat.errors import ChatError
@@ -60,7 +61,7 @@ def speak(
     lineup: Lineup, asked: Asked, decoding: Decoding, settings: Settings, stopped: threading.Event
 ) -> Iterator[Said]:
     """The answer as it grows, until it is done or `stopped` is set. Raises ChatError."""
-    from qvla.captioning.engine import Partial, stream
+    from qvla.captioning.engine import Partial
     from qvla.captioning.prompts import encode_text, typed_prompt
 
     shared = lineup.shared(asked.model)
@@ -81,7 +82,7 @@ def speak(
         raise ChatError(str(error), param="messages", code="invalid_image") from error
     except QvlaError as error:  # of the text, which may be too long or hold special tokens
         raise ChatError(str(error), param="messages") from error
-    partials = stream(lineup, image, [asked.model], decoding, prompt)
+    partials = zerogpu.stream(lineup, image, [asked.model], decoding, prompt)
     partial = Partial()
     try:
         for newest in partials:

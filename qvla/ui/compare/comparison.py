@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qvla.captioning.contenders import Contender
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
+from qvla.ui import zerogpu
 from qvla.ui.answered import answered
 from qvla.ui.panes import Pane, PaneState, idle_panes
 
@@ -158,7 +159,6 @@ def _stream(
     references: Sequence[str],
     stopped: threading.Event,
 ) -> Generator[Panes, None, Panes]:
-    from qvla.captioning.engine import stream
     from qvla.captioning.prompts import prompt_of
 
     panes = tuple(
@@ -172,7 +172,7 @@ def _stream(
     if not available:
         return panes
     last = 0.0
-    partials = stream(lineup, image, available, decoding, prompt_of(question))
+    partials = zerogpu.stream(lineup, image, available, decoding, prompt_of(question))
     try:
         for newest in partials:
             panes = tuple(
