@@ -82,9 +82,10 @@ class Settings(BaseSettings):
     stands_in_for: str | None = Field(
         None, description="the gated model in whose place the embedded one answers; told at start"
     )
-    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
-        description="of base and adapter; auto is bf16 on CUDA cards that have it, and else fp32",
+        description="of base and adapter; auto is bf16 on CUDA, fp16 on cards without it, and fp32 "
+        "on the CPU",
     )
     lineup: Path | None = Field(
         None, description="YAML file with other contenders than base, adapter and qvla"

@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from qvla.captioning import options
+from qvla.captioning.bases import precision_of
 from qvla.captioning.contenders import VARIANTS, contenders_of, with_weights
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.desk import answer_now
@@ -99,11 +100,11 @@ def some_of(named: str, known: Sequence[str], option: str) -> tuple[str, ...]:
 
 def made_explicit(settings: Settings) -> Settings:
     """The same settings with the device and precision that `auto` stands for."""
-    device, precision = settings.device, settings.precision
+    device, precision = settings.device, str(settings.precision)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
-        precision = Precision.BF16.value if device == "cuda" else Precision.FP32.value
+        precision = precision_of(precision, device).value
     return settings.model_copy(update={"device": device, "precision": precision})
 
 

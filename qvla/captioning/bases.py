@@ -10,7 +10,7 @@ import torch
 from qvla.captioning.contenders import Contender, base_identity
 from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.errors import QvlaError
-from qvla.models.backbone import Precision
+from qvla.models.backbone import Precision, lacks_bf16
 
 
 class Bases:
@@ -55,11 +55,12 @@ def device_of(device: str) -> str:
 def precision_of(precision: str, device: str) -> Precision:
     """The precision that `auto` stands for on a device: bf16 on CUDA and fp32 on the CPU.
 
-    Also fp32 on cards before Ampere, such as the T4, which have no bfloat16: PyTorch would imitate
-    it, slowly, and in float16 a decoder trained in bfloat16 may overflow.
+    It is fp16 on cards that have no bfloat16, as long as it does not overflow (`overflow`).
     """
     if precision == "auto":
-        return Precision.BF16 if device.startswith("cuda") and _has_bf16() else Precision.FP32
+        if not device.startswith("cuda"):
+            return Precision.FP32
+        return Precision.FP16 if lacks_bf16(device) else Precision.BF16
     try:
         return Precision(precision)
     except ValueError:
@@ -67,8 +68,3 @@ def precision_of(precision: str, device: str) -> Precision:
         raise QvlaError(
             f"There is no precision {precision!r}: use auto or one of {known}."
         ) from None
-
-
-def _has_bf16() -> bool:
-    """False where this machine's card lacks it; where there is none, loading tells."""
-    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)

@@ -7,7 +7,7 @@ names a YAML file with a list of them:
     - title: LoRA, rank 16
       name: lora16                  # default: made from the title
       base: google/paligemma-3b-pt-224    # default: QVLA_MODEL
-      precision: nf4                # auto (default), fp32, bf16, int8 or nf4
+      precision: nf4                # auto (default), fp32, bf16, fp16, int8 or nf4
       adapter: runs/lora            # folder, from where the file lies, or hub id
 
 Without it the settings make the three of the QVLA report: base, adapter and qvla. Nothing here
@@ -48,7 +48,7 @@ class Contender(BaseModel):
     name: str = Field(pattern=f"^{NAME.pattern}$")
     title: str = Field(min_length=1, max_length=60)
     base: str = Field(min_length=1)
-    precision: Literal["auto", "fp32", "bf16", "int8", "nf4"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "nf4"] = "auto"
     adapter: str | None = None
     needs_adapter: bool = False  # it has no answer of its own without one
 
@@ -73,10 +73,10 @@ def default_contenders(
     precision: str = "auto",
 ) -> tuple[Contender, ...]:
     """Base and adapter in a float precision or in INT8, and QVLA on NF4. Raises LineupError."""
-    if precision not in ("auto", "fp32", "bf16", "int8"):
+    if precision not in ("auto", "fp32", "bf16", "fp16", "int8"):
         raise LineupError(
-            f"Base and adapter run in fp32, bf16 or int8, not in {precision}; NF4 is what QVLA "
-            "always runs in."
+            f"Base and adapter run in fp32, bf16, fp16 or int8, not in {precision}; NF4 is what "
+            "QVLA always runs in."
         )
     folders = {"base": None, "adapter": adapter, "qvla": nf4_adapter}
     return tuple(

@@ -51,6 +51,7 @@ class Variant:
     weight_bytes: int
     available: bool
     reason: str = ""
+    remark: str = ""  # of the precision, where it is not the one that was asked for
 
 
 class Lineup:
@@ -315,6 +316,7 @@ class Lineup:
             weight_bytes=shared.weight_bytes() + extra if known else 0,
             available=not reason,
             reason=reason,
+            remark=shared.remark,
         )
 
     def _of(self, name: str) -> Contender:

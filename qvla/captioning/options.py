@@ -32,8 +32,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", choices=("auto", "cpu", "cuda"))
     group.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16", "int8"),
-        help="of base and adapter; auto is bf16 on CUDA cards that have it, and else fp32",
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
+        help="of base and adapter; auto is bf16 on CUDA, fp16 on cards without it, and fp32 on the "
+        "CPU",
     )
     group.add_argument(
         "--lineup",

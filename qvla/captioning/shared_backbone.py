@@ -7,13 +7,16 @@ A contender may have a second adapter, which answers questions about photos in p
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from qvla.captioning.overflow import OVERFLOWED, give_back, overflows_at
 from qvla.captioning.turn_lock import TurnLock
 from qvla.methods.bottleneck import BASE
 from qvla.models.adapter_files import QUESTIONS, questions_within
@@ -21,6 +24,8 @@ from qvla.models.adapters import Adapter, AdapterError, join, load_adapter
 from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.models.errors import BackboneError
 from qvla.models.footprint import weight_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -69,14 +74,34 @@ class SharedBackbone:
     # Titles of the contenders that answer only with an adapter, by name.
     needing: dict[str, str] = field(default_factory=dict)
     lock: TurnLock = field(default_factory=TurnLock)
+    remark: str = ""  # that it is not in float16 though it was to be
 
     def load(self) -> None:
-        """Loads the backbone if it is not there yet; raises BackboneError."""
-        if self.backbone is None:
-            self.backbone = load_backbone(
-                self.model, self.precision, device=self.device, embeddings=self.embeddings
-            )
-            self.backbone.model.eval()
+        """Loads the backbone if it is not there yet; raises BackboneError.
+
+        One in float16 that overflows there is loaded again in float32.
+        """
+        if self.backbone is not None:
+            return
+        backbone = self._loaded()
+        if (place := overflows_at(backbone)) is not None:
+            log.warning("%s overflows float16 at %s: %s", backbone.name, place, OVERFLOWED)
+            self.remark = OVERFLOWED
+            if not self.precision.is_quantised:
+                self.precision = Precision.FP32
+            del backbone
+            give_back(self.device)
+            backbone = self._loaded(compute=torch.float32)
+        backbone.model.eval()
+        self.backbone = backbone
+
+    def _loaded(self, compute: torch.dtype | None = None) -> Backbone:
+        return load_backbone(
+            *(self.model, self.precision),
+            device=self.device,
+            embeddings=self.embeddings,
+            compute=compute,
+        )
 
     @property
     def loaded(self) -> Backbone:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Names as `qvla.planning.planner.plan` has them; what is not given is left to its own defaults.
 CHOICES = {
     "optimiser": ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"),
-    "precision": ("fp32", "bf16", "int8"),
+    "precision": ("fp32", "bf16", "fp16", "int8"),
     "attention": ("eager", "sdpa"),
 }
 COUNTS = {

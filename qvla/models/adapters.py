@@ -171,9 +171,10 @@ def _rehearse(
             seen = family.image_features(model, pixels.to(backbone.model.dtype))
             finite = finite & torch.isfinite(seen).all()
     if not bool(finite):
+        half = backbone.model.dtype is torch.float16
         raise AdapterError(
             f"{files.folder} makes this model answer with what is no finite number in "
-            f"{backbone.precision.value}: train it again."
+            f"{backbone.precision.value}: {'use fp32' if half else 'train it again'}."
         )
 
 

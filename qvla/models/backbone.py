@@ -1,4 +1,4 @@
-"""A vision-language model by hub id or folder, in float32, bfloat16, INT8 or NF4.
+"""A vision-language model by hub id or folder, in float32, bfloat16, float16, INT8 or NF4.
 
 Transformers is forgiving where this project must not be: it fills missing weights with random ones
 and reads pickles. Everything that can be wrong with a checkpoint is told here in one sentence.
@@ -37,13 +37,14 @@ log = logging.getLogger(__name__)
 
 
 class Precision(StrEnum):
-    """How the base weights are held; INT8 and NF4 compute in bfloat16.
+    """How the base weights are held; INT8 and NF4 compute in bfloat16, see `computing_in`.
 
     With NF4 the embedding table, which is the output head too, is held apart: see `load_backbone`.
     """
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
     INT8 = "int8"
     NF4 = "nf4"
 
@@ -51,6 +52,13 @@ class Precision(StrEnum):
     def is_quantised(self) -> bool:
         """Whether the layers are of bitsandbytes, which cannot be trained themselves."""
         return self in (Precision.INT8, Precision.NF4)
+
+
+FLOATS = {
+    Precision.FP32: torch.float32,
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+}
 
 
 @dataclass
@@ -76,6 +84,7 @@ def load_backbone(
     device: str = "auto",
     for_training: bool = False,
     embeddings: str | None = None,
+    compute: torch.dtype | None = None,
 ) -> Backbone:
     """Loads a checkpoint of any family that is known here, ready for evaluation.
 
@@ -87,6 +96,7 @@ def load_backbone(
         embeddings: how NF4 holds the embedding table, "int8" or "bf16" (`int8_embedding`), which
             quantisation to NF4 leaves alone; None is what the setting `nf4_embeddings` says. Other
             precisions hold it as all their weights, and a family may only know bfloat16.
+        compute: what a quantised model computes in; None is what `computing_in` says.
 
     Raises:
         BackboneError: for everything that a user can mend, from a missing licence to memory.
@@ -106,7 +116,9 @@ def load_backbone(
         _check_quantisation(config, precision, name)
         check_weight_files(folder, name)
         processor = read_processor(folder, name, config)
-        model = _model(folder, name, config, precision, target, for_training)
+        if compute is None or not precision.is_quantised:
+            compute = computing_in(precision, target, for_training=for_training)
+        model = _model(folder, name, config, precision, target, compute, for_training)
         if in_int8 and family_of(config).holds_int8_table:
             int8_embedding.quantise_embeddings(model)
         if precision.is_quantised and target.type == "cpu":
@@ -125,25 +137,51 @@ def load_backbone(
     return Backbone(model, processor, str(name), precision, target)
 
 
+def computing_in(
+    precision: Precision, device: torch.device, *, for_training: bool = False
+) -> torch.dtype:
+    """What a model in that precision computes in there: of a quantised one bfloat16, and float16
+    for answers on CUDA cards that lack it.
+    """
+    if not precision.is_quantised:
+        return FLOATS[precision]
+    return torch.float16 if lacks_bf16(device) and not for_training else torch.bfloat16
+
+
+def lacks_bf16(device: torch.device | str) -> bool:
+    """Whether that is a CUDA card before Ampere (compute capability 8.0), such as the T4, on which
+    PyTorch only imitates bfloat16, slowly.
+    """
+    return (
+        torch.device(device).type == "cuda"
+        and torch.cuda.is_available()
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+
+
 def _model(
     folder: Path,
     name: str | Path,
     config: PreTrainedConfig,
     precision: Precision,
     device: torch.device,
+    compute: torch.dtype,
     for_training: bool,
 ) -> PreTrainedModel:
     family = family_of(config)
     options: dict[str, Any] = {}
     if precision.is_quantised and _stored_quantisation(config) is None:
-        kind = nf4 if precision is Precision.NF4 else int8
-        options["quantization_config"] = kind.quantisation_config()
+        options["quantization_config"] = (
+            nf4.quantisation_config(compute)
+            if precision is Precision.NF4
+            else int8.quantisation_config()
+        )
     # ZeroGPU's stand-in for CUDA is in the main thread alone, and Transformers loads in others.
     moved = on_zerogpu() and device.type == "cuda"
     loaded: Any = family.model_class.from_pretrained(  # a pair, with `output_loading_info`
         folder,
         config=config,
-        dtype=torch.float32 if precision is Precision.FP32 else torch.bfloat16,
+        dtype=compute,
         device_map={"": "cpu" if moved else str(device)},
         attn_implementation=family.attention(config),
         use_safetensors=True,

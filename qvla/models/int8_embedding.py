@@ -153,6 +153,8 @@ class _Product(torch.autograd.Function):
 
 
 def _product(hidden: torch.Tensor, table: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    if hidden.dtype is torch.float16:  # in which a sum of so large integers would overflow
+        return _product(hidden.float(), table, scale.float()).to(hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1]).contiguous()  # (N, H)
     scale = scale.to(flat.dtype)
     if _has_product(flat, table):

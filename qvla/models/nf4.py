@@ -33,7 +33,7 @@ PACKED_ROWS = 32  # output features that the packed form interleaves
 _LOADED = "loaded_quant_state"
 
 
-def quantisation_config() -> BitsAndBytesConfig:
+def quantisation_config(compute: torch.dtype = torch.bfloat16) -> BitsAndBytesConfig:
     """NF4 with double quantisation and bfloat16 compute, the report's and QLoRA's choice.
 
     Transformers leaves the embeddings and the output head as they are; all other linear layers,
@@ -43,7 +43,7 @@ def quantisation_config() -> BitsAndBytesConfig:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=compute,
     )
 
 

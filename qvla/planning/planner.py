@@ -34,7 +34,8 @@ from qvla.settings import load_settings
 
 TASKS = ("captioning", "training")
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
-WIDTHS = {"fp32": 4, "bf16": 2, "int8": 2}  # bytes a number; int8 hands on and computes in bf16
+# Bytes a number; int8 hands on and computes in 16 bits.
+WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 2}
 
 # Caption and end of the longest caption in a batch. Captions of RSICD and UC Merced have 12 words
 # on average, and one in a hundred more than 22.
@@ -129,8 +130,8 @@ def plan(
         new_tokens, num_beams: of captioning.
         gradient_checkpointing: whether activations are recomputed in the backward pass.
         optimiser: as a recipe spells it: float32 states, or 8 bits.
-        precision: of the base: fp32, bf16, or int8 (LLM.int8). By default bf16, but fp32 to train
-            all weights and to caption on the CPU. QVLA is in NF4 and computes in bf16.
+        precision: of the base: fp32, bf16, fp16, or int8 (LLM.int8). By default bf16, but fp32 to
+            train all weights and to caption on the CPU. QVLA is in NF4 and computes in 16 bits.
         autocast: whether training computes in bf16.
         embeddings_8bit: whether QVLA's embedding table is held in 8 bits; by default as the setting
             `nf4_embeddings` says.
@@ -178,8 +179,8 @@ def plan(
         }
     )
     quantised, full = variant == "qvla", training and variant == "base"
-    if precision == "int8" and full:
-        raise PlanError("A base in int8 cannot be trained whole: choose fp32 or bf16.")
+    if precision in ("int8", "fp16") and full:
+        raise PlanError(f"A base in {precision} cannot be trained whole: choose fp32 or bf16.")
     if precision is None:
         wide = full or (device == "cpu" and not training)
         precision = "fp32" if wide and not quantised else "bf16"

@@ -68,6 +68,7 @@ class Pane:
     adapter: str | None = None
     precision: str = ""
     weight_bytes: int = 0
+    remark: str = ""  # of the precision
     text: str = ""
     tokens: int = 0
     seconds_to_first_token: float | None = None

@@ -150,6 +150,7 @@ def _article(
 def _identity(pane: Pane) -> str:
     if pane.model:
         rest = f" + {pane.adapter}" if pane.adapter else ""
+        rest += f" · {pane.remark}" if pane.remark else ""
     else:
         rest = VARIANT_ROLES.get(pane.name, "")
     return f"<b>{escape(pane.model)}</b><span>{escape(rest)}</span>"

@@ -380,7 +380,7 @@ def test_bf16_is_the_floating_backbones_precision_only(
     assert lineup.variant("base").weight_bytes == pytest.approx(fp32 / 2, rel=0.01)
     for answers in texts(lineup, images).values():
         assert all(answers)
-    with pytest.raises(QvlaError, match="fp32, bf16 or int8"):
+    with pytest.raises(QvlaError, match="fp32, bf16, fp16 or int8"):
         Lineup.load(weights.model, precision="nf4", device="cpu")
 
 

@@ -39,10 +39,13 @@ def copied(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
 
 
+DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16}
+
+
 def inputs_of(backbone: Backbone) -> dict[str, torch.Tensor]:
     image = Image.linear_gradient("L").convert("RGB")
     pixels = encode_images(backbone.processor, [image])
-    dtype = torch.float32 if backbone.precision is Precision.FP32 else torch.bfloat16
+    dtype = DTYPES.get(backbone.precision, torch.bfloat16)
     return {
         **encode_text(backbone.processor, ["caption en"]),
         "pixel_values": pixels.to(dtype),
@@ -67,7 +70,7 @@ def test_every_precision_computes_what_transformers_alone_does(
         )
     if precision is Precision.INT8:
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    dtype = torch.float32 if precision is Precision.FP32 else torch.bfloat16
+    dtype = DTYPES.get(precision, torch.bfloat16)
     alone = PaliGemmaForConditionalGeneration.from_pretrained(
         odd_checkpoint, dtype=dtype, device_map={"": "cpu"}, **options
     )

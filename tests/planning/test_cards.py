@@ -36,15 +36,17 @@ def needs() -> dict[str, int]:
         given = {"precision": precision, "embeddings_8bit": True, "skeleton": skeleton}
         return plan(PALIGEMMA_3B, variant, task=task, batch_size=photos, **given).total
 
-    captioning = {one: of("adapter", "captioning", one) for one in ("fp32", "bf16", "int8")}
+    captioning = {one: of("adapter", "captioning", one) for one in ("fp32", "bf16", "fp16", "int8")}
     nf4, once = of("qvla", "captioning"), CUDA_CONTEXT + CUDA_WORKSPACE
     return {
         "Base and Adapter, float32": captioning["fp32"],
         "Base and Adapter, bfloat16": captioning["bf16"],
+        "Base and Adapter, float16": captioning["fp16"],
         "Base and Adapter, int8": captioning["int8"],
         "QVLA, NF4": nf4,
         "all three, float32 and NF4": captioning["fp32"] + nf4 - once,
         "all three, bfloat16 and NF4": captioning["bf16"] + nf4 - once,
+        "all three, float16 and NF4": captioning["fp16"] + nf4 - once,
         "fine-tune Adapter, bfloat16": of("adapter", "training", "bf16", 4),
         "fine-tune QVLA, NF4": of("qvla", "training", None, 4),
         "fine-tune all weights, float32": of("base", "training", "fp32", 4),
@@ -70,8 +72,8 @@ def test_the_readmes_table_is_the_planners() -> None:
     assert table() in README.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16")])
-def test_a_card_without_bfloat16_holds_float32(
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16")])
+def test_a_card_without_bfloat16_holds_float16(
     capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By PyTorch's own answer for a card of that generation."""

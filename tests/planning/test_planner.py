@@ -450,7 +450,7 @@ def test_a_recipe_is_planned_by_its_own_settings(tiny_checkpoint: Path) -> None:
         ({"task": "cooking"}, "no task 'cooking'"),
         ({"optimiser": "sgd"}, "no optimiser 'sgd'"),
         ({"device": "tpu"}, "no device 'tpu'"),
-        ({"precision": "fp16"}, "no precision 'fp16': choose one of fp32, bf16"),
+        ({"precision": "fp8"}, "no precision 'fp8': choose one of fp32, bf16"),
         ({"batch_size": 0}, "batch size must be at least 1"),
         ({"text_tokens": -1}, "number of text tokens must be at least 1"),
     ],

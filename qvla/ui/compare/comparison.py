@@ -122,6 +122,7 @@ def lineup_panes(
                 adapter=variant.adapter,
                 precision=variant.precision,
                 weight_bytes=variant.weight_bytes,
+                remark=variant.remark,
                 called=variant.title,
             )
         )
