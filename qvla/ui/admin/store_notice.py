@@ -9,9 +9,11 @@ from typing import Any
 import gradio as gr
 
 from qvla.errors import QvlaError
+from qvla.jobs import mirror, publishing
 from qvla.jobs.errors import DamagedStoreError
 from qvla.settings import Settings
 from qvla.ui.admin.form import problem
+from qvla.ui.admin.persistence import what_is_lost
 from qvla.words import counted
 
 OFFER = (
@@ -40,6 +42,12 @@ class StoreNotice:
 
     def show(self, *sentences: str) -> dict[Any, Any]:
         return {self.html: "".join(map(problem, sentences)), self.button: gr.Button(visible=False)}
+
+    def show_standing(self) -> dict[Any, Any]:
+        """What is wrong whichever job is looked at."""
+        lost = what_is_lost(self._settings)
+        told = [*publishing.problems(self._settings).values(), *mirror.problems(self._settings)]
+        return self.show(*([] if lost is None else [lost]), *told)
 
     def show_error(self, error: QvlaError) -> dict[Any, Any]:
         """That no job can be shown, and why."""

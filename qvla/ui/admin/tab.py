@@ -15,7 +15,7 @@ import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.jobs import mirror, publishing, runner
+from qvla.jobs import runner
 from qvla.settings import Settings
 from qvla.ui.admin.actions import JobActions, panes_of
 from qvla.ui.admin.form import JobForm, problem
@@ -231,9 +231,8 @@ class AdminTab:
         chosen = chosen or (all_jobs[0] if all_jobs else None)
         panes = panes_of(self.settings)
         rendered = render_jobs(all_jobs, chosen and chosen.id, self._reached, panes)
-        wrong = [*publishing.problems(self.settings).values(), *mirror.problems(self.settings)]
         updates: Updates = {
-            **self.notice.show(*wrong),
+            **self.notice.show_standing(),
             self.list: gr.HTML(value=chosen and chosen.id, jobs=rendered),
             **self.evaluation.show(chosen and chosen.id),
         }
