@@ -25,5 +25,6 @@ SUITES = {
     "methods": Suite("an adapter of each method against the base", "qvla.bench.methods_suite"),
     "report": Suite("the report's tables, reported and measured", "qvla.bench.report"),
     "page": Suite("from opening the page to the first caption", "qvla.bench.page"),
+    "load": Suite("a crowd of clients against the app", "qvla.bench.load"),
     "cpu": Suite("evaluation and scoring against plain loops", "qvla.bench.cpu"),
 }

@@ -145,6 +145,16 @@ def check_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def check_new(new: Contender, others: Sequence[Contender], tasks: Sequence[Contender]) -> None:
+    """Raises LineupError where a contender has no room or no name and title of its own there."""
+    if len(others) >= MOST:
+        raise LineupError(f"There are {MOST} panes already, and no more can be: take one back.")
+    if any(new.title == one.title for one in others):
+        raise LineupError(f"There is a pane with the title {new.title!r} already.")
+    if any(new.name == one.name for one in (*others, *tasks)):
+        raise LineupError(f"There is a pane or a task with the name {new.name!r} already.")
+
+
 def _contender(file: Path, number: int, entry: Any, model: str) -> Contender:
     if not isinstance(entry, dict):
         raise LineupError(

@@ -18,11 +18,11 @@ from transformers.utils import logging as transformers_logging
 from qvla.captioning.bank import Bank
 from qvla.captioning.bases import Bases
 from qvla.captioning.contenders import (
-    MOST,
     VARIANTS,
     Contender,
     LineupError,
     check_names,
+    check_new,
     default_contenders,
 )
 from qvla.captioning.residents import Residents
@@ -200,7 +200,8 @@ class Lineup:
         many, and AdapterError or BackboneError where it cannot be loaded.
         """
         with self._changing:
-            self._check_new(contender)
+            self._check_open()
+            check_new(contender, self.contenders(), self.tasks())
             shared = self._bases.of(contender)
             with shared.lock:
                 was_loaded = shared.backbone is not None
@@ -337,17 +338,6 @@ class Lineup:
     def _check_open(self) -> None:
         if self._closed:
             raise LineupError(self._closed)
-
-    def _check_new(self, contender: Contender) -> None:
-        self._check_open()
-        if len(self._contenders) >= MOST:
-            raise LineupError(f"There are {MOST} panes already, and no more can be: take one back.")
-        if any(contender.title == one.title for one in self._contenders.values()):
-            raise LineupError(f"There is a pane with the title {contender.title!r} already.")
-        if contender.name in (*self._contenders, *(task.name for task in self.tasks())):
-            raise LineupError(
-                f"There is a pane or a task with the name {contender.name!r} already."
-            )
 
     def _adapted(self, name: str) -> SharedBackbone:
         self._check_open()

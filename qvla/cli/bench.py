@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="memory, report: some of loading, captioning and training, separated by commas "
         "(default: all)",
     )
+    parser.add_argument("--clients", type=int, default=64, help="load (default 64)")
+    parser.add_argument(
+        "--seconds", type=float, default=120, help="load: how long the crowd asks (default 120)"
+    )
     parser.add_argument("--data", type=Path, help="photos in the RISC layout (default: examples)")
     parser.add_argument(
         "--random-weights",

@@ -49,6 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         device="cpu",
         jobs=home / "jobs",
         max_upload_mb=1,
+        concurrency=1,
         queue_size=WAITING,
         concurrency=1,
         openai_api="on",
