@@ -33,7 +33,8 @@ document.addEventListener("click", (event) => {
   if (!tab) return;
   setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
   const name = TAB.exec(tab.id)?.[1];
-  if (name) history.replaceState(history.state, "", `#${name}`);
+  const { pathname, search } = location; // not "#…" alone, which would be beside the page's base
+  if (name) history.replaceState(history.state, "", `${pathname}${search}#${name}`);
 });
 let wantedTab = location.hash.slice(1);
 function openTab() {
@@ -81,6 +82,30 @@ new MutationObserver(() => {
   });
 }).observe(document, {
   subtree: true, childList: true, attributes: true, attributeFilter: ["class"],
+});
+
+// Buttons that copy: a text, or a link to this page with a query of its own. Where a page may not
+// write to the clipboard (any that is not on https or this machine), a field that is selected may.
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const field = Object.assign(document.createElement("textarea"), { value: text });
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+}
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("[data-copy], [data-copy-link]");
+  if (!button) return;
+  const { copy: text, copyLink: query } = button.dataset;
+  await copy(text ?? `${location.origin}${location.pathname}${query}#compare`);
+  button.focus();
+  const label = button.dataset.label ??= button.innerHTML;
+  button.textContent = "Copied";
+  setTimeout(() => { button.innerHTML = label; }, 1500);
 });
 
 // Ctrl+Enter asks, wherever on the tab the keyboard is.

@@ -62,8 +62,22 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   highlight(false);
-  take(event.dataTransfer.files[0]);
+  const { files } = event.dataTransfer;
+  if (files.length > 1 && document.getElementById("several")?.offsetParent) several(files);
+  else take(files[0]);
 });
+// Several go to a part of the page that is not there before it is opened.
+async function several(files) {
+  const part = document.getElementById("several");
+  const place = () => part.querySelector('input[type="file"]');
+  if (!place()) part.querySelector("button.label-wrap").click();
+  while (!place()) await new Promise(requestAnimationFrame);
+  part.scrollIntoView({ block: "nearest" });
+  const data = new DataTransfer();
+  for (const file of files) data.items.add(file);
+  place().files = data.files;
+  place().dispatchEvent(new Event("change", { bubbles: true }));
+}
 document.addEventListener("paste", (event) => {
   const file = event.clipboardData?.files?.[0];
   if (!file || !isShown()) return;

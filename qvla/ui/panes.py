@@ -135,7 +135,8 @@ def _article(
         f'<p class="identity">{_identity(pane)}<span class="badge">{escape(badge)}</span></p>'
         "</header>"
         f'<p class="caption" lang="en">{_caption(pane, own.get(pane.name, ()))}</p>'
-        f'<p class="note">{_certainty(pane)}{escape(_note(pane))}</p>'
+        f'<div class="below"><p class="note">{_certainty(pane)}{escape(_note(pane))}</p>'
+        f"{_copy(pane, manner)}</div>"
         '<dl class="figures">'
         + _figure("First token", units.seconds(pane.seconds_to_first_token))
         + _figure("Total", units.seconds(pane.seconds), _share(pane.seconds, longest), time)
@@ -170,6 +171,16 @@ def _certainty(pane: Pane) -> str:
     """How sure the model is of the caption, before the line below it; always the same element."""
     word = escape(pane.certainty) if pane.text else ""
     return f'<span class="certainty" data-word="{word}" title="{CERTAINTY}">{word}</span>'
+
+
+def _copy(pane: Pane, manner: Manner) -> str:
+    """A button that copies what was said, always there and hidden until it was."""
+    hidden, said = _hidden(not pane.text or pane.state.busy), escape(as_sentence(pane.text))
+    return (
+        f'<button type="button" class="row-button copy"{hidden} data-copy="{said}" '
+        'aria-live="polite">Copy'
+        f'<span class="sr-only"> the {manner.what} of {escape(pane.title)}</span></button>'
+    )
 
 
 def _note(pane: Pane) -> str:

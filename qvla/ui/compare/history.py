@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import StringConstraints
 
 from qvla.ui import units
+from qvla.ui.compare.links import link_to
 from qvla.ui.panes import Pane
 from qvla.ui.sentences import as_sentence
 from qvla.ui.tables import csv_text
@@ -44,12 +46,20 @@ COLUMNS = (
     "top_p",
     "seed",
     "references",
+    "note",
 )
+
+
+MOST_NOTE = 300  # letters
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One finished comparison. `thumbnail` is a data URI; it stays out of the downloads."""
+    """One finished comparison. `thumbnail` is a data URI, and `key` tells entries apart.
+
+    `file` is where the upload lies, `digest` the SHA-256 of it, and `example` the name of the
+    example that it is, if it is one. None of these is in the downloads.
+    """
 
     time: str
     photo: str
@@ -57,11 +67,34 @@ class Comparison:
     decoding: dict[str, Any]
     references: tuple[str, ...]
     panes: tuple[Pane, ...]
+    note: Annotated[str, StringConstraints(max_length=MOST_NOTE)] = ""
+    key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,16}$")] = ""
+    file: Annotated[str, StringConstraints(max_length=4096)] = ""
+    digest: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    example: Annotated[str, StringConstraints(max_length=255)] = ""
+
+
+def keyed(history: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The same, each with a key: those that a browser kept from before have none."""
+    return tuple(one if one.key else replace(one, key=secrets.token_hex(8)) for one in history)
 
 
 def now() -> str:
     """The time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def decoding_words(options: Mapping[str, Any]) -> str:
+    """The decoding in few words, from the arguments of `Decoding`."""
+    length = f"up to {options.get('max_new_tokens', 40)} tokens"
+    if options.get("temperature"):
+        words = [f"temperature {options['temperature']:g}", f"top-p {options.get('top_p', 1):g}"]
+        if options.get("seed") is not None:
+            words.append(f"seed {options['seed']}")
+    else:
+        beams = options.get("num_beams", 1)
+        words = ["Greedy" if beams == 1 else f"{beams} beams"]
+    return ", ".join([*words, length])
 
 
 def pane_record(pane: Pane) -> dict[str, Any]:
@@ -88,6 +121,7 @@ def as_records(history: Sequence[Comparison]) -> list[dict[str, Any]]:
             "photo": entry.photo,
             "decoding": entry.decoding,
             "references": list(entry.references),
+            **({"note": entry.note} if entry.note else {}),
             "variants": {pane.name: pane_record(pane) for pane in entry.panes},
         }
         for entry in history
@@ -107,6 +141,7 @@ def as_csv(history: Sequence[Comparison]) -> str:
             "variant": pane.name,
             "title": pane.title,
             "references": "\n".join(entry.references),
+            "note": entry.note,
             **pane_record(pane),
             **entry.decoding,
         }
@@ -148,6 +183,16 @@ def _said(panes: Sequence[Pane]) -> list[tuple[str, str]]:
     return [(pane.name, pane.text) for pane in panes]
 
 
+def link_of(entry: Comparison) -> str:
+    """The query of a link to the same comparison; "" where it is not known of which photo."""
+    names = [pane.name for pane in entry.panes]
+    if entry.example:
+        return link_to(entry.decoding, names, example=entry.example)
+    if entry.digest:
+        return link_to(entry.decoding, names, photo=entry.digest, name=entry.photo)
+    return ""
+
+
 def render_history(history: Sequence[Comparison]) -> str:
     """A table, newest first; on narrow screens the style sheet turns rows into cards."""
     if not history:
@@ -172,11 +217,38 @@ def _row(entry: Comparison, titles: Mapping[str, str]) -> str:
     cells = "".join(_cell(panes.get(name), title) for name, title in titles.items())
     when = escape(entry.time)
     clock = escape(entry.time.partition("T")[2][:5])
+    note = f'<em class="entry-note">{escape(entry.note)}</em>' if entry.note else ""
     return (
         f'<tr><th scope="row"><div><img src="{escape(entry.thumbnail)}" alt="" '
         'width="48" height="48">'
-        f'<span><b>{escape(entry.photo)}</b><time datetime="{when}">{clock} UTC</time></span>'
+        f'<span><b>{escape(entry.photo)}</b><time datetime="{when}">{clock} UTC</time>'
+        f"<small>{escape(decoding_words(entry.decoding))}</small>{note}{_actions(entry)}</span>"
         f"</div></th>{cells}</tr>"
+    )
+
+
+def _actions(entry: Comparison) -> str:
+    """What can be done with an entry; all but the first wait behind "More"."""
+    if not entry.key:
+        return ""
+    name = escape(entry.photo)
+    link = escape(link_of(entry))
+    copy = (
+        f'<button type="button" class="row-button" data-copy-link="{link}">Copy link</button>'
+        if link
+        else ""
+    )
+    return (
+        f'<span class="entry-actions" data-key="{entry.key}">'
+        f'<button type="button" class="row-button" data-do="reopen" '
+        f'aria-label="Open {name} again">Open</button>'
+        f'<details><summary aria-label="More for {name}">More</summary>'
+        '<span class="entry-more"><label>Note '
+        f'<input class="entry-note-field" maxlength="{MOST_NOTE}" '
+        f'value="{escape(entry.note)}"></label>{copy}'
+        '<button type="button" class="row-button" data-do="card">Picture card</button>'
+        '<button type="button" class="row-button" data-do="remove">Delete</button>'
+        "</span></details></span>"
     )
 
 

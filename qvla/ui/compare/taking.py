@@ -14,6 +14,7 @@ from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui.compare import photo
+from qvla.ui.panes import Pane
 from qvla.ui.photo_folder import PhotoFolder
 
 Update = dict[Any, Any]
@@ -51,6 +52,21 @@ class PhotoTaking:
             return self._refuse(str(error), chosen)
         kept = "" if references == filled else references
         return self._take(file, opened, kept, "", self.dropped(seats, request, None))
+
+    def bring(self, told: Callable[[tuple[Pane, ...]], Update]) -> Callable[..., Update]:
+        """What opens a photo that was uploaded before, with captions that are there already; `told`
+        gives the updates that show panes.
+        """
+
+        def brought(file: FileData, panes: tuple[Pane, ...], request: gr.Request) -> Update:
+            try:
+                opened = photo.open_photo(file, self.settings)
+            except QvlaError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+            dropped = self.dropped((), request, None)
+            return {**self._take(file, opened, "", "", dropped), **told(panes)}
+
+        return brought
 
     def too_large(self, chosen: FileData | None) -> Update:
         return self._refuse(photo.too_large(self.settings), chosen)

@@ -27,11 +27,12 @@ class WeightsPanel:
             self.banner = gr.HTML(render_banner(settings, loader), elem_id="banner", label="Banner")
             self.retry = gr.Button("Try again", visible=False, size="sm", elem_id="retry")
 
-    def wire(self, restored: Any, panes: gr.HTML, shown: gr.State, choice: PaneChoice) -> None:
+    def wire(self, restored: Any, panes: gr.HTML, shown: gr.State, choice: PaneChoice) -> Any:
         """Idle panes get the identity of who will answer in them as soon as it is known, and the
         choice of panes who there is.
 
-        `restored` is the event after which the page shows what the browser had kept.
+        `restored` is the event after which the page shows what the browser had kept; returns the
+        one after which it shows who there is.
         """
 
         def refresh(now: tuple[Pane, ...], chosen: tuple[str, ...]) -> dict[Any, Any]:
@@ -47,11 +48,12 @@ class WeightsPanel:
         def opened(now: tuple[Pane, ...], chosen: tuple[str, ...]) -> dict[Any, Any]:
             return {**choice.show(chosen), **refresh(now, chosen)}
 
+        filled = []
         for event, handler, name in (
             (restored.then, opened, "status_on_load"),
             (self.timer.tick, refresh, "status"),
         ):
-            event(
+            asked = event(
                 handler,
                 inputs=[shown, choice.chosen],
                 outputs=[self.banner, self.retry, self.timer, panes, shown, *choice.outputs],
@@ -60,6 +62,7 @@ class WeightsPanel:
                 api_name=name,
                 api_visibility="undocumented",
             )
+            filled.append(asked)
         self.retry.click(
             self._retry,
             outputs=[self.banner, self.retry, self.timer],
@@ -67,6 +70,7 @@ class WeightsPanel:
             api_name="retry_loading",
             api_visibility="undocumented",
         )
+        return filled[0]
 
     def _show(self) -> dict[Any, Any]:
         phase = self.loader.state().phase

@@ -1,0 +1,1 @@
+"""Several photos at once: a table that fills as captions come."""
