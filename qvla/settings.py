@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     examples: Path = Field(ASSETS / "examples", description="the examples, same layout")
 
     max_upload_mb: int = Field(20, ge=1, le=1024, description="largest upload, 2^20 bytes each")
+    max_photos: int = Field(50, ge=1, le=500, description="photos that may be dropped at once")
     max_pixels: int = Field(50_000_000, ge=64, description="largest photo, width times height")
     concurrency: int = Field(8, ge=1, le=64, description="comparisons that may run at once")
     queue_size: int = Field(16, ge=1, le=10_000, description="comparisons that may wait")
@@ -133,6 +134,10 @@ class Settings(BaseSettings):
     )
     measure: Literal["auto", "on", "off"] = Field(
         "auto", description="whether visitors may start measurements; auto: not on a Space"
+    )
+
+    votes: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether visitors may vote on captions; auto: not on a Space"
     )
 
     admins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -244,6 +249,18 @@ class Settings(BaseSettings):
         if self.measure == "auto":
             return not os.environ.get("SPACE_ID")
         return self.measure == "on"
+
+    @property
+    def may_vote(self) -> bool:
+        """Whether visitors may vote on captions whose names are hidden."""
+        if self.votes == "auto":
+            return not os.environ.get("SPACE_ID")
+        return self.votes == "on"
+
+    @property
+    def votes_file(self) -> Path:
+        """Where their votes are kept."""
+        return self.home / "votes.jsonl"
 
     @property
     def max_upload_bytes(self) -> int:

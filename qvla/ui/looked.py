@@ -16,6 +16,7 @@ from qvla.errors import QvlaError
 from qvla.settings import Settings
 from qvla.ui import zerogpu
 from qvla.ui.compare import photo
+from qvla.ui.compare.voting.mask import is_hidden
 from qvla.ui.panes import Pane, PaneState
 from qvla.ui.pictures import data_uri
 from qvla.ui.queue_state import CAPTIONS
@@ -69,7 +70,8 @@ class LookedSection:
     def _look(
         self, chosen: FileData | None, panes: tuple[Pane, ...], question: str = ""
     ) -> Iterator[str]:
-        said = [pane for pane in panes if pane.text and pane.state is PaneState.DONE]
+        done = [pane for pane in panes if pane.text and pane.state is PaneState.DONE]
+        said = [pane for pane in done if not is_hidden(pane)]
         lineup = self.loader.lineup
         if chosen is None or lineup is None or not said:
             yield f'<p class="empty" role="status">{NOTHING}</p>'

@@ -18,6 +18,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from qvla.captioning.contenders import NAME
 from qvla.ui.compare.history import Comparison
 from qvla.ui.compare.offers import MOST
+from qvla.ui.compare.voting.mask import is_hidden
 from qvla.ui.panes import Pane
 
 MOST_BYTES = 400_000  # browsers keep 5 MB of text for an address, and this is kept encrypted
@@ -71,10 +72,10 @@ def kept(
 ) -> dict[str, Any]:
     """What the browser is given to keep: the oldest comparisons go when it would be too much.
 
-    Captions that are still coming are not kept.
+    Captions that are still coming, or to be voted on, are not kept.
     """
     here = None if photo is None else KeptPhoto(photo.path, photo.orig_name or "")
-    still = () if any(pane.state.busy for pane in panes) else tuple(panes)
+    still = () if any(pane.state.busy or is_hidden(pane) for pane in panes) else tuple(panes)
     last = tuple(visited)[-MOST_COMPARISONS:]
     visit = Visit(here, references, filled, still, last, tuple(chosen_panes))
     while visit.visited and len(_VISIT.dump_json(visit)) > MOST_BYTES:

@@ -19,20 +19,24 @@ from qvla.ui.compare.certainty import Certainties
 from qvla.ui.compare.choice import PaneChoice
 from qvla.ui.compare.controls import decoding_arguments, decoding_controls, read_references
 from qvla.ui.compare.endpoint import compare_endpoint
+from qvla.ui.compare.entries import entry_of
 from qvla.ui.compare.examples import example_grid
 from qvla.ui.compare.gallery import GalleryPanel
 from qvla.ui.compare.history_panel import HistoryPanel
 from qvla.ui.compare.keeping import PANES_IN_LINK, Shown, VisitKeeping
 from qvla.ui.compare.offers import LEAST, MOST, panes_of
+from qvla.ui.compare.reopening import Reopening
+from qvla.ui.compare.several.panel import SeveralPanel
 from qvla.ui.compare.taking import PhotoTaking
-from qvla.ui.compare.turns import Outcome, Turns
+from qvla.ui.compare.turns import Turns
 from qvla.ui.compare.visits import Wanted
+from qvla.ui.compare.voting.mask import is_hidden
+from qvla.ui.compare.voting.panel import VotePanel
 from qvla.ui.compare.weights import WeightsPanel
 from qvla.ui.compare.zoom import Zoom
 from qvla.ui.looked import LookedSection
 from qvla.ui.panes import CAPTIONS, Pane, render_panes
 from qvla.ui.photo_folder import PhotoFolder
-from qvla.ui.pictures import HISTORY_PIXELS, data_uri
 from qvla.ui.queue_state import CAPTIONS as TURNS
 
 # On narrow screens the panes lie out of sight.
@@ -82,16 +86,19 @@ class CompareTab:
         self.filled = gr.State("")  # the references that came with an example
         self.picked = gr.State(0)  # another number for each photo that is captioned at once
         self.weights = WeightsPanel(self.settings, self.loader)
+        self.reopening = Reopening(self.settings, self.examples)
         with gr.Row(elem_classes="workbench"):
             with gr.Column(elem_classes="photo-column", min_width=280):
                 self.photo = photo.photo_input(self.settings, zooms=True)
                 with gr.Row(elem_classes="actions"):
                     self.start = gr.Button("Compare", variant="primary", elem_id="compare")
                     self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
+                self.voting = VotePanel(self.settings, self.loader)
                 self.grid = example_grid(self.examples)
             with gr.Column(elem_classes="answer-column", min_width=280):
                 gr.HTML("<h2>Captions</h2>", elem_classes="sr-only")
                 self.panes = gr.HTML(render_panes(idle), elem_id="panes", label="Panes")
+                self.voting.lay_out_bar()
                 self.references = gr.Textbox(
                     "",  # not None, so that clients may leave it out
                     label="Ground truth",
@@ -109,6 +116,7 @@ class CompareTab:
                     self.choice = PaneChoice(self.loader, badge=self.badges)
                     self.decoding = decoding_controls()
         self.gallery = GalleryPanel(self.settings.data)
+        self.several = SeveralPanel(self.settings, self.loader)
         self.zoom = Zoom(self.settings, self.loader)
         self.variants = gr.Textbox("", visible=False, label="Variants")  # for programs alone
         self.result = gr.JSON(visible=False, label="Captions")
@@ -123,7 +131,14 @@ class CompareTab:
             *(self.settings, self.loader, self.examples),
             *(own, self.history, self.choice, self.turns.told),
         )
-        self.weights.wire(keeping.wire(page), self.panes, self.shown, self.choice)
+        ready = self.weights.wire(keeping.wire(page), self.panes, self.shown, self.choice)
+        beside = [*self.looked.outputs, *self.voting.outputs]
+        reopened = self.reopening.wire(
+            *(own, self.history, self.choice, self.decoding),
+            *(self._dropped, self.turns.told, beside),
+        )
+        for event, name in reopened:
+            keeping.after(event, name)
         chosen = self.choice.wire(self.panes, self.shown, self.turns.is_busy)
         keeping.after(chosen, "choice")
         self.choice.names.input(None, inputs=[self.choice.names], js=LINK_PANES)
@@ -135,7 +150,7 @@ class CompareTab:
         seats = self.choice.chosen
         before, who = [self.chosen, self.references, self.filled, seats], [self.chosen, seats]
         self.take = take
-        outputs = [*own, self.picked, *self.looked.outputs]
+        outputs = [*own, self.picked, *beside]
         for trigger, handler, inputs, name in (
             (self.photo.upload, take.upload, [self.photo, *before], "take_photo"),
             (self.photo.oversize, take.too_large, [self.chosen], "refuse_large_photo"),
@@ -145,14 +160,21 @@ class CompareTab:
         ):
             taken = trigger(handler, inputs=inputs, outputs=outputs, api_name=name, **quiet)
             keeping.after(taken, name)
+            if handler == take.upload:
+                self.reopening.wire_links(ready, taken)
         self.gallery.wire()
+        opens, shown = take.bring(self.turns.told), [*own, *beside]
+        keeping.after(self.several.wire(seats, self.decoding, opens, shown), "open_photo")
         self.zoom.wire(self.photo, self.chosen)
 
         asked = gr.on(
             [self.start.click, self.picked.change],
             self._ask,
-            inputs=[self.chosen, self.references, self.choice.chosen, *self.decoding],
-            outputs=[*self.turns.outputs, *self.looked.outputs],
+            inputs=[
+                *(self.chosen, self.references, self.choice.chosen, self.voting.tick),
+                *self.decoding,
+            ],
+            outputs=[*self.turns.outputs, *beside],
             queue=False,
             api_name="ask_to_compare",
             **quiet,
@@ -161,7 +183,7 @@ class CompareTab:
         run = asked.then(
             self._run,
             inputs=[self.chosen, self.history.visited],
-            outputs=[*self.turns.outputs, *self.history.outputs],
+            outputs=[*self.turns.outputs, *self.history.outputs, *self.voting.outputs],
             trigger_mode="multiple",  # for who left and came back; what has no use does nothing
             api_name="compare_and_keep",
             **captions,
@@ -182,6 +204,9 @@ class CompareTab:
         }
         scored = run.then(self._rescore, **rescore, api_name="score_after_comparison", **quiet)
         keeping.after(scored, "score_after_comparison")
+        voted = self.voting.wire(self.history, self.turns.told, [self.panes, self.shown])
+        scored = voted.then(self._rescore, **rescore, api_name="score_after_vote", **quiet)
+        keeping.after(scored, "vote")
         scored = self.references.change(  # not `input`, which does not fire for pasted text
             self._rescore, **rescore, trigger_mode="always_last", api_name="score", **quiet
         )
@@ -218,8 +243,9 @@ class CompareTab:
         return opened
 
     def _dropped(self, seats: Sequence[str], request: gr.Request, new: Example | None) -> Update:
+        voting = self.voting.cleared(request)
         at_once = {} if new is None else {self.picked: next(_picks)}
-        return {**self.turns.dropped(seats, request), **self.looked.cleared(), **at_once}
+        return {**self.turns.dropped(seats, request), **self.looked.cleared(), **voting, **at_once}
 
     def _take_part(
         self,
@@ -245,6 +271,7 @@ class CompareTab:
         chosen: FileData | None,
         references: str,
         seats: tuple[str, ...],
+        blind: bool,
         max_new_tokens: float,
         num_beams: float,
         temperature: float,
@@ -255,15 +282,25 @@ class CompareTab:
         if chosen is None:
             return {self.photo: photo.refused("Choose a photo first.", None)}
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
-        wanted = Wanted(chosen, read_references(references), options, tuple(seats))
-        return {**self.turns.wait(wanted, request), **self.looked.cleared()}
+        mask = self.voting.mask(blind, seats)
+        wanted = Wanted(chosen, read_references(references), options, tuple(seats), mask=mask)
+        voting = self.voting.cleared(request)
+        return {**self.turns.wait(wanted, request), **self.looked.cleared(), **voting}
 
     def _run(
         self, chosen: FileData | None, visited: tuple[history.Comparison, ...], request: gr.Request
     ) -> Iterator[Update]:
         outcome = yield from self.turns.run(chosen, request)
-        if outcome is not None:
-            yield self.history.show((*visited, _entry(outcome)))
+        if outcome is None:
+            return
+        entry, mask = entry_of(outcome, self.examples), outcome.run.wanted.mask
+        asked = None if mask is None else self.voting.opened(entry, mask, visited, request)
+        if asked is not None:
+            yield asked
+            return
+        if mask is not None:
+            yield {**self.turns.told(outcome.panes), **self.voting.not_opened()}
+        yield self.history.show((*visited, entry))
 
     def _rescore(
         self,
@@ -272,22 +309,12 @@ class CompareTab:
         visited: tuple[history.Comparison, ...],
         request: gr.Request,
     ) -> Update:
-        if self.turns.is_busy(request) or not any(pane.text for pane in panes):
+        if self.turns.is_busy(request) or not any(
+            pane.text and not is_hidden(pane) for pane in panes
+        ):
             return {self.shown: gr.skip()}
         lines = read_references(references)
         panes = comparison.score(panes, lines)
         scored = history.with_references(visited, lines, panes)
         changed = self.history.show(scored) if scored != visited else {}
         return {**self.turns.told(panes), **changed}
-
-
-def _entry(outcome: Outcome) -> history.Comparison:
-    wanted = outcome.run.wanted
-    return history.Comparison(
-        time=history.now(),
-        photo=photo.photo_name(wanted.photo),
-        thumbnail=data_uri(outcome.image, HISTORY_PIXELS),
-        decoding=wanted.options,
-        references=wanted.references,
-        panes=outcome.panes,
-    )

@@ -88,7 +88,7 @@ class Turns:
         return {
             self.photo: photo.PhotoInput(problem=""),
             self.stop_button: gr.Button(interactive=True),
-            **self.told(panes),
+            **self.told(wanted.seen(panes)),
         }
 
     def run(
@@ -119,7 +119,7 @@ class Turns:
             ):
                 if run.discarded:
                     break
-                yield self.told(panes)
+                yield self.told(wanted.seen(panes))
         except QvlaError as error:  # of the photo, which may have been swept away meanwhile
             yield {self.photo: photo.refused(str(error), chosen), **self.idle(wanted.seats)}
         finally:

@@ -8,13 +8,16 @@ from typing import Any
 
 from gradio.data_classes import FileData
 
+from qvla.ui.compare.voting.mask import Mask
+from qvla.ui.panes import Pane
+
 
 @dataclass(frozen=True)
 class Wanted:
     """A comparison that was asked for; `options` are the arguments of `Decoding`.
 
     `seats` names those who are to answer, empty for the default; without a `question` it is
-    captions that are wanted.
+    captions that are wanted. A `mask` hides who says what until the visitor has voted.
     """
 
     photo: FileData
@@ -22,6 +25,11 @@ class Wanted:
     options: dict[str, Any]
     seats: tuple[str, ...] = ()
     question: str = ""
+    mask: Mask | None = None
+
+    def seen(self, panes: tuple[Pane, ...]) -> tuple[Pane, ...]:
+        """These panes as the page may have them."""
+        return panes if self.mask is None else self.mask.hide(panes)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from qvla.ui.measured.own_predictions import OwnPredictions
 from qvla.ui.measured.photo_browser import EvaluatedPanel
 from qvla.ui.measured.scored_photos import PhotoShelf
 from qvla.ui.measured.tab import UNMEASURED, notes_html
+from qvla.ui.measured.visitors_votes import VotesExhibit
 from qvla.ui.measuring import MeasureNow, model_arguments
 from qvla.ui.origins import visit_records
 from qvla.ui.photo_folder import PhotoFolder
@@ -75,6 +76,7 @@ class CiderTab:
         with gr.Row(elem_classes="exhibits"):
             self.differences = Exhibit("cider-differences", "Do they really differ?")
             self.metrics = Exhibit("cider-metrics", "Other metrics")
+        self.votes = VotesExhibit(self.settings)
         self.photos = EvaluatedPanel(self.shelf, self._find)
         self.own = OwnPredictions(self.shelf, self._find, self.photos.shown)
         self.report = report_exhibit("cider")
@@ -100,7 +102,8 @@ class CiderTab:
     @property
     def outputs(self) -> list[Any]:
         parts = [output for exhibit in self.exhibits for output in exhibit.outputs]
-        return [self.chooser, self.protocol, self.message, self.records, *parts]
+        shown = [self.chooser, self.protocol, self.message, self.records]
+        return [*shown, *parts, *self.votes.outputs]
 
     # ---- events -------------------------------------------------------------------------------
 
@@ -158,6 +161,7 @@ class CiderTab:
             self.message: notice + notes_html(*problems),
             self.records: render_records([evaluation.kept] if evaluation else []),
             **self._exhibits(evaluation, protocol),
+            **self.votes.show(),
         }
 
     def _exhibits(self, evaluation: Evaluation | None, protocol: str) -> Update:
