@@ -33,7 +33,7 @@ class Rates:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # allowance, and when
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asks = scope["type"] == "http" and scope["method"] == "POST"
+        asks = (scope["type"], scope.get("method")) == ("http", "POST")
         if asks and scope["path"].startswith(ASKING) and self._wait(_client(scope)) > 0:
             await self._refusal(scope)(scope, receive, send)
             return
