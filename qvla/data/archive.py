@@ -1,4 +1,4 @@
-"""Data that comes as a zip archive: unpacked into a folder of its own, and looked through.
+"""Data that comes as a zip archive, or as a table with photos: put into a folder, looked through.
 
 An archive is written by others. Nothing of it is written outside its folder, only photos and tables
 are taken, and it may neither grow beyond bounds nor leave anything behind when it is refused.
@@ -14,6 +14,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, BinaryIO
@@ -54,37 +55,85 @@ def take_in(archive: Path, name: str, home: Path) -> Taken:
     Raises ArchiveError, with one sentence, for what is unsafe, too large, damaged, or no data; then
     nothing of it is left.
     """
+    return _keep([archive], name, home, "archive", lambda folder: unpack(archive, folder))
+
+
+def take_in_files(files: Sequence[Path], home: Path) -> Taken:
+    """The same of data that was chosen as it lies: a zip alone, or a table and its photos."""
+    if not files:
+        raise ArchiveError("Choose a zip, or a table of captions together with its photos.")
+    if len(files) == 1 and files[0].suffix.lower() not in PHOTOS | READ_AS_TABLES:
+        return take_in(files[0], files[0].name, home)
+    tables = [file for file in files if file.suffix.lower() in READ_AS_TABLES]
+    if len(files) == len(tables):
+        raise ArchiveError(
+            "A table alone has no photos: choose its photos together with it, or pack both into a "
+            "zip."
+        )
+    name = tables[0].name if tables else files[0].name
+    return _keep(files, name, home, "upload", lambda folder: gather(files, folder))
+
+
+def gather(files: Sequence[Path], folder: Path) -> int:
+    """Copies the photos and tables among the files into a new folder, and returns how many others
+    there are. Raises ArchiveError for two of one name and for too many.
+    """
+    wanted = [file for file in files if is_data(PurePosixPath(file.name))]
+    if len({file.name.casefold() for file in wanted}) < len(wanted):
+        raise ArchiveError("Two of the files have one name: rename one, or pack them into a zip.")
+    if len(wanted) > MOST_FILES or sum(file.stat().st_size for file in wanted) > MOST_BYTES:
+        raise ArchiveError("These are more files than may be: choose fewer photos.")
+    folder.mkdir(parents=True)
+    for file in wanted:
+        shutil.copyfile(file, folder / file.name)
+    return len(files) - len(wanted)
+
+
+def _keep(
+    files: Sequence[Path], name: str, home: Path, what: str, fill: Callable[[Path], int]
+) -> Taken:
+    """What `fill` writes into a folder, below `home` under a name of the files' contents, if it is
+    data. `what` it came as is what sentences call it.
+    """
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).stem).strip("-")[:40] or "data"
     try:
-        with archive.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:8]
-        folder = home / f"{stem}-{digest}"
+        folder = home / f"{stem}-{_digest(files)}"
         is_new = not folder.is_dir()
         left_out = 0
         if is_new:
             home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=home, prefix=".unpacking-") as place:
-                left_out = unpack(archive, Path(place) / "data")
+                left_out = fill(Path(place) / "data")
                 os.rename(_innermost(Path(place) / "data"), folder)
     except OSError as error:
-        raise ArchiveError(
-            f"The archive cannot be unpacked ({error.strerror or error})."
-        ) from error
+        raise ArchiveError(f"The {what} cannot be unpacked ({error.strerror or error}).") from error
     try:
         report = check(folder)
         if len({one.line for one in report.problems if one.kind != TWO_SPLITS}) == report.rows:
             first = report.problems[0]
             raise ArchiveError(
-                f"No row of the archive is good; line {first.line}, {first.image}: {first.message}."
+                f"No row of the {what} is good; line {first.line}, {first.image}: {first.message}."
             )
     except QvlaError as error:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, ArchiveError):
             raise
-        said = str(error).replace(f"{folder}{os.sep}", "").replace(str(folder), "the archive")
+        said = str(error).replace(f"{folder}{os.sep}", "").replace(str(folder), f"the {what}")
         raise ArchiveError(f"{said[:1].upper()}{said[1:]}") from error
     return Taken(folder, report, left_out)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of the contents of one file, or of the names and contents of several."""
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda file: file.name):
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256")
+        if len(files) == 1:
+            return own.hexdigest()[:8]
+        digest.update(os.fsencode(path.name) + own.digest())
+    return digest.hexdigest()[:8]
 
 
 def unpack(archive: Path, folder: Path) -> int:

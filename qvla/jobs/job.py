@@ -30,7 +30,8 @@ RESUMABLE = (JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED)
 @dataclass(frozen=True)
 class Job:
     """One job as the store has it. `reason` is why it ended, in one sentence; `log` is the last
-    lines of what it said; `worker` and `attempt` tell who runs it, or ran it last.
+    lines of what it said; `worker` and `attempt` tell who runs it, or ran it last. `name` and
+    `note` are what people call it and write down about it.
 
     Of an UNREADABLE job only the id and the reason mean anything.
     """
@@ -48,6 +49,8 @@ class Job:
     cancel_requested: bool
     owner: str
     log: str = ""
+    name: str = ""
+    note: str = ""
 
     @property
     def over(self) -> bool:
@@ -81,6 +84,8 @@ def job_of(row: Mapping[Any, Any]) -> Job:
             cancel_requested=bool(_number(row, "cancel_requested")),
             owner=_text(row, "owner"),
             log=_text(row, "log"),
+            name=_text(row, "name"),
+            note=_text(row, "note"),
         )
     except _BadValue as error:
         name = str(error)

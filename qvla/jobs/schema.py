@@ -49,6 +49,8 @@ JOBS = Table(
     Column("log", Text, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     Column("deleted", Boolean, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("note", Text, nullable=False),
 )
 
 
@@ -67,8 +69,15 @@ def _first(connection: Connection) -> None:
     connection.execute(text("CREATE INDEX ix_qvla_jobs_state ON qvla_jobs (state)"))
 
 
+def _with_labels(connection: Connection) -> None:
+    for column in ("name", "note"):
+        connection.execute(
+            text(f"ALTER TABLE qvla_jobs ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+        )
+
+
 # Migration n leads from version n to n + 1. Only ever add to the end.
-MIGRATIONS: tuple[Migration, ...] = (_first,)
+MIGRATIONS: tuple[Migration, ...] = (_first, _with_labels)
 
 
 def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:

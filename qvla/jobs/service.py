@@ -11,6 +11,7 @@ from qvla.jobs import folder as files
 from qvla.jobs import lock
 from qvla.jobs.errors import FullDiskError, JobError
 from qvla.jobs.hf import state
+from qvla.jobs.labels import clean_name, clean_note
 from qvla.jobs.limits import Limits
 from qvla.jobs.places import is_name, new_id, places_of
 from qvla.jobs.queue import JobQueue
@@ -101,6 +102,12 @@ class Jobs:
             job = self.get(job_id)
             raise JobError(f"The job is {job.state.value}, so there is nothing to resume.")
         self._queue.put(job_id)
+        return self.get(job_id)
+
+    def label(self, job_id: str, name: object, note: object) -> Job:
+        """Names a job and keeps a note of it; raises JobError for text that may not be one."""
+        self._readable(job_id)
+        self._store.label(job_id, clean_name(name), clean_note(note))
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:

@@ -81,6 +81,8 @@ class Store:
                     log="",
                     cancel_requested=False,
                     deleted=False,
+                    name="",
+                    note="",
                 )
             )
 
@@ -174,6 +176,10 @@ class Store:
                 )
             )
             return result.rowcount == 1
+
+    def label(self, job_id: str, name: str, note: str) -> bool:
+        """Writes what people call a job and note of it, whatever its state."""
+        return self._change(and_(JOBS.c.id == job_id, ~JOBS.c.deleted), name=name, note=note)
 
     def hide(self, job_id: str, *, idle: bool = False) -> bool:
         """Takes a job that does not run out of sight; what is hidden is only left to be erased.

@@ -1,8 +1,8 @@
 """What happens in a fine-tune run, in one append-only file that every view of it reads.
 
-A row is a JSON object on a line, with `event` and `time` (UTC): `start`, `step`, `evaluation`,
-`checkpoint`, `note` and `end`. A run that is resumed goes on in the same file, so steps after its
-last checkpoint stand there twice: the later row is the one that counts.
+A row is a JSON object on a line, with `event` and `time` (UTC): `start`, `samples` (captions before
+the first step), `step`, `evaluation`, `checkpoint`, `note` and `end`. A run that is resumed goes on
+in the same file, so steps after its last checkpoint stand there twice: the later row counts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ NEEDED = {
     "start": ("step", "total_steps"),
     "step": ("step", "loss"),
     "evaluation": ("step", "loss"),
+    "samples": ("step",),
     "checkpoint": ("step",),
 }
 WHOLE_NUMBERS = ("step", "total_steps", "trained_parameters", "memory_bytes")

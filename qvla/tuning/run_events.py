@@ -58,6 +58,8 @@ class EventLog(TrainerCallback):
                 batch_size=self._recipe.batch_size,
                 gradient_accumulation=self._recipe.gradient_accumulation,
             )
+            if self._samples and state.global_step == 0:  # what later captions are compared with
+                self._tell("samples", step=0, samples=self._captions(model))
 
     def on_log(
         self,

@@ -146,6 +146,7 @@ def test_a_fine_tune_from_the_form_to_compare(
         type_in(page, name, value)
     expect(page.locator("#job-problem")).to_contain_text("no row in the split 'trian'")
     type_in(page, "splits", "train")
+    expect(page.locator("#job-cards").get_by_label("Custom")).to_be_checked()
     page.get_by_text("More settings").click()
     for name in ("log-steps", "eval-steps"):
         type_in(page, name, 1 if name == "log-steps" else STEPS // 2)
@@ -167,6 +168,16 @@ def test_a_fine_tune_from_the_form_to_compare(
     assert 0 < first <= STEPS
     expect(page.locator("#job-samples")).to_contain_text(f"step {STEPS}")
     expect(page.locator("#job-log")).to_contain_text(f"{STEPS} steps")
+    expect(page.locator("#job-samples li").first).to_contain_text("before")
+    type_in(page, "name", "Rivers")
+    page.click("#job-label")
+    expect(page.locator("#job-list")).to_contain_text("Rivers")
+    page.get_by_role("button", name="Curves of several jobs").click()
+    expect(page.locator("#together-plot .main-svg").first).to_be_visible()
+    page.click("#job-duplicate")
+    expect(page.locator("#job-max-steps :is(input, textarea)")).to_have_value(str(STEPS))
+    expect(page.locator("#job-preview .facts")).to_contain_text(re.compile(rf"{STEPS}, from 8"))
+    page.get_by_text("New fine-tune").click()
     [job] = Jobs(settings).all()
     adapter = Jobs(settings).adapter(job.id)
 

@@ -16,6 +16,7 @@ from qvla.captioning.loader import LineupLoader
 from qvla.jobs.places import places_of
 from qvla.jobs.service import Jobs
 from qvla.jobs.store import JobState, Store
+from qvla.methods.registry import KINDS
 from qvla.settings import Settings
 from tests.support.servers import free_port
 from tests.support.serving import served, write_risc_folder
@@ -89,9 +90,21 @@ def test_without_data_the_form_says_how_to_bring_some(
             packed.write(file, file.relative_to(tmp_path))
     upload(page, tmp_path / "photos.zip")
     expect(page.locator("#job-uploaded")).to_contain_text("All 10 rows are good.")
+    expect(page.locator("#job-uploaded")).to_contain_text("train 8, val 2")
+    expect(page.locator("#job-uploaded .sheet img")).to_have_count(10)
     expect(page.locator("#job-preview .facts")).to_contain_text("from 8 photos")
     expect(page.locator("#job-submit")).to_be_enabled()
     expect(alert).to_have_count(0)
+
+    cards = page.locator("#job-cards")
+    cards.get_by_label("Quick test").check()
+    expect(field(page, "max-steps")).to_have_value("20")
+    expect(page.locator("#job-preview .facts")).to_contain_text("20, from 8 photos")
+    cards.get_by_label("The report's recipe").check()
+    expect(field(page, "max-steps")).to_have_value("")
+    expect(cards.get_by_label("The report's recipe")).to_be_checked()
+    page.get_by_role("button", name="What each method costs").click()
+    expect(page.locator("#job-methods .card")).to_have_count(len(KINDS))
 
     # What is half typed is no fault, and a fault goes with what was wrong.
     splits, layers = field(page, "splits"), field(page, "layers")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qvla.data.archive import ArchiveError, take_in, unpack
+from qvla.data.archive import ArchiveError, take_in, take_in_files, unpack
 from qvla.data.examples import read_examples
 
 
@@ -51,6 +51,32 @@ def test_photos_and_tables_are_taken_checked_and_kept_once(tmp_path: Path) -> No
         "All 3 rows are good. Files that are no photos or tables were left out: 3."
     )
     assert take_in(archive, archive.name, home).folder == taken.folder  # the same again
+    assert [path.name for path in home.iterdir()] == [taken.folder.name]
+
+
+def test_a_table_is_taken_with_the_photos_chosen_beside_it(tmp_path: Path) -> None:
+    home, place = tmp_path / "home", tmp_path / "chosen"
+    place.mkdir()
+    files = [place / Path(name).name for name in FILES]
+    for file, content in zip(files, FILES.values(), strict=True):
+        file.write_bytes(content)
+    other = place / "run.sh"
+    other.write_bytes(b"rm -rf /")
+    taken = take_in_files([*files, other], home)
+    assert [item.split for item in read_examples(taken.folder)] == ["train", "train", "val"]
+    assert taken.report.rows == 3 and taken.left_out == 1 and not taken.report.problems
+    assert {file.name for file in taken.folder.iterdir()} == {file.name for file in files}
+    for chosen, sentence in (
+        (files[:1], "A table alone has no photos"),
+        ([], "Choose a zip"),
+        ([files[0], files[1], tmp_path / "again" / files[1].name], "have one name"),
+        ([other], "no zip archive"),
+    ):
+        if chosen and not chosen[-1].exists():
+            chosen[-1].parent.mkdir()
+            chosen[-1].write_bytes(photo())
+        with pytest.raises(ArchiveError, match=sentence):
+            take_in_files(chosen, home)
     assert [path.name for path in home.iterdir()] == [taken.folder.name]
 
 

@@ -132,13 +132,39 @@ def test_an_older_store_is_brought_up_to_date_and_a_newer_one_refused(database_u
     engine = create_engine(database_url)
     with engine.connect() as connection:
         assert list(connection.execute(text("SELECT priority FROM qvla_jobs")).scalars()) == [7]
-        assert list(connection.execute(text("SELECT version FROM qvla_version")).scalars()) == [2]
+        versions = list(connection.execute(text("SELECT version FROM qvla_version")).scalars())
+    assert versions == [len(newer)]
     assert "half" not in {column["name"] for column in inspect(engine).get_columns("qvla_jobs")}
     engine.dispose()
+    known = len(MIGRATIONS)
     with pytest.raises(
-        JobError, match=r"^The store of jobs has version 2 and this release knows 1"
+        JobError,
+        match=rf"^The store of jobs has version {known + 1} and this release knows {known}",
     ):
         Store(database_url)
+
+
+def test_jobs_of_a_store_without_names_can_be_named(tmp_path: Path) -> None:
+    """A store as the first release wrote it, with a job in it."""
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    job_id, values = new_id(), "'queued', '{}', 'ada', 1.0, 0, '', '', false, false"
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE qvla_version (version INTEGER NOT NULL)"))
+        connection.execute(text("INSERT INTO qvla_version VALUES (1)"))
+        MIGRATIONS[0](connection)
+        columns = (
+            "id, state, recipe, owner, created, attempt, reason, log, cancel_requested, deleted"
+        )
+        connection.execute(text(f"INSERT INTO qvla_jobs ({columns}) VALUES ('{job_id}', {values})"))
+    engine.dispose()
+    store = Store(url)
+    job = store.find(job_id)
+    assert (job.owner, job.name, job.note) == ("ada", "", "")
+    assert store.label(job_id, "Rivers", "Rank 8\nagain")
+    assert (store.find(job_id).name, store.find(job_id).note) == ("Rivers", "Rank 8\nagain")
+    assert not store.label(new_id(), "x", "")
+    store.close()
 
 
 def test_a_store_that_cannot_be_is_refused_in_one_sentence(tmp_path: Path) -> None:

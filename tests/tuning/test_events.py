@@ -58,7 +58,7 @@ def test_a_spoilt_row_is_passed_over_alone(spoilt: str, tmp_path: Path) -> None:
     for figure in (curves.loss_figure, curves.memory_figure, curves.learning_rate_figure):
         figure(rows, "adapter")
     assert "Memory ran out." in render_notes(rows)
-    assert "come with the first evaluation" in render_samples(rows, "nowhere")
+    assert "come when the run begins" in render_samples(rows, "nowhere")
 
 
 def test_a_file_that_cannot_be_read_has_no_rows(tmp_path: Path) -> None:

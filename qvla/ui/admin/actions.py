@@ -6,7 +6,7 @@ import secrets
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradio.utils import get_upload_folder
 
@@ -42,6 +42,17 @@ class JobActions:
     def resume(self, jobs: Jobs, job_id: str) -> str:
         jobs.resume(job_id)
         return "The job is queued again; it goes on from its last checkpoint, if it has one."
+
+    def label(self, jobs: Jobs, job_id: str, name: object, note: object) -> str:
+        jobs.label(job_id, name, note)
+        return "The name and the note are kept."
+
+    def recipe_of(self, jobs: Jobs, job_id: str) -> dict[str, Any]:
+        """The recipe that a job was queued with, for another like it."""
+        job = jobs.get(job_id)
+        if not job.recipe:
+            raise QvlaError("The job cannot be read, so there is no recipe to take from it.")
+        return job.recipe
 
     def delete(self, jobs: Jobs, job_id: str) -> str:
         if job_id in panes_of(self.settings):

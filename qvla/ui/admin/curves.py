@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qvla.tuning.events import Row, by_step
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 MOST_POINTS = 1000  # of a curve on the page; the file of events has all
 MINUTES = 600  # seconds from which on time is told in minutes
 LOW = 260  # pixels: several figures are seen at once
+# Curves by step of which several runs' are drawn together: the event and the value of its rows.
+QUANTITIES = {
+    "Training loss": ("step", "loss"),
+    "Evaluation loss": ("evaluation", "loss"),
+    "Learning rate": ("step", "learning_rate"),
+    "Images a second": ("step", "images_per_second"),
+}
 
 
 def loss_figure(rows: Sequence[Row], variant: str) -> go.Figure | None:
@@ -39,6 +46,23 @@ def learning_rate_figure(rows: Sequence[Row], variant: str) -> go.Figure | None:
     )
     figure.update_yaxes(exponentformat="power")
     return figure
+
+
+def together(runs: Mapping[str, Sequence[Row]], quantity: str) -> go.Figure:
+    """One of QUANTITIES by step, a curve a run; `runs` are rows by the name of the curve."""
+    value = QUANTITIES[quantity][1]
+    series = [_curve(name, _known(rows, quantity), value) for name, rows in runs.items()]
+    return _figure(series, "Step", quantity).update_layout(showlegend=True)
+
+
+def has(rows: Sequence[Row], quantity: Any) -> bool:
+    """Whether a run has told anything of one of QUANTITIES."""
+    return quantity in QUANTITIES and bool(_known(rows, quantity))
+
+
+def _known(rows: Sequence[Row], quantity: str) -> list[Row]:
+    event, value = QUANTITIES[quantity]
+    return [row for row in by_step(list(rows), event) if row.get(value) is not None]
 
 
 def memory_figure(rows: Sequence[Row], variant: str) -> go.Figure | None:

@@ -166,10 +166,14 @@ def read_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def written(field: Field, value: Any) -> Any:
     """A recipe's value as its component shows it: the other way round."""
-    info = Recipe.model_fields[field.name]
-    kinds = [kind for kind in _members(info.annotation) if get_origin(kind) is list]
+    members = _members(Recipe.model_fields[field.name].annotation)
+    kinds = [kind for kind in members if get_origin(kind) is list]
     choices = bool(kinds) and get_origin(get_args(kinds[0])[0]) is Literal
-    return as_text(value) if isinstance(value, list) and not choices else value
+    if value is None or (isinstance(value, list) and not choices):
+        return as_text(value)
+    if isinstance(value, bool) and type(None) in members:  # a choice of its own for neither
+        return str(value).lower()
+    return value
 
 
 def _members(annotation: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from html import escape
@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from qvla.data.allowed import data_place, model_place
-from qvla.data.archive import take_in
-from qvla.data.columns import PRESETS
-from qvla.data.examples import is_read_in_place, read_examples
-from qvla.data.risc import TABLE
+from qvla.data.archive import take_in_files
+from qvla.data.layouts import PHOTOS, READ_AS_TABLES
 from qvla.errors import QvlaError
 from qvla.files import parse_json
 from qvla.methods import placement
@@ -26,6 +24,8 @@ from qvla.models.architectures import PALIGEMMA_3B
 from qvla.records import store as records
 from qvla.settings import Settings
 from qvla.tuning import forecast
+from qvla.ui.admin.data_choices import DataChoices, short
+from qvla.ui.admin.data_sheet import render_taken
 from qvla.ui.admin.fields import (
     FIELDS,
     FIRST,
@@ -39,6 +39,8 @@ from qvla.ui.admin.fields import (
 )
 from qvla.ui.admin.forecast_view import render_forecast
 from qvla.ui.admin.gate import Gate
+from qvla.ui.admin.method_cards import costs, render_method_cards
+from qvla.ui.admin.recipe_cards import CARDS, REPORT, card_of, card_values
 from qvla.ui.tables import record_folders
 from qvla.ui.uploads import UploadButton
 
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
 Updates = dict[Any, Any]
 
-DATA = next(field for field in FIELDS if field.name == "data")
 NO_DATA = (
     '<p class="notice">Choose the data to train on first: upload a zip of photos with their '
     "<code>captions.csv</code>, or name a folder below <code>QVLA_DATA</code> or "
@@ -60,16 +61,25 @@ class JobForm:
 
     def __init__(self, settings: Settings, jobs: Callable[[], Jobs]) -> None:
         self.settings, self._jobs = settings, jobs
+        self.data = DataChoices(settings)
         self.of: dict[str, Any] = {}
         self.wanted = gr.State(None)  # the model that another tab asked for
+        self.cards = gr.Radio(
+            CARDS, value=REPORT, label="Begin with", elem_id="job-cards", elem_classes="cards"
+        )
         with gr.Row(elem_classes="job-form"):
             with gr.Column(min_width=300, scale=3):
-                self._place(FIRST)
+                self._place(FIRST[:1])
+                with gr.Accordion(
+                    "What each method costs", open=False, elem_id="job-costs"
+                ) as self.costs:
+                    self.methods = gr.HTML(elem_id="job-methods", label="Methods")
+                self._place(FIRST[1:])
                 self._place_upload()
                 with gr.Row(elem_classes="fields"):
                     self._place(USUAL)
                 with (
-                    gr.Accordion("More settings", open=False, elem_id="job-more"),
+                    gr.Accordion("More settings", open=False, elem_id="job-more") as self.more,
                     gr.Row(elem_classes="fields"),
                 ):
                     self._place(RARE)
@@ -83,9 +93,10 @@ class JobForm:
         return [self.of[field.name] for field in FIELDS]
 
     @property
-    def by_method(self) -> list[Any]:
-        """The fields that come and go with the method."""
-        return [self.of[field.name] for field in FIELDS if field.methods]
+    def shown(self) -> list[Any]:
+        """What `show` updates: with the preview, the fields that come and go with the method."""
+        by_method = [self.of[field.name] for field in FIELDS if field.methods]
+        return [self.preview, self.problem, self.submit, self.cards, *by_method]
 
     @property
     def with_defaults(self) -> list[Any]:
@@ -114,8 +125,9 @@ class JobForm:
         most = self.settings.max_upload_mb
         with gr.Row(elem_classes="job-upload"):
             self.upload = UploadButton(
-                f"Upload a zip (up to {most} MB)",
-                file_types=[".zip"],
+                f"Upload a zip, or a table and its photos (up to {most} MB)",
+                file_types=[".zip", *sorted(READ_AS_TABLES | PHOTOS)],
+                file_count="multiple",
                 size="sm",
                 elem_id="job-upload",
                 min_width=200,
@@ -135,12 +147,25 @@ class JobForm:
 
     def take(self, values: dict[str, Any]) -> Updates:
         """A recipe's values, by name, in the form's fields."""
-        filled = {
+        return {**self.fill(values), self.wanted: values.get("model")}
+
+    def fill(self, values: Mapping[str, Any]) -> Updates:
+        """The same, of a model that is among the choices; what is no field is passed over."""
+        return {
             self.of[field.name]: gr.update(value=written(field, values[field.name]))
             for field in FIELDS
             if field.name in values
         }
-        return {**filled, self.wanted: values.get("model")}
+
+    def take_card(self, card: Any, method: Any) -> Updates:
+        """Fills in what a card says; the custom one opens the settings that are out of sight."""
+        values = card_values(card, method)
+        return self.fill(values) if values else {self.more: gr.Accordion(open=True)}
+
+    def show_costs(self, model: Any) -> Updates:
+        """The cards of all methods on the model that is chosen; raises QvlaError for no model."""
+        place = model_place(model or "", self.settings, self._full())
+        return {self.methods: render_method_cards(costs(place), place)}
 
     def keep_wanted(self, gate: Gate, event: Any) -> Any:
         """Chooses the model that was asked for after this event, which chose the usual one."""
@@ -156,38 +181,23 @@ class JobForm:
         """The base models and data to choose from, with the one that is wanted; others may be
         typed.
         """
-        models = [(_short(self.settings.model), self.settings.model), (PALIGEMMA_3B, PALIGEMMA_3B)]
+        models = [(short(self.settings.model), self.settings.model), (PALIGEMMA_3B, PALIGEMMA_3B)]
         models += [(f"{folder.parent.name}, all weights", str(folder)) for folder in self._full()]
         return {
             self.of["model"]: gr.Dropdown(
                 choices=list(dict.fromkeys(models)), value=wanted or self.settings.model
             ),
-            self.of["data"]: self._data(next(filter(_can_be_trained_on, self._folders()), None)),
+            self.of["data"]: self.data.usual(),
         }
 
-    def take_in(self, file: Any) -> Updates:
-        """An uploaded archive as the form's data."""
+    def take_in(self, files: Any) -> Updates:
+        """Uploaded files as the form's data, with what the check says of them."""
         try:
-            taken = take_in(Path(str(file)), Path(str(file)).name, self.settings.uploads)
+            taken = take_in_files([Path(str(file)) for file in files or ()], self.settings.uploads)
+            said = render_taken(taken)
         except QvlaError as error:
             return {self.uploaded: problem(str(error))}
-        said = f'<p class="notice" role="status">{escape(taken.sentence)}</p>'
-        return {self.uploaded: said, self.of["data"]: self._data(taken.folder)}
-
-    def _data(self, chosen: Path | None) -> gr.Dropdown:
-        folders = self._folders()
-        named = [(_short(folder), str(folder)) for folder in folders]
-        if chosen is not None and chosen not in folders:
-            named.append((_short(chosen), str(chosen)))
-        choices = [*named, *((name, name) for name in PRESETS)]
-        return gr.Dropdown(
-            choices=list(dict.fromkeys(choices)), value=None if chosen is None else str(chosen)
-        )
-
-    def _folders(self) -> list[Path]:
-        """The data on this machine that may be named: of the settings, and what was uploaded."""
-        own = [] if self.settings.data is None else [self.settings.data]
-        return [*own, *self._below_roots(), *_folders_in(self.settings.uploads)]
+        return {self.uploaded: said, self.of["data"]: self.data.dropdown(taken.folder)}
 
     def forget(self) -> Updates:
         empty = gr.Dropdown(choices=[], value=None)
@@ -198,6 +208,8 @@ class JobForm:
             self.preview: "",
             self.problem: "",
             self.uploaded: "",
+            self.methods: "",
+            self.costs: gr.Accordion(open=False),
         }
 
     def _full(self) -> list[Path]:
@@ -205,12 +217,6 @@ class JobForm:
         jobs = self._jobs()
         full = [job.id for job in jobs.all() if makes_model(job.method)]
         return [folder for job_id in full if (folder := jobs.adapter(job_id)) is not None]
-
-    def _below_roots(self) -> list[Path]:
-        found = []
-        for root in self.settings.data_roots:
-            found += [root, *_folders_in(root)]
-        return [folder for folder in found if (folder / TABLE).is_file()]
 
     # ---- what it comes to ---------------------------------------------------------------------
 
@@ -240,12 +246,15 @@ class JobForm:
     def show(self, *values: Any) -> Updates:
         """The preview, and the fields of the chosen method."""
         method = values[0]
+        typed = {field.name: value for field, value in zip(FIELDS, values, strict=False)}
+        card = card_of(typed)
         updates: Updates = {
             self.of[field.name]: gr.update(visible=method in field.methods)
             for field in FIELDS
             if field.methods
         }
-        if not dict(zip(FIELDS, values, strict=False)).get(DATA):
+        updates[self.cards] = card
+        if not typed.get("data"):
             return {
                 **updates,
                 self.preview: NO_DATA,
@@ -286,31 +295,5 @@ def _own_defaults() -> dict[str, set[str]]:
     }
 
 
-def _folders_in(place: Path) -> list[Path]:
-    try:
-        inside = [one for one in place.iterdir() if not one.name.startswith(".")]
-        return sorted(one for one in inside if one.is_dir())
-    except OSError:
-        return []
-
-
-def _can_be_trained_on(folder: Path) -> bool:
-    """Whether the form could be sent with this data and all other fields as they are."""
-    if not is_read_in_place(folder):
-        return True  # what a run writes out first is judged then
-    usual = Recipe.model_fields
-    splits = [*usual["splits"].default, *usual["eval_splits"].default]
-    try:
-        read_examples(folder, splits=splits)
-    except QvlaError:
-        return False
-    return True
-
-
 def problem(sentence: str) -> str:
     return f'<p class="problem" role="alert">{escape(sentence)}</p>'
-
-
-def _short(place: str | Path) -> str:
-    """A folder by its name, a hub id as it is."""
-    return Path(place).name if Path(place).is_dir() else str(place)

@@ -50,7 +50,9 @@ def render_jobs(
 
 
 def title_of(job: Job) -> str:
-    """Method and base: what is trained."""
+    """What people call it, or else method and base: what is trained."""
+    if job.name:
+        return job.name
     if not job.method:
         return "A job that cannot be read" if job.state.value == "unreadable" else "A fine-tune"
     return f"{job.method} on {Path(job.model).name}"

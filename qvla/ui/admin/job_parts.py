@@ -82,8 +82,8 @@ def render_log(text: str) -> str:
 
 
 def render_samples(rows: Sequence[Row], data: str) -> str:
-    """The fixed photos, each with its caption at every evaluation, the newest first."""
-    evaluations = by_step(list(rows), "evaluation")
+    """The fixed photos, each with its newest caption, then that before the first step."""
+    evaluations = [*by_step(list(rows), "samples"), *by_step(list(rows), "evaluation")]
     by_photo: dict[str, list[tuple[int, str]]] = {}
     references: dict[str, Sequence[str]] = {}
     for row in reversed(evaluations):
@@ -92,7 +92,7 @@ def render_samples(rows: Sequence[Row], data: str) -> str:
             by_photo.setdefault(name, []).append((row["step"], sample["caption"]))
             references[name] = sample.get("references", ())
     if not by_photo:
-        return '<p class="empty">Captions of fixed photos come with the first evaluation.</p>'
+        return '<p class="empty">Captions of fixed photos come when the run begins.</p>'
     return (
         '<ul class="samples">'
         + "".join(_sample(name, said, references[name], data) for name, said in by_photo.items())
@@ -105,15 +105,22 @@ def _sample(
 ) -> str:
     picture = _thumbnail(data, name)
     face = f'<img src="{picture}" alt="">' if picture else ""
-    captions = "".join(
-        f"<li><small>step {step:,}</small> <span>{escape(text) or '(nothing)'}</span></li>"
-        for step, text in said
-    )
+    newest, *between, first = said if len(said) > 1 else [*said, None]
+    captions = "".join(_said(one) for one in (newest, first) if one is not None)
+    if between:
+        others = "".join(map(_said, between))
+        captions += f"<li><details><summary>Between</summary><ol>{others}</ol></details></li>"
     people = "".join(f"<li>{escape(str(text))}</li>" for text in references)
     return (
         f"<li>{face}<div><b>{escape(name)}</b><ol>{captions}</ol>"
         f"<details><summary>What people said</summary><ul>{people}</ul></details></div></li>"
     )
+
+
+def _said(one: tuple[int, str]) -> str:
+    step, text = one
+    at = f"step {step:,}" if step else "before"
+    return f"<li><small>{at}</small> <span>{escape(text) or '(nothing)'}</span></li>"
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,7 @@ from qvla.methods.recipe import make_recipe
 from qvla.methods.registry import makes_model
 from qvla.ui.admin import curves
 from qvla.ui.admin.job_parts import render_head, render_log, render_notes, render_samples
+from qvla.ui.admin.labels import JobLabels
 from qvla.ui.admin.run_rows import RunRows
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class JobView:
                 self.add_to_bank = _button("Add to the bank", "job-add-to-bank")
                 self.take_back = _button("Take back", "job-take-back")
                 self.download = _button("Download", "job-download")
+                self.duplicate = _button("Duplicate", "job-duplicate")
                 self.delete = _button("Delete", "job-delete")
             # Out of sight by the style sheet: holds the file that the button above asked for.
             self.file = gr.DownloadButton("File", elem_id="job-file")
@@ -59,6 +61,7 @@ class JobView:
                 self.publish_it = _button("Replace it", "job-publish-it", variant="primary")
                 self.keep_it = _button("Keep", "job-keep-it")
             self.message = gr.HTML(elem_id="job-message", label="What was done")
+            self.labels = JobLabels()
             with gr.Row(visible=False, elem_classes="job-finished") as self.finished:
                 with gr.Row():
                     self.photos = gr.Number(
@@ -115,7 +118,10 @@ class JobView:
         ]
         plots = [self.loss, self.memory, self.rate]
         sure = [self.question, self.delete_it, self.publish_it]
-        return [*shown, *buttons, *sure, self.download, *plots, self.recipe, self.seen]
+        return [
+            *(*shown, *buttons, *sure, self.download, self.duplicate, *plots, self.recipe),
+            *(self.seen, *self.labels.outputs),
+        ]
 
     def ask(self, what: str) -> Updates:
         """Asks before what cannot be undone, `delete`, or takes another's place, `publish`."""
@@ -141,6 +147,8 @@ class JobView:
             self.seen: now,
             **self._buttons(job, state, method, panes.get(job.id)),
         }
+        if tuple(seen)[:1] != now[:1]:
+            updates |= self.labels.show(job)
         if tuple(seen) != now:
             variant = pane_of(method) or "base"  # whose colour it has
             updates[self.samples] = render_samples(said, job.data)
@@ -175,6 +183,7 @@ class JobView:
                 for plot in (self.loss, self.memory, self.rate)
             },
             self.seen: (),
+            **self.labels.hide(),
         }
 
     def _buttons(self, job: Job, state: str, method: str, pane: str | None) -> Updates:
@@ -189,6 +198,7 @@ class JobView:
             self.add_to_bank: gr.Button(visible=can_publish and self.has_bank),
             self.take_back: gr.Button(visible=pane is not None),
             self.download: gr.Button(visible=done),
+            self.duplicate: gr.Button(visible=bool(job.recipe)),
             self.delete: gr.Button(visible=over and pane is None),
             self.finished: gr.Row(visible=done),
         }

@@ -10,6 +10,7 @@ TAKE_FILE = """(file) => {
   link.download = file.path.split("/").pop();
   link.click();
 }"""
+TO_FORM = "() => document.getElementById('job-new')?.scrollIntoView({behavior: 'smooth'})"
 TO_JOB = (
     "() => { if (innerWidth < 860) setTimeout(() => "
     "document.getElementById('job-view')?.scrollIntoView({behavior: 'smooth'}), 150); }"

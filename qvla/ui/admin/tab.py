@@ -15,20 +15,20 @@ import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
-from qvla.jobs import runner
 from qvla.settings import Settings
 from qvla.ui.admin.actions import JobActions, panes_of
 from qvla.ui.admin.form import JobForm, problem
+from qvla.ui.admin.form_events import FormEvents
 from qvla.ui.admin.gate import Gate
 from qvla.ui.admin.job_evaluation import JobEvaluation
 from qvla.ui.admin.job_list import job_list, render_jobs
 from qvla.ui.admin.job_view import JobView, full_model_note
 from qvla.ui.admin.run_rows import Reached, RunRows, reached
-from qvla.ui.admin.scripts import TAKE_FILE, TO_JOB
+from qvla.ui.admin.scripts import TAKE_FILE, TO_FORM, TO_JOB
 from qvla.ui.admin.store_notice import StoreNotice
+from qvla.ui.admin.together import CurvesTogether
 from qvla.ui.background import TASKS
 from qvla.ui.rights import Who
-from qvla.ui.settling import SETTLE, changes
 
 if TYPE_CHECKING:
     from qvla.jobs.service import Jobs
@@ -38,7 +38,6 @@ Updates = dict[Any, Any]
 
 POLL_SECONDS = 2.0
 LEAD = "Fine-tunes of the base: queued, run one at a time, and published beside the other captions."
-LOADING_SECONDS = 120.0  # that a preview waits for the weights, whose libraries it needs
 
 
 class AdminTab:
@@ -56,6 +55,7 @@ class AdminTab:
             with self.gate.inside:
                 self._lay_out()
         self.gate.timers.append(self.timer)
+        self.events = FormEvents(self.gate, self.form, self.rule, loader)
         self._wire()
 
     # ---- layout -------------------------------------------------------------------------------
@@ -72,6 +72,7 @@ class AdminTab:
             with gr.Column(min_width=300, elem_classes="job-column"):
                 self.view = JobView(has_bank=self.settings.bank is not None)
                 self.evaluation = JobEvaluation(self.settings, self.actions, self.view)
+        self.together = CurvesTogether(self.jobs, self._rows_of)
         self.timer = gr.Timer(POLL_SECONDS, active=False)
 
     @property
@@ -95,10 +96,21 @@ class AdminTab:
         signed_in = gate.wire(
             self.page, self._fill, [*self.outputs, *self._form_outputs], self._forget
         )
-        self._preview_on(form.keep_wanted(gate, signed_in.then).then, "after_sign_in")
+        self.events.preview_on(form.keep_wanted(gate, signed_in.then).then, "after_sign_in")
         looks = {"queue": False}
         self._on(self.timer.tick, self._look, "look", [view.seen, view.said_of], **looks)
         self._on(self.list.pick, self._pick, "pick", **looks).then(None, js=TO_JOB)
+        labels = [view.labels.name, view.labels.note]
+        self._on(view.labels.save.click, self._do(self.actions.label), "label", labels)
+        copied = gate.on(
+            view.duplicate.click,
+            self._duplicate,
+            name="duplicate",
+            inputs=[self.list],
+            outputs=[self.new, *form.inputs],
+            told_in=view.message,
+        )
+        self.events.preview_on(copied.then(None, js=TO_FORM).then, "of_copy")
         self._on(view.cancel.click, self._do(self.actions.cancel), "cancel")
         self._on(view.resume.click, self._do(self.actions.resume), "resume")
         self._on(view.delete.click, self._ask("delete"), "ask_to_delete", **looks)
@@ -123,27 +135,9 @@ class AdminTab:
             inputs=form.inputs,
             outputs=[*self.outputs, form.problem, self.new],
         ).then(None, js=TO_JOB)
-        chosen = gate.on(
-            form.on_method,
-            lambda who, *values: form.take_defaults(*values),
-            name="choose_method",
-            inputs=[form.of["method"], form.of["preset"], *form.with_defaults],
-            outputs=form.with_defaults,
-            told_in=form.problem,
-        )
-        self._preview_on(chosen.then, "of_method")
-        changed = gr.on(changes(form.inputs), None, js=SETTLE)
-        self._preview_on(changed.then, "of_form")
+        self.events.wire()
         self._on(self.notice.button.click, self._set_aside, "set_aside")
-        uploaded = gate.on(
-            form.upload.upload,
-            lambda who, file: form.take_in(file),
-            name="upload",
-            inputs=[form.upload],
-            outputs=[form.uploaded, form.of["data"]],
-            told_in=form.uploaded,
-        )
-        self._preview_on(uploaded.then, "after_upload")
+        self.together.wire(gate)
 
     def _on(
         self, event: Any, handler: Any, name: str, inputs: list[Any] | None = None, **options: Any
@@ -166,19 +160,7 @@ class AdminTab:
             inputs=[self.list, self.form.wanted],
             outputs=[*self.outputs, *self._form_outputs],
         )
-        self._preview_on(opened.then, f"after_{name}")
-
-    def _preview_on(self, event: Any, name: str) -> None:
-        form = self.form
-        self.gate.on(
-            event,
-            self._preview,
-            name=f"preview_{name}",
-            inputs=form.inputs,
-            outputs=[form.preview, form.problem, form.submit, self.rule, *form.by_method],
-            told_in=form.problem,
-            trigger_mode="always_last",
-        )
+        self.events.preview_on(opened.then, f"after_{name}")
 
     @property
     def _form_outputs(self) -> list[Any]:
@@ -191,6 +173,8 @@ class AdminTab:
             form.preview,
             form.problem,
             form.uploaded,
+            *(form.methods, form.costs),
+            *self.together.outputs,
             self.rule,
         ]
 
@@ -205,6 +189,11 @@ class AdminTab:
                 self._jobs = Jobs(self.settings)
                 self._rows = RunRows(self._jobs)
             return self._jobs
+
+    def _rows_of(self) -> RunRows:
+        """The rows of the runs of `jobs`, which were opened before."""
+        assert self._rows is not None
+        return self._rows
 
     def _reached(self, job: Job) -> Reached:
         if job.state.value == "queued" or self._rows is None:
@@ -269,6 +258,7 @@ class AdminTab:
         return {
             **view.hide(),
             **self.form.forget(),
+            **self.together.forget(),
             **self.notice.show(),
             **view.say(""),
             **dict.fromkeys([self.rule, view.task, view.repository], ""),
@@ -302,6 +292,10 @@ class AdminTab:
             return full_model_note(self.jobs(), str(job_id))
         return ""
 
+    def _duplicate(self, who: Who, job_id: Any) -> Updates:
+        recipe = self.actions.recipe_of(self.jobs(), str(job_id))
+        return {**self.form.fill(recipe), self.new: gr.Accordion(open=True)}
+
     def _ask(self, what: str) -> Callable[..., Updates]:
         return lambda who, job_id: {**self._show(job_id), **self.view.ask(what)}
 
@@ -324,15 +318,8 @@ class AdminTab:
             return {self.view.message: problem(str(error)), self.view.file: gr.DownloadButton(None)}
         return {self.view.file: gr.DownloadButton(value=path), self.view.message: ""}
 
-    def _preview(self, who: Who, *values: Any) -> Updates:
-        with suppress(QvlaError):  # the planner needs no weights
-            self.loader.wait(LOADING_SECONDS)
-        rule = f'<p class="lead">{escape(runner.rule_of(self.settings))}</p>'
-        return {**self.form.show(*values), self.rule: rule}
-
     def _submit(self, who: Who, *values: Any) -> Updates:
-        with suppress(QvlaError):
-            self.loader.wait(LOADING_SECONDS)
+        self.events.wait()
         try:
             recipe = self.form.recipe(*values)
             self.form.check(recipe)

@@ -456,9 +456,32 @@ def test_an_upload_that_is_no_archive_is_one_sentence(
 ) -> None:
     sent = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.zip", b"no archive")})
     file = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-    assert "no zip archive" in _said(post(address, "admin_upload", [token, file]))
+    assert "no zip archive" in _said(post(address, "admin_upload", [token, [file]]))
     assert "neither" not in post(address, "admin_upload", [token, None])
     assert not settings.uploads.exists() or not list(settings.uploads.iterdir())
+
+
+def test_a_job_is_named_and_its_recipe_fills_the_form(
+    address: str, token: str, jobs: Jobs, done: str
+) -> None:
+    answer = post(address, "admin_label", [token, done, " <b>Rivers</b> ", "Rank 8\nagain"])
+    assert "are kept" in answer and "&lt;b&gt;Rivers" in answer and "<b>Rivers" not in answer
+    assert (jobs.get(done).name, jobs.get(done).note) == ("<b>Rivers</b>", "Rank 8\nagain")
+    for name, note, sentence in (
+        ("x" * 81, "", "has 81 characters, and 80 may be"),
+        ("a\nb", "", "control characters"),
+        ("a\u202eb", "", "control characters"),
+        ("", "bell \x07", "control characters"),
+        (["a"], "", "must be text"),
+    ):
+        answer = post(address, "admin_label", [token, done, name, note])
+        assert sentence in answer or "error" in answer, answer
+        assert jobs.get(done).name == "<b>Rivers</b>"
+    filled = post(address, "admin_duplicate", [token, done])
+    recipe = jobs.get(done).recipe
+    assert recipe["max_steps"] and f'"value": {recipe["max_steps"]}' in filled
+    assert "event: error" in post(address, "admin_duplicate", [token, "nobody"])
+    post(address, "admin_label", [token, done, "", ""])
 
 
 def _said(answer: str) -> str:
