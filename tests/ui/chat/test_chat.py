@@ -51,7 +51,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         max_upload_mb=1,
         concurrency=1,
         queue_size=WAITING,
-        concurrency=1,
         openai_api="on",
         openai_key=KEY,
     )
