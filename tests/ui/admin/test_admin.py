@@ -465,7 +465,8 @@ def test_a_job_is_named_and_its_recipe_fills_the_form(
     address: str, token: str, jobs: Jobs, done: str
 ) -> None:
     answer = post(address, "admin_label", [token, done, " <b>Rivers</b> ", "Rank 8\nagain"])
-    assert "are kept" in answer and "&lt;b&gt;Rivers" in answer and "<b>Rivers" not in answer
+    assert "are kept" in answer and "&lt;b&gt;Rivers" in answer
+    assert "<b><b>" not in answer and "<h3><b>" not in answer
     assert (jobs.get(done).name, jobs.get(done).note) == ("<b>Rivers</b>", "Rank 8\nagain")
     for name, note, sentence in (
         ("x" * 81, "", "has 81 characters, and 80 may be"),
@@ -712,8 +713,8 @@ def test_one_bad_job_is_one_bad_row_of_the_list(
         file.execute("UPDATE qvla_jobs SET state = '<b>' WHERE id = ?", [bad.id])
         file.execute(
             "INSERT INTO qvla_jobs SELECT '<i>', state, recipe, owner, created, started, "
-            "finished, heartbeat, worker, attempt, reason, log, cancel_requested, deleted "
-            "FROM qvla_jobs WHERE id = ?",
+            "finished, heartbeat, worker, attempt, reason, log, cancel_requested, deleted, "
+            "name, note FROM qvla_jobs WHERE id = ?",
             [bad.id],
         )
     for chosen in (bad.id, "<i>", good.id):
