@@ -24,6 +24,7 @@ from qvla.methods.registry import KINDS
 from qvla.settings import Settings
 
 ROW = "job.json"
+OWN_FIELDS = ("id", "recipe", "attempt", "owner", "log", "name", "note")
 EVENTS = f"{files.OUTPUT}.events.jsonl"
 BESIDE = (ROW, files.RECIPE, EVENTS)
 PUBLISHED = f"jobs/{publishing.FILE}"
@@ -121,7 +122,7 @@ def _item(path: Path, name: str) -> Iterator[Item]:
 def _row(job: Job) -> bytes:
     moments = {name: getattr(job, name) for name in ("created", "started", "finished")}
     values: dict[str, Any] = {
-        **{name: getattr(job, name) for name in ("id", "recipe", "attempt", "owner", "log")},
+        **{name: getattr(job, name) for name in OWN_FIELDS},
         **{name: one and one.timestamp() for name, one in moments.items()},
     }
     return (json.dumps(values, indent=1) + "\n").encode()
@@ -134,6 +135,7 @@ def _read_row(folder: Path) -> Job | None:
         job = job_of(
             {
                 **dict.fromkeys(("heartbeat", "worker")),
+                **dict.fromkeys(("name", "note"), ""),  # which older rows lack
                 **{"state": JobState.DONE.value, "reason": "", "cancel_requested": 0},
                 **values,
                 "recipe": json.dumps(values["recipe"]),

@@ -103,6 +103,8 @@ class Store:
                     attempt=job.attempt,
                     reason=job.reason,
                     log=job.log,
+                    name=job.name,
+                    note=job.note,
                     cancel_requested=False,
                     deleted=False,
                     **{name: one and one.timestamp() for name, one in times.items()},

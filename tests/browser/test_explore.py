@@ -71,7 +71,9 @@ def visit(browser: Browser, address: str, width: int, theme: str) -> Page:
     return page
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(
+    ("width", "theme"), [pytest.param(1280, "dark", marks=pytest.mark.slow), (390, "light")]
+)
 def test_it_can_be_read(browser: Browser, address: str, width: int, theme: str) -> None:
     page = visit(browser, address, width, theme)
     if width > 390:  # the table is in a frame of its own

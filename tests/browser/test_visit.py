@@ -227,7 +227,7 @@ def test_a_reload_loses_nothing(
         page.locator("#references textarea").fill("many planes of base")
     shared = page.locator(".pane").first.locator("mark")
     expect(shared).not_to_have_count(0)
-    expect(page.locator("table.history small").first).to_contain_text("CIDEr-D")
+    expect(page.locator("table.history td[data-title] > small").first).to_contain_text("CIDEr-D")
     figures = page.locator(".pane .scores dd").all_inner_texts()
     page.get_by_role("tab", name="Latency").click()
     assert page.url.endswith("#latency")
@@ -342,9 +342,5 @@ def test_who_cannot_see_the_page_is_told_what_is_on_it(
         )
         steps = [after - before for before, after in pairwise(levels)]
         assert levels[0] == 1 and levels.count(1) == 1 and max(steps) <= 1, (name, levels)
-        if name == "CIDEr":
-            chart = page.get_by_role("img", name="Table III, reported and measured: CIDEr")
-            expect(chart).to_be_visible()
-            assert "1.434" in chart.get_attribute("aria-label")
     password = page.locator("#admin-password input")
     expect(password).to_have_attribute("autocomplete", "current-password")

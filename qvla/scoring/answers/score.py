@@ -74,7 +74,8 @@ def score_answers(
     blind = [name for name in wanted if name in GROUNDED and not seen.get(name)]
     if blind and metrics is not None:
         raise ScoringError(
-            f"{', '.join(blind)} needs the regions of answers and questions: leave it out."
+            f"{' and '.join(map(_title, blind))} needs the regions of answers and questions: leave "
+            "it out."
         )
     wanted = tuple(name for name in wanted if name not in blind)
 
@@ -114,6 +115,11 @@ def score_answers(
         _parts=tuple(parts),
         _truth=hashlib.sha256(json.dumps([questions, *map(list, truths)]).encode()).hexdigest(),
     )
+
+
+def _title(metric: str) -> str:
+    """What sentences call a metric that wants regions."""
+    return "VTGS" if metric == VTGS else "VTGS by CLIP"
 
 
 def _values(metric: str, answers: Sequence[str], truths: Truths, bert: Bert | None) -> np.ndarray:
@@ -159,7 +165,7 @@ def _notes(
     for metric in GROUNDED:
         if metric in metrics:
             yield (
-                f"{'VTGS' if metric == VTGS else 'VTGS by CLIP'} is by {sentences.NAME} and beta "
+                f"{_title(metric)} is by {sentences.NAME} and beta "
                 f"{BETA:g}, of the {len(seen[metric]):,} of {len(truths):,} questions that have "
                 "regions."
             )
