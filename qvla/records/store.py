@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,6 +152,16 @@ def write(record: Record, folder: str | Path) -> Path:
 def read(path: str | Path) -> Record:
     """Reads one record. Raises RecordError when it is damaged or of a schema unknown here."""
     path = Path(path)
+    try:
+        seen = path.stat()
+    except OSError as error:
+        raise RecordError(f"The record {path} cannot be opened: {error.strerror}.") from error
+    return _read(path, (seen.st_mtime_ns, seen.st_size, seen.st_ino))
+
+
+@lru_cache(maxsize=1024)  # the page asks for all of them at each comparison
+def _read(path: Path, stamp: tuple[int, ...]) -> Record:
+    """A file as it was at its `stamp`; what cannot be read is looked at anew each time."""
     try:
         text = path.read_bytes()
         content = parse_json(text)

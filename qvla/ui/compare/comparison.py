@@ -172,25 +172,31 @@ def _stream(
     available = [pane.name for pane in panes if pane.state is not PaneState.UNAVAILABLE]
     if not available:
         return panes
-    last = 0.0
+    last, newest = 0.0, {}
     partials = zerogpu.stream(lineup, image, available, decoding, prompt_of(question))
     try:
         for newest in partials:
-            panes = tuple(
-                _update(pane, newest[pane.name], references) if pane.name in newest else pane
-                for pane in panes
-            )
             if stopped.is_set():
-                panes = ended(panes, PaneState.STOPPED, STOPPED)
+                panes = ended(_updated(panes, newest, references), PaneState.STOPPED, STOPPED)
                 break
             if time.monotonic() - last >= FRAME_SECONDS:
+                panes = _updated(panes, newest, references)
                 yield panes
                 last = time.monotonic()
+        else:
+            panes = _updated(panes, newest, references)
     finally:
         partials.close()
         for pane in ended(panes, PaneState.STOPPED, STOPPED):
             answered(pane.name, pane.state.value, pane.tokens, pane.seconds)
     return tuple(_weighed(lineup, pane) for pane in panes)
+
+
+def _updated(panes: Panes, newest: Mapping[str, Partial], references: Sequence[str]) -> Panes:
+    return tuple(
+        _update(pane, newest[pane.name], references) if pane.name in newest else pane
+        for pane in panes
+    )
 
 
 def _weighed(lineup: Lineup, pane: Pane) -> Pane:
