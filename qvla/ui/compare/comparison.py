@@ -172,7 +172,8 @@ def _stream(
     available = [pane.name for pane in panes if pane.state is not PaneState.UNAVAILABLE]
     if not available:
         return panes
-    last, newest = 0.0, {}
+    last = 0.0
+    newest: Mapping[str, Partial] = {}
     partials = zerogpu.stream(lineup, image, available, decoding, prompt_of(question))
     try:
         for newest in partials:
