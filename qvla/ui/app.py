@@ -62,6 +62,7 @@ TITLE = f"""
 {pop_overs()}
 """
 HOUR = 3600
+MOST_SESSIONS = 2000  # that are remembered, some 20 kB each; a program may make one a request
 TABS = (
     ("Compare", CompareTab),
     ("Ask", AskTab),
@@ -136,6 +137,7 @@ def launch(app: gr.Blocks, settings: Settings, routes: Sequence[Route]) -> str:
             # These routes come before Gradio's own.
             app_kwargs={"routes": routes, "middleware": middleware},
             max_file_size=settings.max_upload_bytes,
+            state_session_capacity=MOST_SESSIONS,
             allowed_paths=[],
             footer_links=["api", "settings"],
             favicon_path=str(ICON),
