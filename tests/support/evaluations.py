@@ -45,13 +45,7 @@ def write_answers(
 ) -> Path:
     """Writes a record of answers, by contender and then by question, as `write_evaluation` does."""
     questions = len(next(iter(answers.values())))
-    files = {}
-    for name, said in answers.items():
-        file = f"evaluations/{model}-answers/{name}.jsonl"
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        rows = ({"image": question, "caption": text} for question, text in said.items())
-        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files[f"predictions/{name}"] = file
+    files = _written(folder, f"{model}-answers", answers)
     record = records.new_record(
         "answers",
         model=model,
@@ -78,13 +72,7 @@ def write_evaluation(
 
     `captions` by variant, then by photo; without any the record names no files.
     """
-    files = {}
-    for variant, said in captions.items():
-        name = f"evaluations/{model}/{variant}.jsonl"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        rows = ({"image": image, "caption": text} for image, text in said.items())
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files[f"predictions/{variant}"] = name
+    files = _written(folder, model, captions)
     record = records.new_record(
         "evaluation",
         model=model,
@@ -97,3 +85,15 @@ def write_evaluation(
         files=files,
     )
     return records.write(record, folder / "records")
+
+
+def _written(folder: Path, place: str, said: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The files, as a record names them, of what each variant said."""
+    files = {}
+    for variant, texts in said.items():
+        name = f"evaluations/{place}/{variant}.jsonl"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        rows = ({"image": image, "caption": text} for image, text in texts.items())
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files[f"predictions/{variant}"] = name
+    return files

@@ -29,7 +29,7 @@ from qvla.data.imagery import open_image
 from qvla.settings import Settings
 from tests.support.alone import Alone, save_adapter
 from tests.support.held import held, module_trees
-from tests.support.serving import add_adapters, served, write_photo
+from tests.support.serving import add_adapters, write_photo
 from tests.support.tiny import build_tiny
 from tests.support.waiting import PATIENCE, until
 
@@ -54,19 +54,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         openai_api="on",
         openai_key=KEY,
     )
-
-
-@pytest.fixture(scope="module")
-def loader(settings: Settings) -> LineupLoader:
-    loader = LineupLoader.of(settings).start()
-    assert loader.wait(PATIENCE) is not None
-    return loader
-
-
-@pytest.fixture(scope="module")
-def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
-    with served(settings, loader) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from qvla.ui.compare.offers import MOST, answering, checked, offers, panes_with,
 from qvla.ui.panes import PaneState
 from tests.support.adapted import adapted, load
 from tests.support.serving import served, write_photo
-from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +33,6 @@ def settings(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return Settings(
         model=str(tiny_checkpoint), bank=home / "bank", jobs=home / "jobs", device="cpu"
     )
-
-
-@pytest.fixture(scope="module")
-def loader(settings: Settings) -> LineupLoader:
-    loader = LineupLoader.of(settings).start()
-    assert loader.wait(PATIENCE) is not None
-    return loader
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
@@ -30,7 +29,7 @@ from qvla.ui.photo_folder import PAGE_SIZE, PhotoFolder
 from qvla.ui.tables import write_csv
 from tests.support.held import held
 from tests.support.made_images import geotiff
-from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
+from tests.support.serving import add_adapters, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
 from tests.support.waiting import PATIENCE
 
@@ -252,19 +251,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     model = add_adapters(build_tiny(home / "model"))
     data = write_risc_folder(home / "risc", [("UCM", "val", "field.png", REFERENCES)])
     return Settings(model=str(model), data=data, max_upload_mb=1, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def loader(settings: Settings) -> LineupLoader:
-    loader = LineupLoader.of(settings).start()
-    assert loader.wait(PATIENCE) is not None
-    return loader
-
-
-@pytest.fixture(scope="module")
-def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
-    with served(settings, loader) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from qvla.ui.compare.several.lot import A_TURN, LOST, Desk, Lot, LotError, Row, 
 from qvla.ui.compare.several.table import as_csv, as_json, as_page, render_lot, write_downloads
 from qvla.ui.panes import Pane, PaneState
 from tests.support.raw import RawVisitor, sent
-from tests.support.serving import add_adapters, served, write_photo
+from tests.support.serving import add_adapters, write_photo
 from tests.support.tiny import build_tiny
-from tests.support.waiting import PATIENCE
 
 OPTIONS = {"max_new_tokens": 8, "num_beams": 1, "temperature": 0.0, "top_p": 1.0, "seed": None}
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -38,19 +36,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
         model=str(model), home=home / "home", max_upload_mb=1, max_photos=7, device="cpu"
     )
-
-
-@pytest.fixture(scope="module")
-def loader(settings: Settings) -> LineupLoader:
-    loader = LineupLoader.of(settings).start()
-    assert loader.wait(PATIENCE) is not None
-    return loader
-
-
-@pytest.fixture(scope="module")
-def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
-    with served(settings, loader) as address:
-        yield address
 
 
 def lot(*rows: Row) -> Lot:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +20,8 @@ from qvla.ui.compare.voting.panel import VotePanel
 from qvla.ui.measured.visitors_votes import VotesExhibit
 from qvla.ui.panes import Pane, PaneState, render_panes
 from tests.support.raw import RawVisitor
-from tests.support.serving import add_adapters, served, write_photo
+from tests.support.serving import add_adapters, write_photo
 from tests.support.tiny import build_tiny
-from tests.support.waiting import PATIENCE
 
 NAMES = ("base", "adapter", "qvla")
 DECODING = (6, 1, 0, 1, "")
@@ -41,19 +39,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("app")
     model = add_adapters(build_tiny(home / "model"))
     return Settings(model=str(model), home=home / "home", votes="on", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def loader(settings: Settings) -> LineupLoader:
-    loader = LineupLoader.of(settings).start()
-    assert loader.wait(PATIENCE) is not None
-    return loader
-
-
-@pytest.fixture(scope="module")
-def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
-    with served(settings, loader) as address:
-        yield address
 
 
 def test_a_mask_leaves_the_captions_alone_and_those_at_the_end_only() -> None:
