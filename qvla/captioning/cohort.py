@@ -5,9 +5,9 @@ become a row of the same cache, padded on the left to the length of the rest. A 
 leaves the batch at once. Masks and positions are a row's own, so that who stands beside it changes
 nothing but the last bits of its logits.
 
-Tried before this was written, in Transformers 5.23: `generate` cannot take rows while it runs; its
-continuous batching (`ContinuousBatchingManager`) takes no images; and its compiled decoding over a
-static cache wants a batch and a length that stay.
+Why a loop of its own: by its source, `generate` of Transformers 5.23 takes no rows while it runs,
+and its compiled decoding over a static cache wants a batch and a length that stay. Its continuous
+batching is said to take no images (transformers #43386); it was not tried.
 """
 
 from __future__ import annotations
