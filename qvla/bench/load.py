@@ -27,6 +27,7 @@ import psutil
 
 from qvla.bench.arrangements import BenchError
 from qvla.captioning.contenders import contenders_of, with_weights
+from qvla.captioning.options import model_arguments
 from qvla.data.examples import read_examples
 from qvla.records import store as records
 from qvla.settings import Settings, child_environment
@@ -91,18 +92,11 @@ def _app(settings: Settings, home: str) -> Iterator[App]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    given = {
-        "--model": settings.model,
-        "--adapter": settings.adapter,
-        "--nf4-adapter": settings.nf4_adapter,
-        "--device": settings.device,
-        "--precision": settings.precision,
-        "--lineup": settings.lineup,
-    }
-    words = [word for name, value in given.items() if value for word in (name, str(value))]
     environment = child_environment(QVLA_HOME=home, QVLA_WORKER="off")
     command = [sys.executable, "-m", "qvla", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([*command, *words], env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, *model_arguments(settings)], env=environment, stdout=subprocess.DEVNULL
+    )
     try:
         app = App(f"http://127.0.0.1:{port}", process)
         _wait_for(app)

@@ -91,6 +91,20 @@ def settings_of(options: argparse.Namespace, *more: str) -> Settings:
     return load_settings(**{name: value for name, value in given.items() if value is not None})
 
 
+def model_arguments(settings: Settings) -> list[str]:
+    """The options with which a `qvla` command of its own has the model of these settings."""
+    given = {
+        "--model": settings.model,
+        "--adapter": settings.adapter,
+        "--nf4-adapter": settings.nf4_adapter,
+        "--device": settings.device,
+        "--precision": settings.precision,
+        "--lineup": settings.lineup,
+    }
+    chosen = {name: str(value) for name, value in given.items() if value is not None}
+    return [word for option in chosen.items() for word in option]
+
+
 def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
     """The line-up with the weights that these variants need, and no others.
 

@@ -32,20 +32,6 @@ NOT_YOURS = "Only the visit that started this measurement can cancel it."
 Updates = dict[Any, Any]
 
 
-def model_arguments(settings: Settings) -> list[str]:
-    """The options with which a `qvla` command measures the model that this app shows."""
-    given = {
-        "--model": settings.model,
-        "--adapter": settings.adapter,
-        "--nf4-adapter": settings.nf4_adapter,
-        "--device": settings.device,
-        "--precision": settings.precision,
-        "--lineup": settings.lineup,
-    }
-    chosen = {name: str(value) for name, value in given.items() if value is not None}
-    return [word for option in chosen.items() for word in option]
-
-
 class MeasureNow:
     """The button with its progress, laid out where it is made, and wired to the page.
 

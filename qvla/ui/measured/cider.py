@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
+from qvla.captioning.options import model_arguments
 from qvla.settings import Settings
 from qvla.ui.background import TASKS
 from qvla.ui.glossary import term
@@ -19,7 +20,7 @@ from qvla.ui.measured.photo_browser import EvaluatedPanel
 from qvla.ui.measured.scored_photos import PhotoShelf
 from qvla.ui.measured.tab import UNMEASURED, notes_html
 from qvla.ui.measured.visitors_votes import VotesExhibit
-from qvla.ui.measuring import MeasureNow, model_arguments
+from qvla.ui.measuring import MeasureNow
 from qvla.ui.origins import visit_records
 from qvla.ui.photo_folder import PhotoFolder
 from qvla.ui.tables import render_records

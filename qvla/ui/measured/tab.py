@@ -9,11 +9,12 @@ from typing import Any
 import gradio as gr
 
 from qvla.captioning.loader import LineupLoader
+from qvla.captioning.options import model_arguments
 from qvla.settings import Settings
 from qvla.ui.background import TASKS
 from qvla.ui.measured.exhibits import Exhibit
 from qvla.ui.measured.subjects import Subject, chosen, find_subjects
-from qvla.ui.measuring import MeasureNow, model_arguments
+from qvla.ui.measuring import MeasureNow
 from qvla.ui.origins import visit_records
 from qvla.ui.tables import render_records
 
