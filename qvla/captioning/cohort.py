@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
 from transformers import DynamicCache, LogitsProcessorList
 
+from qvla.captioning.growing import Growing, Held, State, next_scores
 from qvla.models.backbone import Backbone
 from qvla.models.families import family_of
 from qvla.records.measure import clock
@@ -46,21 +46,37 @@ class Row:
     joined: float = 0.0  # the cohort's clock when it came, less `looked`
 
 
+@dataclass
+class Said:
+    """What rows said in a step, on its way to the host; (B,) each."""
+
+    rows: list[Row]
+    tokens: torch.Tensor
+    surprises: torch.Tensor
+    arrived: torch.cuda.Event | None  # None on the CPU, where it is there at once
+
+
+def reads_late(device: torch.device) -> bool:
+    """Whether what a step said is read after the next has been begun, so that the device need not
+    wait for the host. A row that has ended says one token more then, which is thrown away.
+    """
+    return device.type == "cuda"
+
+
 class Cohort:
     """The rows that a module tree answers now. Not for several threads at once."""
 
-    def __init__(self, backbone: Backbone, model: Any) -> None:
+    def __init__(self, backbone: Backbone, model: Any, held: Held | None = None) -> None:
+        """`held` are where rows are kept between two tokens, by default in a growing cache."""
         self.rows: list[Row] = []
         self.spent = 0.0  # seconds of work
         self._model = model
-        self._bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._held = held or Growing(model)
+        self._unread: list[Said] = []
         self._device = backbone.device
+        self._unread_steps = 1 if reads_late(backbone.device) else 0
         self._family = family_of(backbone.model.config)
         self._ends = self._family.end_tokens(backbone.model, backbone.processor)
-        self._cache: Any = DynamicCache()
-        self._mask = torch.zeros(0, 0, dtype=torch.long)  # (B, T), 0 where a row is padded
-        self._positions = torch.zeros(0, dtype=torch.long)  # (B,) of the newest token
-        self._tokens = torch.zeros(0, dtype=torch.long)  # (B,) the newest
 
     def join(
         self, rows: Sequence[Row], prompt: Mapping[str, torch.Tensor], seen: torch.Tensor
@@ -68,42 +84,27 @@ class Cohort:
         """Reads the prompts of new rows, as `encode_text` makes them, with what was seen of their
         photos (B, N, D), and says the first token of each.
         """
-        begin = clock(self._device)
+        self._read(clock(self._device, idle=False))
+        begin = clock(self._device, idle=False)
         for row in rows:
             row.joined = self.spent - row.looked
         rest = dict(prompt)
         ids, mask = rest.pop("input_ids"), rest.pop("attention_mask")
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         cache = DynamicCache()
-        scores = self._scores(
-            rows,
-            ids,
-            cache,
-            mask,
-            positions,
-            is_first_iteration=True,
-            **rest,
-            **self._family.given_features(seen),
-        )
-        tokens = self._said(rows, scores, begin)
-        self._merge(rows, cache, mask, positions[:, -1], tokens)
-        self._leave()
+        names = [row.name for row in rows]
+        first = {**rest, **self._family.given_features(seen), "is_first_iteration": True}
+        scores = next_scores(self._model, names, ids, cache, mask, positions, **first)
+        tokens = self._pick(rows, scores)
+        self._held.add(State(cache, mask, positions[:, -1], tokens, names))
+        self.rows += rows
+        self._read(begin)
 
     def step(self) -> None:
         """Says the next token of every row."""
-        begin = clock(self._device)
-        self._mask = F.pad(self._mask, (0, 1), value=1)
-        self._positions = self._positions + 1
-        scores = self._scores(
-            self.rows,
-            self._tokens[:, None],
-            self._cache,
-            self._mask,
-            self._positions[:, None],
-            is_first_iteration=False,
-        )
-        self._tokens = self._said(self.rows, scores, begin)
-        self._leave()
+        begin = clock(self._device, idle=False)
+        self._held.say(self._pick(self.rows, self._held.step()))
+        self._read(begin, leave=self._unread_steps)
 
     def drop(self, rows: Collection[Row]) -> None:
         """Takes rows out that nobody waits for any more."""
@@ -111,91 +112,49 @@ class Cohort:
             row.done = True
         self._leave()
 
-    def _scores(
-        self,
-        rows: Sequence[Row],
-        ids: torch.Tensor,
-        cache: DynamicCache,
-        mask: torch.Tensor,
-        positions: torch.Tensor,
-        **more: Any,
-    ) -> torch.Tensor:
-        """The next token's scores (B, V), float32. The cache grows by the tokens given (B, T)."""
-        inputs = self._bare.prepare_inputs_for_generation(
-            ids,
-            past_key_values=cache,
-            attention_mask=None if bool(mask.all()) else mask,
-            position_ids=positions,
-            use_cache=True,
-            **more,
-        )
-        if any(row.name is not None for row in rows):
-            own = [row.name or self._model.active_adapter for row in rows]
-            inputs["adapter_names"] = own
-        logits = self._model(**inputs, logits_to_keep=1).logits
-        return logits[:, -1].float()
-
-    def _said(self, rows: Sequence[Row], scores: torch.Tensor, begin: float) -> torch.Tensor:
-        """Picks every row's next token (B,) and writes it down."""
+    def _pick(self, rows: Sequence[Row], scores: torch.Tensor) -> torch.Tensor:
+        """Every row's next token (B,), which is to be read later."""
         picked = scores.argmax(-1)
         for place, row in enumerate(rows):
             if row.processors:
                 before: Any = torch.tensor([row.tokens], dtype=torch.long, device=self._device)
                 picked[place] = row.processors(before, scores[place, None].clone()).argmax()
         surprises = F.cross_entropy(scores, picked, reduction="none")
-        said = zip(rows, picked.tolist(), surprises.tolist(), strict=True)
-        self.spent += clock(self._device) - begin
-        for row, token, surprise in said:
-            row.tokens.append(token)
-            row.surprise += surprise
-            row.newest = self.spent - row.joined
-            row.first = row.first or row.newest
-            row.done = token in self._ends or len(row.tokens) >= row.longest
+        arrived = None
+        tokens, unlikely = (one.to("cpu", non_blocking=True) for one in (picked, surprises))
+        if self._device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._unread.append(Said(list(rows), tokens, unlikely, arrived))
         return picked
 
-    def _merge(
-        self,
-        rows: Sequence[Row],
-        cache: Any,
-        mask: torch.Tensor,
-        positions: torch.Tensor,
-        tokens: torch.Tensor,
-    ) -> None:
-        """Puts new rows below the others, all padded on the left to the longest."""
-        if not self.rows:
-            self.rows, self._cache = list(rows), cache
-            self._mask, self._positions, self._tokens = mask, positions, tokens
-            return
-        length = max(mask.shape[1], self._mask.shape[1])
-
-        def both(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-            """Keys or values (B, H, T, D)."""
-            sides = (F.pad(one, (0, 0, length - one.shape[2], 0)) for one in (old, new))
-            return torch.cat(list(sides))
-
-        for held, added in zip(self._cache.layers, cache.layers, strict=True):
-            held.keys = both(held.keys, added.keys)
-            held.values = both(held.values, added.values)
-        masks = (F.pad(one, (length - one.shape[1], 0)) for one in (self._mask, mask))
-        self._mask = torch.cat(list(masks))
-        self._positions = torch.cat([self._positions, positions])
-        self._tokens = torch.cat([self._tokens, tokens])
-        self.rows += rows
+    def _read(self, begin: float, leave: int = 0) -> None:
+        """Writes down what was said, but for so many of the last steps; the work began then."""
+        while len(self._unread) > leave:
+            said = self._unread.pop(0)
+            if said.arrived is not None:
+                said.arrived.synchronize()
+            now = clock(self._device, idle=False)
+            self.spent += now - begin
+            begin = now
+            for row, token, surprise in zip(
+                said.rows, said.tokens.tolist(), said.surprises.tolist(), strict=True
+            ):
+                if row.done:
+                    continue
+                row.tokens.append(token)
+                row.surprise += surprise
+                row.newest = self.spent - row.joined
+                row.first = row.first or row.newest
+                row.done = token in self._ends or len(row.tokens) >= row.longest
+        self._leave()
 
     def _leave(self) -> None:
-        """Takes out the rows that are done, and the columns that no row needs any more."""
+        """Takes out the rows that are done."""
         kept = [place for place, row in enumerate(self.rows) if not row.done]
         if len(kept) == len(self.rows):
             return
         self.rows = [self.rows[place] for place in kept]
-        index = torch.tensor(kept, dtype=torch.long, device=self._device)
-        mask = self._mask[index]
-        padding = int(mask.any(0).long().argmax()) if kept else 0
-        self._mask = mask[:, padding:]
-        self._positions, self._tokens = self._positions[index], self._tokens[index]
+        self._held.keep(kept)
         if not kept:
-            self._cache = DynamicCache()
-            return
-        for layer in self._cache.layers:
-            layer.keys = layer.keys[index, :, padding:]
-            layer.values = layer.values[index, :, padding:]
+            self._unread.clear()

@@ -24,12 +24,14 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def clock(device: torch.device) -> float:
+def clock(device: torch.device, *, idle: bool = True) -> float:
     """Seconds on a monotonic clock, read once the device is idle: only differences mean anything.
 
-    CUDA kernels run behind the caller's back, so a stamp without the wait times their queueing.
+    CUDA kernels run behind the caller's back, so a stamp without the wait times their queueing,
+    unless the caller has waited for the result.
     """
-    synchronise(device)
+    if idle:
+        synchronise(device)
     return time.perf_counter()
 
 

@@ -415,7 +415,7 @@ def test_waiting_for_another_request_is_not_counted(
 ) -> None:
     now = time.perf_counter()
     for module in (cohort, desk, watch):
-        monkeypatch.setattr(module, "clock", lambda device: now + next(ticks))
+        monkeypatch.setattr(module, "clock", lambda *_, **__: now + next(ticks))
     ticks = count()
     with lineup.shared("base").lock:
         states = stream(lineup, PHOTOS[0], ("base", "qvla"), DECODING)
