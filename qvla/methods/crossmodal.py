@@ -89,7 +89,8 @@ class CrossModalLayer(tuner.OwnLayer):
     ) -> Any:
         photo, self.photo = self.photo, None
         names = self.answering()
-        if names and photo is not None and photo.any():
+        # A token that follows others is no photo, and a recorded step cannot ask.
+        if names and photo is not None and photo.shape[1] > 1 and photo.any():
             base: Any = self.get_base_layer()
             text = _attended(photo, attention_mask, base.self_attn.is_causal) & ~photo
             means = [_mean(hidden, of)[:, None] for of in (photo, text)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 
@@ -12,7 +12,8 @@ from qvla.methods.tuner import OwnLayer, OwnTuner, TunerError
 
 BASE = "__base__"  # PEFT's name, in a mixed batch, for rows that no adapter touches
 
-# None: every row of the batch. A slice where the rows lie together, which costs no copy.
+# None: every row of the batch. A slice where the rows lie together, which costs no copy. A tensor
+# of indices, or of bool (B,): then every row is computed, and kept where it is true.
 Rows = slice | torch.Tensor | None
 
 
@@ -57,6 +58,32 @@ class MixedBatch:
         return groups
 
 
+class StandingBatch(MixedBatch):
+    """Rows whose names may change while a step recorded once is made again and again.
+
+    Every adapter works on every row, and a mask on the device says whose answer is kept.
+    """
+
+    def __init__(self, names: Sequence[str], known: Sequence[str], device: torch.device) -> None:
+        """`known` are all names that a row may come to have."""
+        super().__init__(names)
+        self._masks = {
+            name: torch.zeros(len(names), dtype=torch.bool, device=device)
+            for name in dict.fromkeys(known)
+            if name != BASE
+        }
+        self.rename(names)
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Gives the rows other names, as many as there were."""
+        self.names = list(names)
+        for name, mask in self._masks.items():
+            mask.copy_(torch.tensor([owner == name for owner in names]))
+
+    def groups(self, batch: torch.Tensor) -> list[tuple[str, Rows]]:
+        return list(self._masks.items())
+
+
 class RowLayer(OwnLayer):
     """A wrapper that asks, for each batch, which rows are whose."""
 
@@ -92,9 +119,12 @@ class RowTuner(OwnTuner):
         they stay until the next call, since checkpointed layers run again in the backward pass.
         """
         names = kwargs.get("adapter_names")
+        batch = names if isinstance(names, MixedBatch) else None
         if names is not None:
-            self._check_names(names, _batch_size(args, kwargs))
-        self._give(None if names is None else MixedBatch(names, self.fault))
+            own = names if batch is None else batch.names
+            self._check_names(own, _batch_size(args, kwargs))
+            batch = batch or MixedBatch(own, self.fault)
+        self._give(batch)
         try:
             yield
         finally:
@@ -142,8 +172,8 @@ def names_of_rows(
 
 
 def take(batch: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """The rows of a batch (B, ...)."""
-    if rows is None:
+    """The rows of a batch (B, ...), or all of it where a mask is to choose later."""
+    if rows is None or _is_mask(rows):
         return batch
     return batch[rows] if isinstance(rows, slice) else batch.index_select(0, rows)
 
@@ -155,7 +185,13 @@ def put(batch: torch.Tensor, rows: Rows, values: torch.Tensor) -> torch.Tensor:
     # Never in place: the backward pass may still need the batch as it was.
     if isinstance(rows, slice):
         return batch.slice_scatter(values, 0, rows.start, rows.stop)
+    if _is_mask(rows):
+        return torch.where(rows.view(-1, *[1] * (batch.dim() - 1)), values, batch)
     return batch.index_copy(0, rows, values)
+
+
+def _is_mask(rows: Rows) -> TypeGuard[torch.Tensor]:
+    return isinstance(rows, torch.Tensor) and rows.dtype == torch.bool
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
