@@ -100,6 +100,9 @@ class Settings(BaseSettings):
         "int8", description="of QVLA's embedding table, which NF4 leaves as it is"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    graphs: Literal["auto", "off"] = Field(
+        "auto", description="replay decoding steps as CUDA graphs, where they were seen to be right"
+    )
 
     data: Path | None = Field(None, description="folder in the RISC layout, for the gallery")
     examples: Path = Field(ASSETS / "examples", description="the examples, same layout")

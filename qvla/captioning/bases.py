@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from qvla.captioning.contenders import Contender, base_identity
+from qvla.captioning.graphs import Graphs
 from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.errors import QvlaError
 from qvla.models.backbone import Precision, lacks_bf16
@@ -17,12 +18,20 @@ class Bases:
     """Makes backbones when they are first asked for; their weights are loaded by `load` alone."""
 
     def __init__(
-        self, device: str, *, nf4_embeddings: str | None = None, device_lock: Path | None = None
+        self,
+        device: str,
+        *,
+        nf4_embeddings: str | None = None,
+        device_lock: Path | None = None,
+        graphs: str = "auto",
     ) -> None:
-        """`nf4_embeddings` are as in `load_backbone`; for the `device_lock` see `sharing`."""
+        """`nf4_embeddings` are as in `load_backbone`; for the `device_lock` see `sharing`, for
+        `graphs` the module of that name: `auto` or `off`.
+        """
         self.device = device_of(device)
         self._nf4_embeddings = nf4_embeddings
         self._device_lock = device_lock
+        self._graphs = graphs
         self._lock = threading.Lock()
         self._held: dict[tuple[str, Precision], SharedBackbone] = {}
 
@@ -38,6 +47,7 @@ class Bases:
                     self.device,
                     embeddings=self._nf4_embeddings if precision is Precision.NF4 else None,
                     device_lock=self._device_lock,
+                    graphs=Graphs(self._graphs == "auto" and precision is not Precision.INT8),
                 )
             shared = self._held[key]
         if contender.needs_adapter:

@@ -27,6 +27,7 @@ from qvla.records.measure import clock
 PATIENCE = 1.0  # seconds between looks at whether who waits for the backbone has left
 
 Pass = tuple[Generation, Batch, list[int]]  # who asks, its contenders, about which of its images
+Key = tuple[int, str | None]  # the identity of a module tree; an adapter, if only that answers
 
 
 class Desk:
@@ -38,7 +39,7 @@ class Desk:
     def __init__(self, shared: SharedBackbone) -> None:
         self.shared = shared
         self._under_way: list[Generation] = []
-        self._cohorts: dict[int, Cohort] = {}  # by the identity of the module tree
+        self._cohorts: dict[Key, Cohort] = {}
         self._held = ExitStack()
 
     @property
@@ -169,8 +170,10 @@ class Desk:
             self._join(together, looked)
 
     def _join(self, passes: Sequence[tuple[Pass, torch.Tensor]], looked: float) -> None:
-        """Rows that come, contender by contender, into the batch of their module tree."""
-        backbone = self.shared.loaded
+        """Rows that come, contender by contender, into the batch of their module tree.
+
+        Those of adapters that cannot share a recorded step go into a batch each.
+        """
         rows: list[Row] = []
         prefixes: list[str] = []
         for (generation, batch, asked), _ in passes:
@@ -185,9 +188,31 @@ class Desk:
                 rows.append(row)
             prefixes += own
         model = passes[0][0][1].model
-        cohort = self._cohorts.setdefault(id(model), Cohort(backbone, model))
+        seen = torch.cat([features for _, features in passes])
+        if not self.shared.graphs.part_adapters(model, seen.device):
+            self._enter(model, None, rows, prefixes, seen)
+            return
+        for adapter in dict.fromkeys(row.name for row in rows):
+            places = [place for place, row in enumerate(rows) if row.name == adapter]
+            texts = [prefixes[place] for place in places]
+            self._enter(model, adapter, [rows[place] for place in places], texts, seen[places])
+
+    def _enter(
+        self,
+        model: Any,
+        adapter: str | None,
+        rows: Sequence[Row],
+        prefixes: Sequence[str],
+        seen: torch.Tensor,
+    ) -> None:
+        """Rows into the batch of a module tree, or of one adapter of it."""
+        backbone = self.shared.loaded
+        key = (id(model), adapter)
+        if key not in self._cohorts:
+            held = self.shared.graphs.held(model, backbone.device, adapter)
+            self._cohorts[key] = Cohort(backbone, model, held)
         prompt = encode_text(backbone.processor, prefixes).to(backbone.device)
-        cohort.join(rows, prompt, torch.cat([features for _, features in passes]))
+        self._cohorts[key].join(rows, prompt, seen)
 
     def _answer_whole(self, one: Pass, seen: torch.Tensor, looked: float) -> None:
         """Beams, and models that do not write behind their prompt, by their own `generate`."""

@@ -106,6 +106,7 @@ class Lineup:
         device: str = "auto",
         nf4_embeddings: str | None = None,
         device_lock: Path | None = None,
+        graphs: str = "auto",
         bank: Bank | None = None,
         variants: Sequence[str] | None = None,
         progress: Progress | None = None,
@@ -123,7 +124,7 @@ class Lineup:
         """
         report = progress or log.info
         transformers_logging.disable_progress_bar()  # `report` tells instead
-        bases = Bases(device, nf4_embeddings=nf4_embeddings, device_lock=device_lock)
+        bases = Bases(device, nf4_embeddings=nf4_embeddings, device_lock=device_lock, graphs=graphs)
         lineup = cls(contenders, bases, bank)
         asked = lineup.known(variants)
         for contender in contenders:
@@ -211,7 +212,7 @@ class Lineup:
                         shared.attach(contender.name, contender.adapter)
                 except AdapterError:
                     if not was_loaded:
-                        shared.backbone = None  # nobody else answers from it
+                        shared.unload()  # nobody else answers from it
                     raise
                 self._record(contender, folder=shown or contender.adapter)
                 self._contenders = {**self._contenders, contender.name: contender}

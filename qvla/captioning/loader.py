@@ -82,6 +82,7 @@ class LineupLoader:
                 device=settings.device,
                 nf4_embeddings=settings.nf4_embeddings,
                 device_lock=settings.device_lock,
+                graphs=settings.graphs,
                 bank=bank,
                 progress=progress,
             )

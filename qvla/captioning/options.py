@@ -117,6 +117,7 @@ def load_lineup(settings: Settings, variants: Sequence[str]) -> Lineup:
         contenders_of(settings),
         device=settings.device,
         nf4_embeddings=settings.nf4_embeddings,
+        graphs=settings.graphs,
         bank=bank_of(settings),
         variants=variants,
         progress=log.info,

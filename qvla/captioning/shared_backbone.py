@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from qvla.captioning.graphs import Graphs
 from qvla.captioning.overflow import OVERFLOWED, give_back, overflows_at
 from qvla.captioning.turn_lock import TurnLock
 from qvla.methods.bottleneck import BASE
@@ -74,6 +75,7 @@ class SharedBackbone:
     # Titles of the contenders that answer only with an adapter, by name.
     needing: dict[str, str] = field(default_factory=dict)
     lock: TurnLock = field(default_factory=TurnLock)
+    graphs: Graphs = field(default_factory=Graphs)
     remark: str = ""  # that it is not in float16 though it was to be
 
     def load(self) -> None:
@@ -102,6 +104,11 @@ class SharedBackbone:
             embeddings=self.embeddings,
             compute=compute,
         )
+
+    def unload(self) -> None:
+        """Forgets the weights again, which nobody may be answering from."""
+        self.backbone = None
+        self.graphs.forget()
 
     @property
     def loaded(self) -> Backbone:
@@ -214,6 +221,7 @@ class SharedBackbone:
 
         It does not answer yet.
         """
+        self.graphs.forget()
         kind = adapter.files.config.peft_type
         for view in self.views:
             if adapter.mixes and view.mixes and view.model.peft_type == kind:
@@ -225,6 +233,7 @@ class SharedBackbone:
 
     def _drop(self, view: View, name: str) -> None:
         """Takes an adapter that answers no longer off a view; the last takes the view with it."""
+        self.graphs.forget()
         if view.adapters:
             view.model.delete_adapter(name)
         else:

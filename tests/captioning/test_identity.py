@@ -23,21 +23,12 @@ from qvla.captioning.engine import caption, stream
 from qvla.captioning.lineup import Lineup
 from qvla.models.adapters import AdapterError
 from tests.support.alone import LENGTH, Alone, clear_photos, load_alone, round_rows
-from tests.support.peft_zoo import ZOO, make
+from tests.support.peft_zoo import NOT_IN_NF4, ZOO, make
 from tests.support.watched import Watched
 
 GREEDY = Decoding(max_new_tokens=LENGTH)
 PRECISIONS = ("fp32", "nf4")
 NEAR = {"fp32": 2e-4, "nf4": 0.25}  # of logits that spread by about 3
-# Methods that fail on layers of 4 bits in plain PEFT too, or train a table that is in 8 bits here.
-NOT_IN_NF4 = {
-    "ia3": "does not work on this model in nf4",
-    "ia3 by plain names": "does not work on this model in nf4",
-    "loha": "PEFT has no layers of 4 bits for it",
-    "lokr": "PEFT has no layers of 4 bits for it",
-    "lora and the whole head": "QVLA_NF4_EMBEDDINGS=bf16",
-    "lora and trainable tokens": "QVLA_NF4_EMBEDDINGS=bf16",
-}
 
 
 @pytest.fixture(scope="module")

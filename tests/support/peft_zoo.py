@@ -79,6 +79,16 @@ ZOO: dict[str, Callable[[], PeftConfig]] = {
     "ln tuning": lambda: LNTuningConfig(target_modules=["input_layernorm"]),
 }
 
+# Methods that fail on layers of 4 bits in plain PEFT too, or train a table that is in 8 bits here.
+NOT_IN_NF4 = {
+    "ia3": "does not work on this model in nf4",
+    "ia3 by plain names": "does not work on this model in nf4",
+    "loha": "PEFT has no layers of 4 bits for it",
+    "lokr": "PEFT has no layers of 4 bits for it",
+    "lora and the whole head": "QVLA_NF4_EMBEDDINGS=bf16",
+    "lora and trainable tokens": "QVLA_NF4_EMBEDDINGS=bf16",
+}
+
 
 def make(name: str, checkpoint: Path, folder: Path, seed: int = 1) -> Path:
     """Saves an adapter of a kind, as PEFT itself saves it, after moving all that it trains."""
