@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +57,8 @@ class Desk:
             return False
         self._held.callback(self.shared.lock.release)
         self._held.enter_context(captioning_turn(self.shared.device_lock))
+        if self.shared.device != "cpu":
+            self._held.enter_context(_beside_others(self.shared.stream))
         return True
 
     def close(self) -> None:
@@ -314,6 +316,16 @@ def greedy(
     decoding = Decoding(max_new_tokens=max_new_tokens)
     answers = answer_now(Generation(shared, ["model"], images, decoding, prefixes))
     return [answer.text for answer in answers["model"]]
+
+
+@contextmanager
+def _beside_others(own: torch.cuda.Stream) -> Iterator[None]:
+    """Has CUDA work in a stream of its own, after what came before and before what comes after."""
+    others = torch.cuda.current_stream()
+    own.wait_stream(others)
+    with torch.cuda.stream(own):
+        yield
+    others.wait_stream(own)
 
 
 def _names(batch: Batch, prefixes: Sequence[str], count: int) -> list[str] | None:

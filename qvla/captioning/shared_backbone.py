@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -104,6 +105,11 @@ class SharedBackbone:
             embeddings=self.embeddings,
             compute=compute,
         )
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        """In which CUDA answers from this backbone, beside other backbones."""
+        return torch.cuda.Stream(self.device)
 
     def unload(self) -> None:
         """Forgets the weights again, which nobody may be answering from."""
