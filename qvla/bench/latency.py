@@ -145,7 +145,10 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
         ),
         numbers=numbers,
         protocol=_protocol(plan, settings, read, floors, heads)
-        | {"left_out": [case.key for case in cases if case not in turns]},
+        | {
+            "left_out": [case.key for case in cases if case not in turns],
+            "graphs": {name: lineup.shared(name).graphs.state for name in variants},
+        },
     )
 
 

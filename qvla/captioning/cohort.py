@@ -12,8 +12,9 @@ batching is said to take no images (transformers #43386); it was not tried.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class Row:
     """
 
     longest: int  # tokens
-    processors: LogitsProcessorList
+    processors: LogitsProcessorList  # the same for rows that came together
     name: str | None = None
     looked: float = 0.0
     tokens: list[int] = field(default_factory=list)
@@ -115,10 +116,10 @@ class Cohort:
     def _pick(self, rows: Sequence[Row], scores: torch.Tensor) -> torch.Tensor:
         """Every row's next token (B,), which is to be read later."""
         picked = scores.argmax(-1)
-        for place, row in enumerate(rows):
-            if row.processors:
-                before: Any = torch.tensor([row.tokens], dtype=torch.long, device=self._device)
-                picked[place] = row.processors(before, scores[place, None].clone()).argmax()
+        for places in _together(rows):
+            own = rows[places]
+            said: Any = torch.tensor([row.tokens for row in own], device=self._device).long()
+            picked[places] = own[0].processors(said, scores[places].clone()).argmax(-1)
         surprises = F.cross_entropy(scores, picked, reduction="none")
         arrived = None
         tokens, unlikely = (one.to("cpu", non_blocking=True) for one in (picked, surprises))
@@ -158,3 +159,13 @@ class Cohort:
         self._held.keep(kept)
         if not kept:
             self._unread.clear()
+
+
+def _together(rows: Sequence[Row]) -> Iterator[slice]:
+    """Runs of rows whose next token the same processors choose, if any do."""
+    begin = 0
+    for _, run in groupby(rows, key=lambda row: id(row.processors)):
+        end = begin + len(list(run))
+        if rows[begin].processors:
+            yield slice(begin, end)
+        begin = end

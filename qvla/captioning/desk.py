@@ -184,8 +184,9 @@ class Desk:
             named = _names(batch, own, len(asked))
             names: Sequence[str | None] = named or [None] * len(own)
             keys = [(name, index) for name in batch.contenders for index in asked]
+            choose = {name: decoding.processors() for name in batch.contenders}
             for key, name in zip(keys, names, strict=True):
-                row = Row(decoding.max_new_tokens, decoding.processors(), name, looked)
+                row = Row(decoding.max_new_tokens, choose[key[0]], name, looked)
                 generation.rows[key] = row
                 rows.append(row)
             prefixes += own

@@ -180,3 +180,10 @@ class Graphs:
     def faults(self) -> list[str]:
         """Why steps are not replayed, of each module tree where they are not."""
         return [one.fault for one in self._standing.values() if one.fault]
+
+    @property
+    def state(self) -> str:
+        """What became of recording, as records say it."""
+        if self.faults:
+            return "not replayed: " + "; ".join(self.faults)
+        return "replayed" if self._standing else "not recorded"
