@@ -160,7 +160,7 @@ class Recipe(BaseModel):
     augment: Literal["none", "flips", "crops"] = Field(
         "none", description="flips: the eight flips and quarter turns; crops: those, and crops"
     )
-    cache_mb: int = Field(1024, ge=0, description="keep resized photos in memory up to this size")
+    cache_mb: int = Field(1024, ge=0, description="keep photos, or features, in memory up to this")
     num_workers: int = Field(0, ge=0, description="processes that prepare batches")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")

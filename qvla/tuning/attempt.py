@@ -31,6 +31,7 @@ from qvla.models.backbone import Backbone, Precision, load_backbone
 from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer, rates_of
 from qvla.tuning.checkpoints import step_of
+from qvla.tuning.kept_features import KeptFeatures, are_kept
 from qvla.tuning.methods import Trained, add_method, save, take_weights
 from qvla.tuning.run_events import Ender, EventLog, Rotation, StepTurns, device_name
 from qvla.tuning.run_folder import publish
@@ -139,6 +140,7 @@ class Attempt:
             "steps": result.global_step,
             "resumed_from_step": None if checkpoint is None else step_of(checkpoint),
             "seconds": round(time.monotonic() - started, 1),
+            "features_kept": trainer.features_kept,
             "images_per_second": round(trainer.clock.images_per_second, 2),
             "curve": [row for row in history if "loss" in row or "eval_loss" in row],
         }
@@ -164,7 +166,8 @@ def _trainer(
     if recipe.objective == "cider":
         photos, collate = partial(SampledPhotos, samples=recipe.samples), PromptCollator
         kind = partial(SelfCriticalTrainer, processor=processor)
-    shown = photos(training, processor, augment=recipe.augment, **settings)
+    kept = are_kept(recipe, model, len({example.image for example in training}))
+    shown = photos(training, processor, augment=recipe.augment, features_kept=kept, **settings)
     held_out = photos(evaluation, processor, **settings)
     on_cuda = backbone.device.type == "cuda"
     without_bf16 = on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False)
@@ -216,6 +219,7 @@ def _trainer(
         model=model,
         rates=rates_of(recipe),
         warmup_share=recipe.warmup_share,
+        kept=KeptFeatures(shown) if kept else None,
         args=arguments,
         data_collator=collate(processor, recipe.prefix),
         train_dataset=shown,

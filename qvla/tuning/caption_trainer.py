@@ -1,6 +1,7 @@
 """The Transformers Trainer with this project's loss for a frozen base.
 
-The vision tower runs without gradients and once for each photo of a step. Logits are computed only
+The vision tower runs without gradients and once for each photo of a step, or of the whole run where
+its features can be kept. Logits are computed only
 at positions that carry a label, in evaluation too.
 """
 
@@ -29,10 +30,11 @@ from qvla.methods.rows import names_of_rows
 from qvla.models.families import family_of
 from qvla.models.families.family import PROJECTOR, VISION_TOWER, Family
 from qvla.models.footprint import part_of
+from qvla.tuning.kept_features import KeptFeatures
 from qvla.tuning.training_data import EpochSampler
 
 # Of a batch of `training_data.Collator`.
-NOT_TEXT = ("labels", "pixel_values", "photo_rows", "tasks")
+NOT_TEXT = ("labels", "pixel_values", "photos", "photo_rows", "tasks")
 
 
 def caption_loss(
@@ -92,9 +94,11 @@ class CaptionTrainer(Trainer):
         *args: Any,
         rates: Mapping[str, float] | None = None,
         warmup_share: float = 0.0,
+        kept: KeptFeatures | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._kept = kept
         self._rates = rates or {}
         self._warmup_share = warmup_share
         # compute_loss divides by the tokens of the whole accumulated batch itself.
@@ -170,9 +174,7 @@ class CaptionTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with self.accelerator.autocast():
-            features = image_features(
-                self.accelerator.unwrap_model(model), inputs["pixel_values"], inputs["photo_rows"]
-            )
+            features = self.features(self.accelerator.unwrap_model(model), inputs)
         total, count = caption_loss(model, inputs, features)
         processes = self.accelerator.num_processes
         if num_items_in_batch is None or not model.training:
@@ -182,6 +184,22 @@ class CaptionTrainer(Trainer):
             loss = total / num_items_in_batch * processes
         self.refuse_if_not_finite(model, loss)
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    @property
+    def features_kept(self) -> bool:
+        """Whether each photo of the run is looked at once, and not in every epoch."""
+        return self._kept is not None
+
+    def features(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Projected image features (B, T, W) of each row: looked at now, or kept from before."""
+        rows = inputs["photo_rows"]
+        if self._kept is None or "photos" not in inputs:
+            return image_features(model, inputs["pixel_values"], rows)
+
+        def look(pixel_values: torch.Tensor) -> torch.Tensor:
+            return image_features(model, pixel_values, torch.arange(len(pixel_values)))
+
+        return self._kept(inputs["photos"], look)[rows]
 
     def refuse_if_not_finite(self, model: torch.nn.Module, loss: torch.Tensor) -> None:
         """Raises TrainingError for a loss in training that is no finite number."""

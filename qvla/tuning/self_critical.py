@@ -28,14 +28,15 @@ from qvla.models.families import family_of
 from qvla.scoring.frequencies import count_lines
 from qvla.scoring.ptb import tokenize
 from qvla.scoring.sentence import DocumentFrequencies, cider_d
-from qvla.tuning.caption_trainer import CaptionTrainer, image_features
+from qvla.tuning.caption_trainer import CaptionTrainer
 from qvla.tuning.training_data import Captioned, CaptionedPhotos, shown
 
 LONGEST = 40  # tokens of a sample, as many as `Decoding` allows unless told otherwise
 # A word for the end of a caption, in samples and references alike: without it n-grams that break
 # off, such as "next to a", would cost nothing (as in Luo's code).
 END = "<end>"
-NOT_TEXT = ("pixel_values", "photo_rows", "examples", "numbers")  # of a batch of `PromptCollator`
+# Of a batch of `PromptCollator`.
+NOT_TEXT = ("pixel_values", "photos", "photo_rows", "examples", "numbers")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class SampledPhotos(CaptionedPhotos):
 
 
 class PromptCollator:
-    """Items to one batch: the prompts, `pixel_values` and `photo_rows` as of `Collator`, and
-    `examples` (B,) and `numbers` (B, samples, LONGEST).
+    """Items to one batch: the prompts, the photos as of `Collator`, and `examples` (B,) and
+    `numbers` (B, samples, LONGEST).
     """
 
     def __init__(self, processor: ProcessorMixin, prefix: str) -> None:
@@ -233,7 +234,7 @@ class SelfCriticalTrainer(CaptionTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         plain = self.accelerator.unwrap_model(model)
         with self.accelerator.autocast():
-            features = image_features(plain, inputs["pixel_values"], inputs["photo_rows"])
+            features = self.features(plain, inputs)
             if model.training:
                 total = self._training(model, plain, inputs, features)
             else:

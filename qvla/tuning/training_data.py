@@ -127,13 +127,17 @@ class Captioned:
     """One photo as it is shown, with the caption drawn for it, or the answer to its question."""
 
     photo: int
-    pixels: np.ndarray  # (H, W, 3) uint8
+    pixels: np.ndarray | None  # (H, W, 3) uint8; None of a photo whose features are kept
     caption: str
     question: str
 
 
 class CaptionedPhotos(Dataset[Captioned]):
-    """One item a photo and epoch. The key is (epoch, index), or an index for epoch 0."""
+    """One item a photo and epoch. The key is (epoch, index), or an index for epoch 0.
+
+    Where the features of photos are kept (`kept_features`), items are without pixels, and
+    `pixel_values` has those of a photo that was not looked at yet.
+    """
 
     def __init__(
         self,
@@ -143,6 +147,7 @@ class CaptionedPhotos(Dataset[Captioned]):
         seed: int,
         augment: str = "none",
         cache_bytes: int = 1 << 30,
+        features_kept: bool = False,
     ) -> None:
         self.examples = list(examples)
         self.seed = seed
@@ -155,7 +160,11 @@ class CaptionedPhotos(Dataset[Captioned]):
         paths = {example.image: None for example in self.examples}
         rows = {path: row for row, path in enumerate(paths)}
         self._rows = [rows[example.image] for example in self.examples]
-        self._photos = Photos(list(paths), processor, side=side, cache_bytes=cache_bytes)
+        self._processor = processor
+        self._features_kept = features_kept
+        # Photos that are looked at once are read once.
+        kept = 0 if features_kept else cache_bytes
+        self._photos = Photos(list(paths), processor, side=side, cache_bytes=kept)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer; `EpochSampler` puts the epoch into the keys it yields."""
@@ -163,6 +172,15 @@ class CaptionedPhotos(Dataset[Captioned]):
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def distinct(self) -> int:
+        """How many photos there are, whatever number of rows is about each."""
+        return max(self._rows, default=-1) + 1
+
+    def pixel_values(self, photos: Sequence[int]) -> torch.Tensor:
+        """Photos by their numbers, (D, 3, S, S), as they are without augmentation."""
+        return _pixel_values(self._processor, [self._photos[photo] for photo in photos])
 
     def rows_by_photo(self) -> list[list[int]]:
         """The rows of each photo, photos in the order in which they first come."""
@@ -178,10 +196,12 @@ class CaptionedPhotos(Dataset[Captioned]):
     def __getitem__(self, key: int | tuple[int, int]) -> Captioned:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         photo = self._rows[index]
-        pixels = self._photos[photo]
-        # Seeded by the photo, not the row: a photo twice in a step then is the same view, and goes
-        # through the vision tower once.
-        pixels = view(pixels, self.augment, self._random(epoch, "view", photo))
+        pixels = None
+        if not self._features_kept:
+            # Seeded by the photo, not the row: a photo twice in a step then is the same view, and
+            # goes through the vision tower once.
+            drawn = self._random(epoch, "view", photo)
+            pixels = view(self._photos[photo], self.augment, drawn)
         return Captioned(photo, pixels, self.caption(index, epoch), self.examples[index].question)
 
     def _random(self, epoch: int, what: str, index: int) -> random.Random:
@@ -212,6 +232,7 @@ class Collator:
     and `tasks`, the name of each row's.
 
     D counts the distinct photos; `photo_rows` says which of them each row of the text is about.
+    Where their features are kept, their numbers `photos` (D,) stand in the place of pixels.
     A row with a question has that as its prompt, any other the prefix.
     """
 
@@ -230,14 +251,19 @@ class Collator:
 
 
 def shown(processor: ProcessorMixin, items: Sequence[Captioned]) -> dict[str, torch.Tensor]:
-    """`pixel_values` and `photo_rows` of a batch, see `Collator`."""
+    """What a batch has of its photos, see `Collator`."""
     distinct = {item.photo: item.pixels for item in items}
     rows = {photo: row for row, photo in enumerate(distinct)}
-    images = [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in distinct.values()]
-    return {
-        "photo_rows": torch.tensor([rows[item.photo] for item in items]),
-        "pixel_values": encode_images(processor, images),
-    }
+    batch = {"photo_rows": torch.tensor([rows[item.photo] for item in items])}
+    pixels = [each for each in distinct.values() if each is not None]
+    if pixels:
+        return batch | {"pixel_values": _pixel_values(processor, pixels)}
+    return batch | {"photos": torch.tensor(list(distinct))}
+
+
+def _pixel_values(processor: ProcessorMixin, photos: Sequence[np.ndarray]) -> torch.Tensor:
+    images = [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in photos]
+    return encode_images(processor, images)
 
 
 def view(pixels: np.ndarray, augment: str, rng: random.Random) -> np.ndarray:

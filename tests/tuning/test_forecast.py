@@ -63,6 +63,19 @@ def test_parameters_steps_and_speed_are_those_of_the_run(
     assert speed_of(other, [written], []) is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [({"epochs": 3}, True), ({}, False), ({"epochs": 3, "augment": "flips"}, False)],
+    ids=str,
+)
+def test_a_run_that_looked_once_tells_no_speed_of_one_that_looks_in_every_epoch(
+    recipe: Recipe, changes: dict[str, object], counts: bool
+) -> None:
+    asked = recipe.model_copy(update=changes)
+    card = {"recipe": asked.card(), "features_kept": True, "images_per_second": 9.0}
+    assert (speed_of(asked, [card], []) is not None) is counts
+
+
 def test_data_yet_to_be_fetched_is_not_counted(recipe: Recipe) -> None:
     found = forecast(recipe.model_copy(update={"data": Path("owner/photos")}))
     assert (found.photos, found.steps, found.seconds) == (None, None, None)
