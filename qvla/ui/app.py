@@ -92,9 +92,21 @@ def build(settings: Settings, loader: LineupLoader, chat: ChatApi | None = None)
                 one.joined(made)
         if chat is not None:
             chat.lay_out()
+    _show_no_progress(app)
     # Closed to direct calls, which would pass the queue by, with its length and its turns.
     app.queue(max_size=settings.queue_size, default_concurrency_limit=8, api_open=False)
     return app
+
+
+def _show_no_progress(app: gr.Blocks) -> None:
+    """Has the browser keep no state of progress for events that show none.
+
+    It would hand that of every output of every event so far to its component at each turn of any
+    event, and look through the page's whole tree for each: most of the time to the first caption.
+    """
+    for event in app.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = []
 
 
 def open_app(
