@@ -10,6 +10,7 @@ import queue
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+import torch
 from PIL import Image
 
 from qvla.captioning.decoding import Decoding
@@ -20,6 +21,7 @@ from qvla.captioning.generation import (
     OutOfMemoryError,
     Partial,
 )
+from qvla.captioning.graphs import STEPS, recorder_of
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.captioning.runner import runner_of
@@ -33,6 +35,7 @@ __all__ = [
     "OutOfMemoryError",
     "Partial",
     "caption",
+    "rehearse",
     "stream",
 ]
 
@@ -102,6 +105,20 @@ def stream(
         state[name] = Partial() if variant.available else Partial(done=True, error=variant.reason)
     running = [name for name in names if not state[name].done]
     return _states(state, _generations(lineup, running, [image], decoding, prefix))
+
+
+def rehearse(lineup: Lineup) -> None:
+    """Has what is available caption a grey photo where steps are recorded, so that the first to ask
+    need not wait for that.
+    """
+    names = [
+        one.name
+        for one in lineup.variants()
+        if one.available and recorder_of(torch.device(one.device)) is not None
+    ]
+    if names:
+        grey = Image.new("RGB", (64, 64), "grey")
+        caption(lineup, [grey], names, Decoding(max_new_tokens=2 * STEPS))
 
 
 def _generations(

@@ -21,6 +21,7 @@ from qvla.captioning.fixed import Fixed, Record, Work
 from qvla.captioning.growing import Growing, Held, State
 from qvla.faults import is_out_of_memory
 from qvla.methods.rows import RowTuner
+from qvla.settings import on_zerogpu
 
 STEPS = 8  # of each shape that are made both ways
 WARM_UPS = 3  # before recording, as PyTorch asks: libraries make their workspaces then
@@ -31,8 +32,11 @@ _RECORDING = threading.Lock()  # PyTorch records in one stream of the process
 
 
 def recorder_of(device: torch.device) -> Record | None:
-    """What records steps on a device; None where nothing is gained by it."""
-    return cuda_graph if device.type == "cuda" else None
+    """What records steps on a device; None where nothing is gained by it.
+
+    On ZeroGPU a process ends with its answer, and the next would have to record all anew.
+    """
+    return cuda_graph if device.type == "cuda" and not on_zerogpu() else None
 
 
 def cuda_graph(work: Work) -> Work:

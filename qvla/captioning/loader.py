@@ -75,6 +75,7 @@ class LineupLoader:
 
         def load(progress: Callable[[str], None]) -> Lineup:
             progress("Importing PyTorch and Transformers.")
+            from qvla.captioning.engine import rehearse
             from qvla.captioning.lineup import Lineup
 
             lineup = Lineup.of(
@@ -88,6 +89,10 @@ class LineupLoader:
             )
             if then is not None:
                 then(settings, lineup, progress)
+            try:
+                rehearse(lineup)
+            except QvlaError as error:  # who asks will be told
+                log.warning("The first steps could not be tried: %s", error)
             return lineup
 
         return cls(load, contenders, bank)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedConfig
 
 from qvla.methods.recipe import Recipe
@@ -70,7 +71,7 @@ def are_kept(recipe: Recipe, model: Trained, photos: int) -> bool:
 
 def _sees_alike(model: Trained, family: Family) -> bool:
     """Whether a photo's features stay what they are for a whole run."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     for place in family.sight:
         part = base.get_submodule(place)
         if any(parameter.requires_grad for parameter in part.parameters()):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from qvla.captioning import cohort, graphs
+from qvla.captioning import cohort, engine, graphs
 from qvla.captioning.contenders import Contender, default_contenders
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.desk import Desk, greedy
@@ -208,6 +208,24 @@ def test_a_record_that_is_not_right_is_not_used(
         assert [one["adapter"].text for one in said] == due
     (fault,) = lineup.shared("base").graphs.faults
     assert "capturing" in fault or "other tokens" in fault
+
+
+def test_after_a_rehearsal_nobody_waits_for_recording(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+
+    def record(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        recorded.append(work)
+        return taped(work)
+
+    monkeypatch.setattr(graphs, "recorder_of", lambda device: record)
+    monkeypatch.setattr(engine, "recorder_of", lambda device: record)
+    lineup = Lineup.load(weights.model, adapter=weights.adapter, precision="fp32", device="cpu")
+    engine.rehearse(lineup)
+    before = len(recorded)
+    caption(lineup, PHOTOS[:1], ["base", "adapter"], DECODING)
+    assert before == len(recorded) > 0
 
 
 def test_nothing_is_recorded_where_it_is_switched_off(weights: Weights, plays: list[int]) -> None:
