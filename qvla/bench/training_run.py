@@ -7,11 +7,12 @@ JSON object, the fields of `Outcome`.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ INTERVALS = {"cpu": 0.02, "cuda": 0.005}  # seconds between points before thinni
 
 @dataclass(frozen=True)
 class Job:
-    """What to train, how, and for how many timed steps. `device` is cpu or cuda."""
+    """What to train, how, and for how many timed steps of an epoch. `device` is cpu or cuda."""
 
     way: str
     method: str
@@ -44,8 +45,13 @@ class Job:
     steps: int
 
     @property
-    def all_steps(self) -> int:
+    def epoch_steps(self) -> int:
         return WARM_UP + self.steps + COUNTED
+
+    @property
+    def all_steps(self) -> int:
+        """Two epochs, of which the second ends with its timed steps."""
+        return self.epoch_steps + WARM_UP + self.steps
 
 
 @dataclass
@@ -60,6 +66,8 @@ class Outcome:
     activations: int = 0
     images: int = 0
     seconds: list[float] = field(default_factory=list)  # of each timed step, with its data
+    images_again: int = 0  # the same of the second epoch, whose photos were all seen before
+    seconds_again: list[float] = field(default_factory=list)
     curve_seconds: list[float] = field(default_factory=list)
     curve_bytes: list[int] = field(default_factory=list)
     # the most tokens of a row, the photo's included, and labels of a batch: up to the last timed
@@ -114,7 +122,7 @@ class Watch:
     def step_begins(self) -> None:
         from qvla.records.measure import tensors_measured
 
-        if self._done >= WARM_UP + self.job.steps:
+        if WARM_UP + self.job.steps <= self._done < self.job.epoch_steps:
             self._usage = self._counting.enter_context(tensors_measured(self.device))
 
     def step_ends(self) -> None:
@@ -125,10 +133,12 @@ class Watch:
         timed_until = WARM_UP + self.job.steps
         if WARM_UP < self._done <= timed_until:
             self.outcome.seconds.append(now - self._mark)
+        elif self._done > self.job.epoch_steps + WARM_UP:
+            self.outcome.seconds_again.append(now - self._mark)
         if self._done == timed_until:
             self.outcome.peak = self.meter.peak(self._model)
             self._end_curve()
-        if self._done > timed_until:
+        if timed_until < self._done <= self.job.epoch_steps:
             self._counting.close()
             most = self._usage.peak_bytes or 0  # which this device tells
             self.outcome.activations = max(self.outcome.activations, most)
@@ -138,9 +148,11 @@ class Watch:
 
     def finished(self) -> Outcome:
         timed_until = WARM_UP + self.job.steps
+        again = self._shapes[self.job.epoch_steps + WARM_UP : self.job.all_steps]
         self.outcome.images = sum(rows for rows, _, _ in self._shapes[WARM_UP:timed_until])
+        self.outcome.images_again = sum(rows for rows, _, _ in again)
         self.outcome.timed_shape = _largest(self._shapes[:timed_until])
-        self.outcome.counted_shape = _largest(self._shapes[timed_until : self.job.all_steps])
+        self.outcome.counted_shape = _largest(self._shapes[timed_until : self.job.epoch_steps])
         return self.outcome
 
     def _end_curve(self) -> None:
@@ -169,10 +181,12 @@ def measure(job: Job) -> Outcome:
     families()
     del training  # imported before the meter is made, as all that training needs
     device = torch.device(job.device)
-    examples = sift(read_examples(job.data)).kept[: job.batch_size * job.all_steps]
-    if len(examples) < job.batch_size:
+    photos = job.batch_size * job.epoch_steps
+    found = sift(read_examples(job.data)).kept[:photos]
+    if len(found) < job.batch_size:
         raise BenchError(f"{job.data} has fewer usable photos than a batch of {job.batch_size}.")
     with tempfile.TemporaryDirectory(prefix="qvla-bench-") as folder:
+        examples = as_many(found, photos, Path(folder))
         recipe = make_recipe(
             method=job.method,
             model=job.model,
@@ -191,12 +205,25 @@ def measure(job: Job) -> Outcome:
         watch = Watch(job, device)
         (train_as_product if job.way == "product" else train_plainly)(recipe, examples, watch)
     outcome = watch.finished()
-    outcome.fingerprint, outcome.photos = fingerprint(examples), len(examples)
+    outcome.fingerprint, outcome.photos = fingerprint(found), len(found)
     outcome.recipe = {
         name: getattr(recipe, name)
         for name in ("base_precision", "bf16", "recomputes", "optimiser", "attention")
     }
     return outcome
+
+
+def as_many(examples: Sequence[Example], count: int, folder: Path) -> list[Example]:
+    """The examples and, where they are too few for one epoch of so many, copies in the folder of
+    their photos: as files of their own these were not seen before.
+    """
+    enough = list(examples)
+    while len(enough) < count:
+        original = enough[len(enough) - len(examples)]
+        copied = folder / f"{len(enough)}{original.image.suffix}"
+        shutil.copyfile(original.image, copied)
+        enough.append(replace(original, image=copied))
+    return enough
 
 
 def train_as_product(recipe: Recipe, examples: list[Example], watch: Watch) -> None:

@@ -102,6 +102,9 @@ def test_the_suite_from_the_command_line(
     assert own["speed_ratio"] == pytest.approx(
         own["images_per_second"] / own["plain_images_per_second"]
     )
+    assert own["speed_ratio_again"] == pytest.approx(
+        own["images_per_second_again"] / own["plain_images_per_second_again"]
+    )
     assert own["memory_ratio"] == pytest.approx(
         own["activation_bytes"] / own["plain_activation_bytes"]
     )
@@ -166,8 +169,20 @@ def test_the_plain_way_is_the_reports(
         assert photos_given == shape[0] == 4
         assert logits.shape[:2] == shape
     outcome = watch.finished()
-    assert outcome.images == 4 and len(outcome.seconds) == 1
+    assert outcome.images == outcome.images_again == 4
+    assert len(outcome.seconds) == len(outcome.seconds_again) == 1
     assert outcome.timed_shape[0] == max(shape[1] for _, shape, _ in calls[:4])
+
+
+def test_copies_make_up_for_photos_that_are_too_few(data: Path, tmp_path: Path) -> None:
+    few = read_examples(data)[:3]
+    many = training_run.as_many(few, 8, tmp_path)
+    assert many[:3] == few
+    assert len({one.image for one in many}) == 8
+    for place, one in enumerate(many):
+        assert one.image.read_bytes() == few[place % 3].image.read_bytes()
+        assert one.references == few[place % 3].references
+    assert training_run.as_many(few, 2, tmp_path) == few
 
 
 def test_too_few_photos_for_a_batch_are_refused(tiny_checkpoint: Path, data: Path) -> None:

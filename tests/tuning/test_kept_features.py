@@ -43,7 +43,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     "changes",
     [
         {},
-        {"bf16": True, "method": "qvla"},
+        pytest.param({"bf16": True, "method": "qvla"}, marks=pytest.mark.slow),
         pytest.param({"objective": "cider", "samples": 2}, marks=pytest.mark.slow),
     ],
     ids=["adapter", "qvla", "cider"],
