@@ -4,6 +4,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP_AUDIT := 2.10.1
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
+# Python compiles what it imports, once; to compile all that is installed took a third of the time.
+INSTALL := $(PIP) install --no-compile
 # A process of its own for each core; a file's tests stay together, for what they share. Each process
 # holds PyTorch, so there are never more than four.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -38,7 +40,7 @@ test-all: $(VENV)/.dev programs style
 # What is installed, not what is asked for: the parts of parts too. One that PyPI does not know fails
 # the audit, but for what is installed from here.
 audit: $(VENV)/.dev
-	$(PIP) install --quiet pip-audit==$(PIP_AUDIT)
+	$(INSTALL) --quiet pip-audit==$(PIP_AUDIT)
 	$(PY) -m pip_audit --strict --skip-editable --progress-spinner off
 
 weekly: audit test-all
@@ -59,12 +61,12 @@ clean:
 
 # Each stamp is touched only after its installation went through, so a broken one is taken up again.
 $(VENV)/.app: requirements.txt pyproject.toml | $(VENV)/bin/pip
-	$(PIP) install -r requirements.txt
-	$(PIP) install --quiet --no-deps --editable .
+	$(INSTALL) -r requirements.txt
+	$(INSTALL) --quiet --no-deps --editable .
 	@touch "$@"
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.app
-	$(PIP) install -r requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
 	@touch "$@"
 
 # pip is the last thing that venv writes.
