@@ -107,6 +107,7 @@ class Cohort:
         self._held.say(self._pick(self.rows, self._held.step()))
         self._read(begin, leave=self._unread_steps)
 
+    @torch.inference_mode()
     def drop(self, rows: Collection[Row]) -> None:
         """Takes rows out that nobody waits for any more."""
         for row in rows:

@@ -63,6 +63,7 @@ class Desk:
 
     def close(self) -> None:
         self._cohorts.clear()
+        self.shared.graphs.rest()
         self._held.close()
 
     def begin(self, generations: Sequence[Generation]) -> None:

@@ -82,7 +82,6 @@ class Proved:
         self._model = model
         self._standing = standing
         self._fixed = standing.fixed
-        self._fixed.clear()
         # Rows as they would be without recording; None while nobody needs to know.
         self._growing = Growing(model) if standing.fault else None
 
@@ -175,6 +174,11 @@ class Graphs:
         tuner = getattr(model, "base_model", None)
         recorded = self._wanted and recorder_of(device) is not None
         return recorded and isinstance(model, PeftModel) and not isinstance(tuner, RowTuner)
+
+    def rest(self) -> None:
+        """Nobody is answered for now."""
+        for one in self._standing.values():
+            one.fixed.clear()
 
     def forget(self) -> None:
         """Weights have come or gone that steps were recorded with."""

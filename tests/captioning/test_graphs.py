@@ -106,6 +106,23 @@ def test_rows_come_and_go_between_replays(lineup: Lineup, plays: list[int]) -> N
     assert plays and not shared.graphs.faults
 
 
+def test_who_leaves_takes_nothing_from_the_others(lineup: Lineup, plays: list[int]) -> None:
+    shared = lineup.shared("base")
+    (due,) = caption(lineup, PHOTOS[:1], ["adapter"], DECODING)
+    desk = Desk(shared)
+    assert desk.open(0)
+    asked = [Generation(shared, ["adapter"], [one], DECODING, CAPTION_PREFIX) for one in PHOTOS[:4]]
+    desk.begin(asked)
+    for step in range(LENGTH):
+        if step in (1, graphs.STEPS, graphs.STEPS + 2):
+            asked.pop().cancelled.set()
+        desk.step()
+    desk.close()
+    (said,) = asked[0].result()["adapter"]
+    assert said.text == due["adapter"].text
+    assert not shared.graphs.faults
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_what_is_read_a_step_late_is_the_same(
     lineup: Lineup, monkeypatch: pytest.MonkeyPatch, late: bool
