@@ -10,7 +10,7 @@ INSTALL := $(PIP) install --no-compile
 # holds PyTorch, so there are never more than four.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all weekly audit lint style format programs clean
+.PHONY: help demo test test-all weekly audit gpu lint style format programs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test-all  the same, with the tests that are marked slow"
 	@echo "make audit   ask PyPI for known weaknesses of what is installed"
 	@echo "make weekly  the audit, then all tests"
+	@echo "make gpu     tests and full-size figures on a CUDA device"
 	@echo "make lint    check style and types only"
 	@echo "make format  put the code into the style"
 	@echo "make clean   remove the environment, so that the next command sets it up anew"
@@ -44,6 +45,21 @@ audit: $(VENV)/.dev
 	$(PY) -m pip_audit --strict --skip-editable --progress-spinner off
 
 weekly: audit test-all
+
+# Nothing is installed: PY=python3 takes a machine's own packages. Each suite leaves its record in
+# GPU_RECORDS, whatever becomes of the others.
+GPU_MODEL ?= --model google/paligemma-3b-pt-224 --random-weights
+GPU_RECORDS ?= gpu-records
+BENCH = $(PY) -m qvla bench $(GPU_MODEL) --records "$(GPU_RECORDS)"
+
+gpu:
+	@failed=0; \
+	$(PY) -m pytest -m gpu || failed=1; \
+	for suite in "engine --repeats 3" "latency --repeats 3 --batch-sizes 1 8 64" "training" \
+			"memory --memory-repeats 1"; do \
+		$(BENCH) --suite $$suite || failed=1; \
+	done; \
+	exit $$failed
 
 lint: style
 	$(PY) -m mypy

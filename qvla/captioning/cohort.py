@@ -5,9 +5,11 @@ become a row of the same cache, padded on the left to the length of the rest. A 
 leaves the batch at once. Masks and positions are a row's own, so that who stands beside it changes
 nothing but the last bits of its logits.
 
-Why a loop of its own: by its source, `generate` of Transformers 5.23 takes no rows while it runs,
-and its compiled decoding over a static cache wants a batch and a length that stay. Its continuous
-batching is said to take no images (transformers #43386); it was not tried.
+Why a loop of its own: what Transformers 5.23 has was tried on the embedded model. `generate` over a
+static cache says the same tokens, but takes no rows while it runs; its compiled decoding is for
+accelerators alone, for no model of bitsandbytes (its quantisers do not offer it), and of one batch
+size and length. Its continuous batching (`generate_batch`) takes lists of token numbers: neither
+pixels nor image features have a way in, nor the name of a row's adapter.
 """
 
 from __future__ import annotations
