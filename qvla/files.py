@@ -39,8 +39,13 @@ def parse_json(text: str | bytes) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """A value as JSON."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file with that content."""
     temporary = _beside(path)
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

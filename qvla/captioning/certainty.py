@@ -1,4 +1,5 @@
-"""How sure a model is of a caption, in a plain word; and phrases said again and again.
+"""How sure a model is of a caption, in a plain word; phrases said again and again; and the note on
+photos that are unlike what the model knows.
 
 The mean log-probability of a caption's tokens ranks captions of one model: the likelier ones are
 more often right. What is likely to one model is not to another, so that each contender has its own
@@ -8,9 +9,16 @@ thresholds, set on photos that people have captioned (`qvla.evaluation.certainty
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 SURE, UNSURE, GUESSING = WORDS = ("sure", "unsure", "guessing")
+
+UNFAMILIAR = (
+    "This photo is unlike those that the model was trained on, so what is said of it may well be "
+    "wrong."
+)
 
 TIMES = 3  # that a phrase is said before it is told of
 LONGEST_PHRASE = 8  # words
@@ -32,6 +40,22 @@ class Thresholds:
         if log_probability >= self.sure:
             return SURE
         return GUESSING if log_probability < self.guessing else UNSURE
+
+
+class Answer(Protocol):
+    """What tells whether its photo is unlike the training photos, None where that is not known."""
+
+    @property
+    def unfamiliar(self) -> bool | None: ...
+
+
+def unfamiliar_notes(answers: Iterable[Answer]) -> list[str]:
+    """A sentence when the photo that answers are about is unlike the training photos.
+
+    The first that knows decides: what a base sees differs by little between precisions.
+    """
+    known = (one.unfamiliar for one in answers if one.unfamiliar is not None)
+    return [UNFAMILIAR] if next(known, False) else []
 
 
 def repeated(text: str) -> str:

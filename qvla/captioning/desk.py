@@ -152,6 +152,10 @@ class Desk:
                 took = encoded + clock(backbone.device) - begin
                 if not batch.changes_sight:
                     seen, looked = features, took
+                    if self.shared.familiarity is not None:
+                        far = self.shared.familiarity.unfamiliar(features)
+                        for one in generations:
+                            one.unfamiliar = [far[places[id(image)]] for image in one.images]
             rows = [places[id(one.images[index])] for one, _, asked in own for index in asked]
             self._answer(own, features[rows], took)
 

@@ -48,7 +48,8 @@ class Caption:
     `seconds` is then the batch's, and `seconds_to_first_token` that of the first step.
 
     `log_probability` is the mean over the tokens of the natural logarithm of what the model gave
-    each, before temperature and top-p; None with beams.
+    each, before temperature and top-p; None with beams. `unfamiliar` is whether the photo is unlike
+    those that the base was trained on (`familiarity`); None where that is not known.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Caption:
     seconds_to_first_token: float
     seconds: float
     log_probability: float | None = None
+    unfamiliar: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Partial:
     done: bool = False
     error: str | None = None
     log_probability: float | None = None  # of a caption that is done, see `Caption`
+    unfamiliar: bool | None = None  # see `Caption`
 
 
 class Generation:
@@ -108,6 +111,7 @@ class Generation:
         self.ended = threading.Event()  # all is answered, or it has failed
         self.able: list[str] = []  # the variants that answer
         self.rows: dict[tuple[str, int], Row] = {}  # by variant and image
+        self.unfamiliar: Sequence[bool | None] = [None] * len(images)  # see `Caption`
         self._answers: dict[tuple[str, int], Caption] = {}
         self._error: Exception | None = None
         self._told = {name: Partial() for name in variants}
@@ -167,6 +171,7 @@ class Generation:
 
     def answer(self, name: str, index: int, caption: Caption) -> None:
         """One caption has come to its end."""
+        caption = replace(caption, unfamiliar=self.unfamiliar[index])
         self._answers[name, index] = caption
         if index == 0:
             self._say(name, finished(caption))
@@ -204,12 +209,15 @@ class Generation:
         return Caption(text, count, row.first, row.newest, row.surprise / -count)
 
     def _partial(self, row: Row) -> Partial:
-        return Partial(self.text(row.tokens), len(row.tokens), row.first, row.newest)
+        text, unfamiliar = self.text(row.tokens), self.unfamiliar[0]
+        return Partial(text, len(row.tokens), row.first, row.newest, unfamiliar=unfamiliar)
 
 
 def finished(caption: Caption) -> Partial:
     """A caption that has come to its end."""
-    times = caption.seconds_to_first_token, caption.seconds
     return Partial(
-        caption.text, caption.tokens, *times, done=True, log_probability=caption.log_probability
+        *(caption.text, caption.tokens, caption.seconds_to_first_token, caption.seconds),
+        done=True,
+        log_probability=caption.log_probability,
+        unfamiliar=caption.unfamiliar,
     )

@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from qvla.captioning.familiarity import Familiarity, familiarity_of
 from qvla.captioning.graphs import Graphs
 from qvla.captioning.overflow import OVERFLOWED, give_back, overflows_at
 from qvla.captioning.turn_lock import TurnLock
@@ -78,6 +79,7 @@ class SharedBackbone:
     lock: TurnLock = field(default_factory=TurnLock)
     graphs: Graphs = field(default_factory=Graphs)
     remark: str = ""  # that it is not in float16 though it was to be
+    familiarity: Familiarity | None = None  # with what the base was trained on, where it is known
 
     def load(self) -> None:
         """Loads the backbone if it is not there yet; raises BackboneError.
@@ -96,6 +98,7 @@ class SharedBackbone:
             give_back(self.device)
             backbone = self._loaded(compute=torch.float32)
         backbone.model.eval()
+        self.familiarity = familiarity_of(self.model)
         self.backbone = backbone
 
     def _loaded(self, compute: torch.dtype | None = None) -> Backbone:

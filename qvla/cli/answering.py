@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from qvla.captioning.bank import all_known
+from qvla.captioning.certainty import unfamiliar_notes
 from qvla.captioning.contenders import check_names, contenders_of
 from qvla.captioning.options import (
     add_bank_argument,
@@ -164,7 +165,12 @@ def _batch(
             log.error("%s: %s", item.photo, problem)
             yield {**item.told, "error": str(problem)}
             continue
-        notes = [*opened.notes, *vocabulary_notes(lineup, variants, item.question)]
+        said = next(answers)
+        notes = [
+            *opened.notes,
+            *vocabulary_notes(lineup, variants, item.question),
+            *unfamiliar_notes(said.values()),
+        ]
         yield {
             **item.told,
             **({"notes": notes} if notes else {}),
@@ -176,7 +182,7 @@ def _batch(
                     "seconds": answer.seconds,
                     "weight_bytes": lineup.variant(name).weight_bytes,
                 }
-                for name, answer in next(answers).items()
+                for name, answer in said.items()
             },
         }
 

@@ -79,6 +79,7 @@ class Pane:
     scoring_fault: str = ""
     called: str = ""  # the contender's own title, where it is none of the default three
     log_probability: float | None = None  # of the finished caption, as the engine tells it
+    unfamiliar: bool | None = None  # the photo, to the base; None where that is not known
     certainty: str = ""  # the word for it, where the contender has thresholds
     exact_match: float | None = None  # of an answer
     f1: float | None = None

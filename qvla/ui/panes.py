@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from html import escape
 
-from qvla.captioning.certainty import TIMES, repeated
+from qvla.captioning.certainty import TIMES, repeated, unfamiliar_notes
 from qvla.ui import units
 from qvla.ui.compare.verdict import base_of, shared_pass, times_base, verdict
 from qvla.ui.contenders import colour_style
@@ -63,8 +63,10 @@ def render_panes(
     busy = any(pane.state.busy for pane in panes)
     said = escape(announcement(panes, manner))
     told = escape(" ".join(verdict(panes, manner.scores[0])))
+    unfamiliar = unfamiliar_notes(panes)
     return (
         f'<p class="sr-only" role="status" aria-live="polite">{said}</p>'
+        f'<p class="unfamiliar"{_hidden(not unfamiliar)}>{escape(" ".join(unfamiliar))}</p>'
         f'<p class="verdict">{told}</p>'
         f'<div class="panes" data-count="{len(panes)}" aria-busy="{str(busy).lower()}">'
         f'{articles}</div><p class="key">{_key(panes, own)}</p>'
@@ -77,7 +79,7 @@ def announcement(panes: Sequence[Pane], manner: Manner = CAPTIONS) -> str:
         return manner.being_made
     spoken = [_spoken(pane) for pane in panes if pane.state is not PaneState.IDLE]
     ended = [text if text.endswith((".", "!", "?")) else f"{text}." for text in spoken]
-    return " ".join([*ended, *verdict(panes, manner.scores[0])])
+    return " ".join([*unfamiliar_notes(panes), *ended, *verdict(panes, manner.scores[0])])
 
 
 def _spoken(pane: Pane) -> str:
@@ -105,7 +107,7 @@ def _key(panes: Sequence[Pane], own: dict[str, set[str]]) -> str:
     )
 
 
-def _hidden(is_hidden: bool) -> str:
+def _hidden(is_hidden: object) -> str:
     return " hidden" if is_hidden else ""
 
 

@@ -224,6 +224,7 @@ def _update(pane: Pane, partial: Partial, references: Sequence[str]) -> Pane:
         seconds_to_first_token=partial.seconds_to_first_token,
         seconds=partial.seconds if partial.tokens else None,
         log_probability=partial.log_probability,
+        unfamiliar=partial.unfamiliar,
         words=shared(partial.text, references),
     )
 

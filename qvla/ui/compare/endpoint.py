@@ -42,8 +42,8 @@ def compare_endpoint(settings: Settings, loader: LineupLoader) -> Callable[..., 
         """Captions one photo with every contender, by default base, adapter and qvla, or with those
         that `variants` names, with commas between: contenders, or tasks of the bank.
 
-        Of each: caption, tokens, times in seconds, weights in bytes, how sure it is, and with
-        references (one a line) its scores.
+        Of each: caption, tokens, times in seconds, weights in bytes, how sure it is, whether the
+        photo is unlike the training data, and with references (one a line) its scores.
         """
         options = decoding_arguments(max_new_tokens, num_beams, temperature, top_p, seed)
         try:

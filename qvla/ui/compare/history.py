@@ -40,6 +40,7 @@ COLUMNS = (
     "rouge_l",
     "log_probability",
     "certainty",
+    "unfamiliar",
     "max_new_tokens",
     "num_beams",
     "temperature",
@@ -110,6 +111,7 @@ def pane_record(pane: Pane) -> dict[str, Any]:
     for name in ("weight_bytes", "cider_d", "rouge_l", "log_probability"):
         record[name] = fields[name]
     record["certainty"] = pane.certainty or None
+    record["unfamiliar"] = pane.unfamiliar
     return record
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from qvla.captioning.certainty import UNFAMILIAR
 from qvla.records import store as records
 from qvla.settings import Settings
 from qvla.ui.compare.certainty import Certainties
+from qvla.ui.compare.history import pane_record
 from qvla.ui.origins import visit_records
 from qvla.ui.panes import Pane, PaneState, announcement, render_panes
 
@@ -63,3 +65,17 @@ def test_a_pane_shows_and_says_it() -> None:
     again = replace(PANE, text="many trees and many trees , many trees")
     assert "“many trees” at least 3 times" in render_panes([again])
     assert "<b>" not in render_panes([replace(PANE, certainty="<b>", model="")]).split("note")[1]
+
+
+def test_a_photo_unlike_the_training_photos_is_told_of_once_above_the_panes() -> None:
+    known, strange = replace(PANE, unfamiliar=False), replace(PANE, unfamiliar=True)
+    page = render_panes([strange, replace(strange, name="qvla"), replace(PANE, name="beam")])
+    assert page.count(UNFAMILIAR) == 2  # the other is what a screen reader says
+    assert page.index(f'<p class="unfamiliar">{UNFAMILIAR}</p>') < page.index('class="panes"')
+    assert announcement([strange]).startswith(UNFAMILIAR)
+    for quiet in (known, PANE):
+        assert UNFAMILIAR not in render_panes([quiet])
+        assert '<p class="unfamiliar" hidden></p>' in render_panes([quiet])
+    # The first pane that knows decides, so that the page does not contradict itself.
+    assert UNFAMILIAR not in render_panes([PANE, known, replace(strange, name="qvla")])
+    assert [pane_record(one)["unfamiliar"] for one in (known, strange, PANE)] == [False, True, None]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gradio.data_classes import FileData
 from pydantic import ValidationError
 
+from qvla.captioning.certainty import unfamiliar_notes
 from qvla.data.imagery import Photo
 from qvla.errors import QvlaError
 from qvla.settings import Settings
@@ -99,7 +100,7 @@ class Lot:
             self.rows[place] = replace(
                 self.rows[place],
                 thumbnail=data_uri(one.image, HISTORY_PIXELS),
-                notes=tuple(one.notes),
+                notes=(*one.notes, *unfamiliar_notes(panes)),
                 panes=tuple(replace(pane, certainty=certain(pane)) for pane in panes),
             )
 
@@ -164,5 +165,10 @@ def _captions(
 def _said(pane: Pane, caption: Caption | None) -> Pane:
     if caption is None:
         return pane
-    sure = caption.log_probability
-    return replace(pane, text=caption.text, tokens=caption.tokens, log_probability=sure)
+    return replace(
+        pane,
+        text=caption.text,
+        tokens=caption.tokens,
+        log_probability=caption.log_probability,
+        unfamiliar=caption.unfamiliar,
+    )
