@@ -265,13 +265,10 @@ def train_plainly(recipe: Recipe, examples: list[Example], watch: Watch) -> None
     from torch.utils.data import DataLoader
     from transformers import set_seed
 
-    from qvla.models.backbone import load_backbone
-    from qvla.tuning.methods import add_method
+    from qvla.tuning.methods import add_method, load_base
     from qvla.tuning.training_data import CaptionedPhotos, Collator, EpochSampler
 
-    backbone = load_backbone(
-        recipe.model, recipe.base_precision, device=recipe.device, for_training=True
-    )
+    backbone = load_base(recipe)
     set_seed(recipe.seed)
     model = add_method(backbone, recipe)
     model.train()

@@ -3,7 +3,8 @@
 PaliGemma's table of 257,216 tokens is its largest tensor, and NF4 leaves it in bfloat16, where it
 is nearly half of all bytes. Here each weight is an int8, and each row (one token) has one scale,
 its largest weight over 127: the vector-wise absmax quantisation of Dettmers et al., "LLM.int8()"
-(arXiv 2208.07339), of weights alone. What goes in and comes out stays bfloat16.
+(arXiv 2208.07339), of weights alone. What goes in and comes out is in the dtype of the scales:
+bfloat16, or what else the model computes in.
 
 The table is never unpacked whole: the embedding unpacks the rows it is asked for, and the head has
 PyTorch's own product for few rows and otherwise unpacks one chunk at a time.
@@ -125,9 +126,9 @@ def dequantised(module: Int8Table) -> torch.Tensor:
     return module.weight * module.scale[:, None]
 
 
-def table_bytes(rows: int, width: int) -> int:
-    """Bytes of a table of that size with its scales, which are bfloat16 in an NF4 model."""
-    return rows * (width + 2)
+def table_bytes(rows: int, width: int, number: int = 2) -> int:
+    """Bytes of a table of that size with its scales, of so many bytes each: 2 in bfloat16."""
+    return rows * (width + number)
 
 
 class _Product(torch.autograd.Function):

@@ -9,7 +9,8 @@ packed form is what makes decoding on the CPU fast, but in bitsandbytes 0.50:
   saved model would not be the one that was loaded.
 
 Here odd layers never pack, a model for training never packs, and unpacking restores the very scales
-that were loaded. NF4 and double quantisation: Dettmers et al., "QLoRA" (arXiv 2305.14314).
+that were loaded. A processor without those instructions has no fast bfloat16 at all: there the
+layers compute in float32. NF4 and double quantisation: Dettmers et al., "QLoRA" (arXiv 2305.14314).
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
-from bitsandbytes.functional import QuantState, _convert_weight_packed_for_cpu_inverse
+from bitsandbytes.functional import (
+    QuantState,
+    _convert_weight_packed_for_cpu_inverse,
+    has_avx512bf16,
+)
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 from transformers import BitsAndBytesConfig
@@ -66,6 +71,24 @@ def is_packed(layer: Linear4bit) -> bool:
 def can_pack(layer: Linear4bit) -> bool:
     """Whether the packed form is valid for the layer's sizes."""
     return layer.out_features % PACKED_ROWS == 0 and layer.in_features % BLOCK == 0
+
+
+def packs() -> bool:
+    """Whether this processor has AVX-512 BF16, and with it bitsandbytes' packed form."""
+    return bool(has_avx512bf16())
+
+
+def compute_in_float32(model: nn.Module) -> None:
+    """Has a loaded model compute in float32, in place, with the very same weights.
+
+    What is not quantised (norms, biases, the photo's patches, scales of an int8 table) is held in
+    float32 too, so that all that one layer hands to the next is. Such layers never pack, as packed
+    ones compute in bfloat16.
+    """
+    for _, layer in layers(model):
+        layer.compute_dtype = weight_of(layer).quant_state.dtype = torch.float32
+        layer.support_avx512bf16_for_cpu = False
+    nn.Module.float(model)  # Transformers forbids casting what it thinks is quantised
 
 
 def prepare_for_inference(model: nn.Module) -> None:

@@ -44,7 +44,8 @@ def report(
     dtype, with the float16 and the float32 one-dimensional parameters of the report's own count),
     and `weight_bytes` by precision: `int8` as LLM.int8, `nf4` with the embedding table in bfloat16,
     `nf4_float32_norms` as the report's script held it, `nf4_int8_embeddings` with the table in 8
-    bits, as `load_backbone` holds it unless told otherwise.
+    bits, as `load_backbone` holds it unless told otherwise, and `nf4_int8_float32` as it holds that
+    where NF4 computes in float32.
 
     Raises:
         BackboneError: an unknown model or one of a family that is not known here.
@@ -108,11 +109,18 @@ def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     packed = sum(-(-size // 2) for size in sizes)
     rest = total - sum(sizes)
     state_bytes = sum(map(nf4.state_bytes, sizes))
-    saved = []
+    shapes_of_tables: list[tuple[int, int]] = []
     if family_of(config).holds_int8_table:
         held = (model.get_output_embeddings(), model.get_input_embeddings())
         tables = {id(module.weight): module.weight for module in held}
-        saved = [2 * t.numel() - int8_embedding.table_bytes(*t.shape) for t in tables.values()]
+        shapes_of_tables = [tuple(table.shape) for table in tables.values()]
+
+    def with_int8_table(number: int) -> int:
+        """Bytes of NF4 with what is not quantised in so many bytes a number."""
+        short = sum(int8_embedding.table_bytes(*shape, number) for shape in shapes_of_tables)
+        others = rest - sum(rows * width for rows, width in shapes_of_tables)
+        return packed + state_bytes + number * others + short
+
     return {
         "layers": len(sizes),
         "elements": {
@@ -125,6 +133,7 @@ def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
             "int8": sum(sizes) + int8_state + 2 * rest,
             "nf4": packed + state_bytes + 2 * rest,
             "nf4_float32_norms": packed + state_bytes + 2 * (rest + one_dimensional),
-            "nf4_int8_embeddings": packed + state_bytes + 2 * rest - sum(saved),
+            "nf4_int8_embeddings": with_int8_table(2),
+            "nf4_int8_float32": with_int8_table(4),
         },
     }

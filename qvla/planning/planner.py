@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from bitsandbytes.functional import has_avx512bf16
 from transformers import PreTrainedConfig
 
 from qvla.captioning.contenders import VARIANTS
@@ -23,7 +22,9 @@ from qvla.methods.recipe import Recipe, fields_of
 from qvla.methods.registry import Kind, adapter_method
 from qvla.models import nf4
 from qvla.models.architectures import PALIGEMMA_3B
+from qvla.models.backbone import Precision, computing_in
 from qvla.models.families import family_of
+from qvla.models.families.family import Family
 from qvla.models.int8_embedding import CHUNK_BYTES
 from qvla.models.params import read_model_config
 from qvla.planning.activations import Decoder, Step
@@ -131,7 +132,8 @@ def plan(
         gradient_checkpointing: whether activations are recomputed in the backward pass.
         optimiser: as a recipe spells it: float32 states, or 8 bits.
         precision: of the base: fp32, bf16, fp16, or int8 (LLM.int8). By default bf16, but fp32 to
-            train all weights and to caption on the CPU. QVLA is in NF4 and computes in 16 bits.
+            train all weights and to caption on the CPU. QVLA is in NF4 and computes in 16 bits,
+            or on the CPU in what `computing_in` says of this one.
         autocast: whether training computes in bf16.
         embeddings_8bit: whether QVLA's embedding table is held in 8 bits; by default as the setting
             `nf4_embeddings` says.
@@ -195,8 +197,10 @@ def plan(
     weights = WIDTHS[precision] * sum(sizes)
     if precision == "int8" and not quantised:
         weights = skeleton.quantised_bytes["int8"]
+    width = WIDTHS[precision]
     if quantised:
-        weights = _nf4_bytes(skeleton, embeddings_8bit, device == "cpu" and not training)
+        width = _nf4_width(family, embeddings_8bit, device, training and autocast)
+        weights = _nf4_bytes(skeleton, embeddings_8bit, width, device == "cpu" and not training)
     if variant != "base":
         trained, sizes = skeleton.train(adapter, adapter_fields)
         weights += number * (sum(sizes) + skeleton.fixed)
@@ -206,17 +210,17 @@ def plan(
         image_tokens=image_tokens,
         text_tokens=text_tokens if training else prompt_tokens,
         labels=label_tokens,
-        compute=2 if quantised or (training and autocast) else WIDTHS[precision],
-        residual=2 if quantised else WIDTHS[precision],
+        compute=2 if training and autocast else width,
+        residual=width,
         attention=attention,
     )
-    # the largest quantised weight in bfloat16, which each product unpacks for itself
+    # the largest quantised weight, which each product unpacks for itself
     layer_sizes = (rows * columns for rows, columns in skeleton.linear_layers.values())
-    unpacked = 2 * max(layer_sizes) if quantised or precision == "int8" else 0
+    unpacked = width * max(layer_sizes) if quantised or precision == "int8" else 0
     if training:
         decoder = Decoder(config, step, trained)
         head = CHUNK_BYTES[device] if quantised and embeddings_8bit else 0
-        head = min(head, 2 * decoder.vocabulary * decoder.hidden)
+        head = min(head, width * decoder.vocabulary * decoder.hidden)
         activations = _step_activations(config, decoder, gradient_checkpointing, unpacked, head)
     else:
         activations = _captioning_activations(config, step, batch_size, new_tokens, unpacked)
@@ -305,10 +309,21 @@ def _captioning_activations(
     return held + max(tower.forward(), decoder.prefill() + decoder.cache(tokens)) + unpacked
 
 
-def _nf4_bytes(skeleton: Skeleton, embeddings_8bit: bool, for_captions_on_the_cpu: bool) -> int:
+def _nf4_width(family: Family, embeddings_8bit: bool, device: str, autocast: bool) -> int:
+    """Bytes of a number that an NF4 base computes in; a run that has autocast asks for bfloat16."""
+    if device != "cpu" or autocast:
+        return 2
+    int8_table = embeddings_8bit and family.holds_int8_table
+    return computing_in(Precision.NF4, torch.device(device), int8_table=int8_table).itemsize
+
+
+def _nf4_bytes(
+    skeleton: Skeleton, embeddings_8bit: bool, width: int, for_captions_on_the_cpu: bool
+) -> int:
     """Weights of an NF4 base, which are packed for captions where the CPU has AVX-512 BF16."""
-    size = skeleton.quantised_bytes["nf4_int8_embeddings" if embeddings_8bit else "nf4"]
-    if for_captions_on_the_cpu and has_avx512bf16():
+    held = "nf4_int8_embeddings" if embeddings_8bit else "nf4"
+    size = skeleton.quantised_bytes["nf4_int8_float32" if width == 4 else held]
+    if for_captions_on_the_cpu and nf4.packs():
         for rows, columns in skeleton.linear_layers.values():
             if rows % nf4.PACKED_ROWS == 0 and columns % nf4.BLOCK == 0:
                 size += 2 * (rows * columns // nf4.BLOCK)  # one more scale a block

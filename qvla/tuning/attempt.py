@@ -27,12 +27,12 @@ from qvla.data.risc import Example
 from qvla.errors import QvlaError
 from qvla.methods.recipe import Recipe
 from qvla.methods.unfreezing import stages_of
-from qvla.models.backbone import Backbone, Precision, load_backbone
+from qvla.models.backbone import Backbone
 from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer, rates_of
 from qvla.tuning.checkpoints import step_of
 from qvla.tuning.kept_features import KeptFeatures, are_kept
-from qvla.tuning.methods import Trained, add_method, save, take_weights
+from qvla.tuning.methods import Trained, add_method, load_base, save, take_weights
 from qvla.tuning.run_events import Ender, EventLog, Rotation, StepTurns, device_name
 from qvla.tuning.run_folder import publish
 from qvla.tuning.self_critical import PromptCollator, SampledPhotos, SelfCriticalTrainer
@@ -100,9 +100,7 @@ class Attempt:
         started = time.monotonic()
         if recipe.device != "cpu" and torch.cuda.is_available():
             torch.cuda.set_device(_local_process())  # the GPU that "cuda" and "auto" then mean
-        backbone = load_backbone(
-            recipe.model, Precision(recipe.base_precision), device=recipe.device, for_training=True
-        )
+        backbone = load_base(recipe)
         _set_attention(backbone, recipe)
         set_seed(recipe.seed)
         model = add_method(backbone, recipe)

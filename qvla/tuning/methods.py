@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -11,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from qvla.methods.recipe import Recipe, TrainingError
 from qvla.models.adapter_files import read_adapter
 from qvla.models.adapter_filling import fill
-from qvla.models.backbone import Backbone
+from qvla.models.backbone import Backbone, load_backbone
 from qvla.models.families import family_of
 from qvla.planning.trainable import Skeleton
 
@@ -39,6 +40,20 @@ def stand_in(config: PreTrainedConfig, recipe: Recipe) -> nn.Module:
     skeleton = Skeleton(config)
     skeleton.train(recipe.kind.method, recipe)
     return skeleton.model
+
+
+def load_base(recipe: Recipe) -> Backbone:
+    """The base that a recipe trains on; raises BackboneError.
+
+    Under autocast NF4 computes in bfloat16 too, so that the layers hand on one type.
+    """
+    return load_backbone(
+        recipe.model,
+        recipe.base_precision,
+        device=recipe.device,
+        for_training=True,
+        compute=torch.bfloat16 if recipe.bf16 else None,
+    )
 
 
 def add_method(backbone: Backbone, recipe: Recipe) -> Trained:

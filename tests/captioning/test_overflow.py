@@ -9,16 +9,18 @@ import pytest
 import torch
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
+from qvla.captioning.desk import greedy
 from qvla.captioning.engine import Decoding, caption
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.overflow import OVERFLOWED
+from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.models import backbone as backbones
 from qvla.models import nf4
-from qvla.models.backbone import Precision, computing_in
+from qvla.models.backbone import Precision, computing_in, load_backbone
 from qvla.ui.compare.comparison import lineup_panes
 from qvla.ui.pane import PaneState
 from qvla.ui.panes import render_panes
-from tests.support.alone import photos
+from tests.support.alone import Alone, photos
 from tests.support.serving import add_adapters
 from tests.support.tiny import build_tiny
 
@@ -65,7 +67,19 @@ def test_quantised_layers_compute_in_what_the_card_has(
     assert computing_in(Precision.NF4, cuda) is computes
     assert computing_in(Precision.INT8, cuda) is computes
     assert computing_in(Precision.NF4, cuda, for_training=True) is torch.bfloat16
-    assert computing_in(Precision.NF4, torch.device("cpu")) is torch.bfloat16
+    assert computing_in(Precision.INT8, torch.device("cpu")) is torch.bfloat16
+
+
+def test_nf4_says_the_same_in_float32_as_in_bfloat16(tiny_checkpoint: Path) -> None:
+    """But for near ties: bfloat16 moves these logits by a few hundredths."""
+    alone, images = Alone(tiny_checkpoint, nf4=True), photos(16)
+    said = []
+    for compute in (torch.bfloat16, torch.float32):
+        held = load_backbone(tiny_checkpoint, "nf4", device="cpu", compute=compute)
+        said.append(greedy(held, held.model, images, CAPTION_PREFIX, 8))
+    tied = [image for image, one, other in zip(images, *said, strict=True) if one != other]
+    assert len(tied) < len(images) / 2
+    assert all(alone.margin(image) < 0.1 for image in tied)
 
 
 def test_float16_says_what_float32_says(checkpoint: Path) -> None:

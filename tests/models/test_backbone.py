@@ -88,7 +88,8 @@ def test_every_precision_computes_what_transformers_alone_does(
 
 
 def test_nf4_computes_with_an_embedding_table_in_8_bits(odd_checkpoint: Path) -> None:
-    found = load(odd_checkpoint, Precision.NF4, for_training=True, embeddings="int8").model
+    options = {"for_training": True, "compute": torch.bfloat16}
+    found = load(odd_checkpoint, Precision.NF4, embeddings="int8", **options).model
     due = load(odd_checkpoint, Precision.NF4, for_training=True, embeddings="bf16")
     inputs = inputs_of(due)
     with torch.no_grad():

@@ -73,7 +73,7 @@ def test_nf4_bytes_are_those_of_the_saved_tensors(odd_checkpoint: Path, tmp_path
 
 
 def test_embeddings_in_8_bits_are_counted_once_with_their_scales(odd_checkpoint: Path) -> None:
-    options = {"for_training": True}
+    options = {"for_training": True, "compute": torch.bfloat16}
     before = census(load(odd_checkpoint, Precision.NF4, embeddings="bf16", **options))
     after = census(load(odd_checkpoint, Precision.NF4, embeddings="int8", **options))
     table = load_file(odd_checkpoint / "model.safetensors")[

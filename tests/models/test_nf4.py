@@ -136,6 +136,36 @@ def gradients(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     return torch.cat([parameter.grad.flatten() for parameter in trained])
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_the_processor_decides_what_nf4_computes_in(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    monkeypatch.setattr(nf4, "packs", lambda: packs)
+    due = torch.bfloat16 if packs else torch.float32
+    for options in ({}, {"for_training": True}):
+        model = load(tiny_checkpoint, **options)
+        assert {layer.compute_dtype for _, layer in nf4.layers(model)} == {due} == {model.dtype}
+    # A table that is not in 8 bits would take four bytes a number.
+    assert load(tiny_checkpoint, embeddings="bf16").dtype is torch.bfloat16
+
+
+def test_both_types_compute_with_the_same_weights(odd_checkpoint: Path) -> None:
+    inputs = batch(odd_checkpoint)
+    half, whole = (
+        load(odd_checkpoint, for_training=True, compute=compute)
+        for compute in (torch.bfloat16, torch.float32)
+    )
+    layers = dict(nf4.layers(half))
+    for name, layer in nf4.layers(whole):
+        assert torch.equal(layer.weight.data, layers[name].weight.data), name
+        assert torch.equal(nf4.dequantised(layer).bfloat16(), nf4.dequantised(layers[name])), name
+    exact = plain(whole, torch.float32)
+    with torch.no_grad():
+        due = exact(**inputs).logits
+        noise = distance(half(**inputs).logits, due)
+        assert distance(whole(**inputs).logits, due) < 1e-5 < noise < 0.2
+
+
 @avx512
 def test_saving_a_packed_model_saves_what_was_loaded(odd_checkpoint: Path, tmp_path: Path) -> None:
     # Embeddings in 8 bits are not for saving (`int8_embedding`).

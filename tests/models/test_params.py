@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from qvla.methods.method import TrainingError
 from qvla.models.backbone import Precision, load_backbone
@@ -63,8 +64,14 @@ def test_a_folder_is_told_as_it_loads(odd_checkpoint: Path) -> None:
     assert found["parts"] == dict(loaded.parameters)
     assert found["weight_bytes"]["fp32"] == loaded.total_bytes
     options = {"device": "cpu", "for_training": True}
-    small = load_backbone(odd_checkpoint, Precision.NF4, embeddings="int8", **options).model
+    small, wide = (
+        load_backbone(
+            odd_checkpoint, Precision.NF4, embeddings="int8", compute=compute, **options
+        ).model
+        for compute in (torch.bfloat16, torch.float32)
+    )
     assert found["weight_bytes"]["nf4_int8_embeddings"] == census(small).total_bytes
+    assert found["weight_bytes"]["nf4_int8_float32"] == census(wide).total_bytes
     nf4 = load_backbone(odd_checkpoint, Precision.NF4, embeddings="bf16", **options).model
     assert found["weight_bytes"]["nf4"] == census(nf4).total_bytes
     assert found["nf4_packed_elements"] == census(nf4).elements["uint8"]

@@ -24,7 +24,7 @@ from qvla.methods.bottleneck import BottleneckConfig
 from qvla.methods.method import Trained
 from qvla.methods.recipe import Recipe, TrainingError, make_recipe
 from qvla.models.architectures import PALIGEMMA_3B
-from qvla.models.backbone import Precision, load_backbone
+from qvla.models.backbone import Precision, computing_in, load_backbone
 from qvla.models.families import family_of
 from qvla.models.footprint import census
 from qvla.planning import gpus, planner
@@ -35,7 +35,7 @@ from qvla.planning.trainable import optimiser_bytes
 from qvla.records.measure import tensors_measured
 from qvla.settings import EMBEDDED_MODEL
 from qvla.tuning.caption_trainer import caption_loss, image_features
-from qvla.tuning.methods import add_method
+from qvla.tuning.methods import add_method, load_base
 
 CPU = torch.device("cpu")
 ROWS, PROMPT, CAPTION = 3, 4, 6  # of the batches made here
@@ -54,6 +54,7 @@ KEPT = {
         {"layers": [1, 2], "sites": ["mlp"], "reduction_factor": 4},
     ),
     "nf4": ("qvla", "nf4", True, "eager", False, {}),
+    "nf4 without autocast": ("qvla", "nf4", False, "eager", False, {}),
     "nf4 checkpointing": ("qvla", "nf4", True, "eager", True, {}),
     "lora": ("lora", "bf16", True, "eager", False, {}),
     "some lora": (
@@ -105,7 +106,7 @@ def pixels_for(config: PaliGemmaConfig, rows: int = ROWS) -> torch.Tensor:
 
 
 def ready_to_train(recipe: Recipe, attention: str, checkpointing: bool) -> torch.nn.Module:
-    backbone = load_backbone(recipe.model, recipe.base_precision, device="cpu", for_training=True)
+    backbone = load_base(recipe)
     backbone.model.set_attn_implementation({"text_config": attention})
     model = add_method(backbone, recipe).train()
     if checkpointing:
@@ -151,7 +152,7 @@ def trained_by(recipe: Recipe, config: PaliGemmaConfig) -> Trained:
 def test_what_is_kept_is_what_autograd_keeps(tiny_checkpoint: Path, case: tuple) -> None:
     method, precision, autocast, attention, checkpointing, settings = case
     more = {} if precision == "nf4" else {"precision": precision}
-    recipe = recipe_for(tiny_checkpoint, method, **settings, **more)
+    recipe = recipe_for(tiny_checkpoint, method, bf16=autocast, **settings, **more)
     model = ready_to_train(recipe, attention, checkpointing)
     config = model.config
     pixels, batch = pixels_for(config), batch_for(config)
@@ -161,13 +162,16 @@ def test_what_is_kept_is_what_autograd_keeps(tiny_checkpoint: Path, case: tuple)
             features = image_features(model, pixels, torch.arange(ROWS))
             caption_loss(model, batch, features)
 
+    wide = precision == "fp32"
+    if precision == "nf4" and not autocast:
+        wide = computing_in(Precision.NF4, CPU, for_training=True) is torch.float32
     step = Step(
         rows=ROWS,
         image_tokens=photo_tokens(config),
         text_tokens=PROMPT + CAPTION,
         labels=ROWS * CAPTION,
-        compute=2 if autocast else 4,
-        residual=4 if precision == "fp32" else 2,
+        compute=4 if wide and not autocast else 2,
+        residual=4 if wide else 2,
         attention=attention,
     )
     planned = Decoder(config, step, trained_by(recipe, config)).saved(checkpointing)
@@ -307,7 +311,11 @@ def test_a_step_of_the_embedded_model_peaks_as_planned(method: str, checkpointin
 @pytest.mark.parametrize("precision", list(Precision))
 def test_weights_are_those_that_load(tiny_checkpoint: Path, precision: Precision) -> None:
     for training in (False, True):
-        model = load_backbone(tiny_checkpoint, precision, device="cpu", for_training=training).model
+        # A run computes under autocast, unless its recipe says otherwise.
+        compute = torch.bfloat16 if training else None
+        model = load_backbone(
+            tiny_checkpoint, precision, device="cpu", for_training=training, compute=compute
+        ).model
         variant = "qvla" if precision is Precision.NF4 else "adapter"
         chosen = None if precision is Precision.NF4 else precision.value
         planned = plan(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel, get_peft_model
 from PIL import Image
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from qvla.methods.bottleneck import BottleneckConfig
+from qvla.models.backbone import Precision, computing_in
 from tests.support.tiny import PROMPTS, WORDS
 
 LENGTH = 8  # tokens: enough for captions to differ, and few for speed
@@ -77,6 +79,11 @@ def load_alone(
         )
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, **options)
     if nf4:
+        if computing_in(Precision.NF4, torch.device("cpu")) is torch.float32:
+            for layer in model.modules():
+                if isinstance(layer, Linear4bit):
+                    layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
+            torch.nn.Module.float(model)
         round_rows(model.lm_head.weight.data)
         if not model.config.tie_word_embeddings:  # else it is the same table
             round_rows(model.get_input_embeddings().weight.data)
@@ -86,8 +93,11 @@ def load_alone(
 
 
 def round_rows(table: torch.Tensor) -> None:
-    """Rounds each row, in place, to the 255 even steps about zero that 8 bits can tell apart."""
-    step = (table.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
+    """Rounds each row, in place, to the 255 even steps about zero that 8 bits can tell apart.
+
+    The steps are bfloat16 numbers, as checkpoints are loaded in that before they are quantised.
+    """
+    step = (table.abs().amax(1, keepdim=True).bfloat16() / 127).clamp(min=1e-30)
     table.copy_((table.float() / step.float()).round() * step.float())
 
 

@@ -15,9 +15,8 @@ from transformers import AutoProcessor
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.risc import Example
 from qvla.methods.recipe import Recipe, make_recipe
-from qvla.models.backbone import load_backbone
 from qvla.tuning.caption_trainer import caption_loss, image_features
-from qvla.tuning.methods import add_method
+from qvla.tuning.methods import add_method, load_base
 from qvla.tuning.training_data import CaptionedPhotos, Collator
 
 CAPTIONS = {
@@ -93,4 +92,4 @@ def adapted(model: Path, data: Path, precision: str = "fp32", **changes: object)
     method = "qvla" if precision == "nf4" else "adapter"
     recipe = recipe_for(model, data, data / "none", method=method, **changes)
     torch.manual_seed(0)
-    return add_method(load_backbone(model, precision, device="cpu", for_training=True), recipe)
+    return add_method(load_base(recipe), recipe)
