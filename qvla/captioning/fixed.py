@@ -198,7 +198,7 @@ class Fixed:
         """Begins anew with these rows."""
         names = [name for state in states for name in state.names]
         column = max(state.mask.shape[1] for state in states)
-        frame = self._frame_for(Shape.of(len(names), column + 1), states[0].cache, names)
+        frame = self._frame_for(Shape.of(len(names), column + 1), states[0].cache)
         frame.fill(states, column)
         if frame.names is not None:
             spare = [BASE] * (frame.shape.rows - len(names))
@@ -206,7 +206,7 @@ class Fixed:
         self._frame, self._names, self._column = frame, names, column
         self._places, self._index = list(range(len(names))), None
 
-    def _frame_for(self, shape: Shape, cache: Any, names: Sequence[str | None]) -> Frame:
+    def _frame_for(self, shape: Shape, cache: Any) -> Frame:
         """That of a shape, in a room that grows with the largest."""
         room = self._room[0][0].shape if self._room else (0, 0, 0, 0)
         if shape.rows > room[0] or shape.length > room[2]:
@@ -218,13 +218,13 @@ class Fixed:
             self._room = [(room_for(layer.keys), room_for(layer.values)) for layer in cache.layers]
             self._frames = {}  # whose steps were recorded in the smaller room
         if shape not in self._frames:
-            self._frames[shape] = Frame(shape, self._room, self._batch(shape.rows, names))
+            self._frames[shape] = Frame(shape, self._room, self._batch(shape.rows))
         return self._frames[shape]
 
-    def _batch(self, rows: int, names: Sequence[str | None]) -> StandingBatch | None:
-        """Whose rows are whose, where rows may differ in that."""
+    def _batch(self, rows: int) -> StandingBatch | None:
+        """Whose rows are whose, where rows may come to differ in that."""
         tuner = getattr(self._model, "base_model", None)
-        if not isinstance(tuner, RowTuner) or not any(names):
+        if not isinstance(tuner, RowTuner):
             return None
         return StandingBatch([BASE] * rows, tuner.row_names(), self._model.device)
 

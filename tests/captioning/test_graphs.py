@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from qvla.captioning.desk import Desk, greedy
 from qvla.captioning.engine import caption
 from qvla.captioning.generation import Generation
 from qvla.captioning.lineup import Lineup
-from qvla.captioning.prompts import CAPTION_PREFIX
+from qvla.captioning.prompts import CAPTION_PREFIX, prompt_of
+from qvla.methods.multitask import MultiTaskConfig
 from qvla.models.backbone import load_backbone
 from tests.support.alone import Alone, Weights, make_weights, photos
-from tests.support.peft_zoo import NOT_IN_NF4, ZOO, make
+from tests.support.peft_zoo import DECODER, NOT_IN_NF4, ZOO, make
 from tests.support.tape import taped
 
 LENGTH = 14
@@ -189,6 +191,32 @@ def test_adapters_of_pefts_own_answer_in_batches_of_their_own(
         for name, model in alone.items():
             assert said[name].text == model.text(PHOTOS[0], max_new_tokens=LENGTH), name
     assert plays and not lineup.shared("base").graphs.faults
+
+
+def test_tasks_of_one_adapter_share_what_was_recorded(
+    tiny_checkpoint: Path, tmp_path: Path, plays: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = partial(MultiTaskConfig, r=4, target_modules=DECODER, tasks=["caption", "vqa"])
+    monkeypatch.setitem(ZOO, "tasks", config)
+    folder = make("tasks", tiny_checkpoint, tmp_path)
+    said = {}
+    for setting in ("off", "auto"):
+        one = Contender(
+            name="one",
+            title="One",
+            base=str(tiny_checkpoint),
+            precision="fp32",
+            adapter=str(folder),
+            needs_adapter=True,
+        )
+        lineup = Lineup.of([one], device="cpu", graphs=setting)
+        prompts = ("describe it", CAPTION_PREFIX, prompt_of("many trees near the beach"))
+        said[setting] = [
+            caption(lineup, PHOTOS[:1], ["one"], DECODING, prompt)[0]["one"].text
+            for prompt in prompts
+        ]
+    assert said["auto"] == said["off"]
+    assert len(set(said["off"])) > 1 and plays
 
 
 def test_a_swapped_adapter_answers_anew(lineup: Lineup, weights: Weights, plays: list[int]) -> None:
