@@ -26,9 +26,16 @@ from qvla.jobs.service import Jobs
 from qvla.settings import EMBEDDED_MODEL, Settings
 from tests.support import waiting
 from tests.support.contrasts import CONTRASTS
-from tests.support.servers import free_port
 from tests.support.serving import served, write_photo, write_risc_folder
-from tests.support.visitor import PATIENCE, as_read, choose, compare, open_page
+from tests.support.visitor import (
+    PATIENCE,
+    as_read,
+    choose,
+    compare,
+    forget,
+    no_complaints,
+    open_page,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -50,7 +57,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         records=home / "records",
         admin_password=PASSWORD,
         device="cpu",
-        port=free_port(),
     )
 
 
@@ -75,23 +81,9 @@ def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
 
 
 @pytest.fixture
-def context(browser: Browser, address: str) -> Iterator[BrowserContext]:
-    """A new browser; what it complains of fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    complaints: list[str] = []
-    asked: list[str] = []
-    context.on(
-        "console",
-        lambda message: complaints.append(message.text) if message.type == "error" else None,
-    )
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
-    context.on("request", lambda request: asked.append(request.url))
-    yield context
-    context.close()
-    assert complaints == []
-    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+def page(context: BrowserContext, address: str) -> Iterator[Page]:
+    with no_complaints(context.new_page(), address) as page:
+        yield page
 
 
 def open_tab(page: Page) -> None:
@@ -115,15 +107,14 @@ def points(page: Page) -> int:
 
 
 def test_a_fine_tune_from_the_form_to_compare(
-    context: BrowserContext,
-    browser: Browser,
+    page: Page,
+    elsewhere: Browser,
     address: str,
     settings: Settings,
     loader: LineupLoader,
     tmp_path: Path,
 ) -> None:
     photo = write_photo(tmp_path / "photo.png", seed=3)
-    page = context.new_page()
     open_page(page, address)
     choose(page, photo)
     expect(page.locator(".photo-view figcaption")).to_contain_text(photo.name)
@@ -208,7 +199,7 @@ def test_a_fine_tune_from_the_form_to_compare(
         weights = packed.read("adapter_model.safetensors")
     assert weights == (adapter / "adapter_model.safetensors").read_bytes()
 
-    other = browser.new_page()  # another browser has to sign in, and then sees the same
+    other = elsewhere.new_page()  # another browser has to sign in, and then sees the same
     open_page(other, address)
     open_tab(other)
     expect(other.locator("#admin-password")).to_be_visible()
@@ -252,14 +243,12 @@ def check_looks(page: Page) -> None:
 
 
 def test_the_link_of_the_terminal_opens_the_tab_once(
-    browser: Browser, settings: Settings, loader: LineupLoader
+    profile: BrowserContext, elsewhere: Browser, settings: Settings, loader: LineupLoader
 ) -> None:
     link = "x" * 32
-    expect.set_options(timeout=PATIENCE)
-    changes = {"admin_password": None, "admin_link": SecretStr(link), "port": free_port()}
+    changes = {"admin_password": None, "admin_link": SecretStr(link)}
     with served(settings.model_copy(update=changes), loader) as address:
-        visits = [browser.new_context() for _ in range(2)]
-        first, second = (visit.new_page() for visit in visits)
+        first, second = forget(profile, address).new_page(), elsewhere.new_page()
         asked: list[Request] = []
         first.on("request", lambda one: asked.append(one) if "queue/join" in one.url else None)
         for page in (first, second):
@@ -278,5 +267,4 @@ def test_the_link_of_the_terminal_opens_the_tab_once(
         first.reload()  # the session stays in the browser, the link is gone
         open_tab(first)
         expect(first.locator("#admin-name")).to_contain_text("Signed in as")
-        for visit in visits:
-            visit.close()
+        second.close()

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.jobs.places import places_of
@@ -18,7 +18,6 @@ from qvla.jobs.service import Jobs
 from qvla.jobs.store import JobState, Store
 from qvla.methods.registry import KINDS
 from qvla.settings import Settings
-from tests.support.servers import free_port
 from tests.support.serving import served, write_risc_folder
 from tests.support.visitor import open_page
 
@@ -38,7 +37,6 @@ def settings(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         records=home / "records",
         admin_password=PASSWORD,
         device="cpu",
-        port=free_port(),
     )
 
 
@@ -51,14 +49,13 @@ def address(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = browser.new_page()
+def page(context: BrowserContext, address: str) -> Page:
+    page = context.new_page()
     open_page(page, address)
     page.get_by_role("tab", name="Admin", exact=True).click()
     page.locator("#admin-password input").fill(PASSWORD)
     page.click("#admin-sign-in")
-    yield page
-    page.close()
+    return page
 
 
 def field(page: Page, name: str):

@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
@@ -21,7 +21,7 @@ from tests.support.alone import Alone
 from tests.support.evaluations import write_answers
 from tests.support.serving import add_adapters, served, write_risc_folder
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE, as_read
+from tests.support.visitor import as_read
 
 pytestmark = pytest.mark.browser
 
@@ -62,10 +62,9 @@ def said(settings: Settings) -> dict[str, str]:
     }
 
 
-def visit(browser: Browser, address: str, width: int, theme: str) -> Page:
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
+def visit(context: BrowserContext, address: str, width: int, theme: str) -> Page:
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{address}?__theme={theme}")
     expect(page.locator("#banner")).to_contain_text("Ready")
     page.get_by_role("tab", name="Ask", exact=True).click()
@@ -74,9 +73,9 @@ def visit(browser: Browser, address: str, width: int, theme: str) -> Page:
 
 
 def test_a_question_is_answered_and_scored(
-    browser: Browser, address: str, said: dict[str, str]
+    context: BrowserContext, address: str, said: dict[str, str]
 ) -> None:
-    page = visit(browser, address, 1280, "light")
+    page = visit(context, address, 1280, "light")
     question, right = page.locator("#ask-question textarea"), page.locator("#ask-right textarea")
     page.click("#ask")
     expect(page.locator("#ask-photo .photo-problem")).to_contain_text("Choose a photo first.")
@@ -129,11 +128,10 @@ def test_a_question_is_answered_and_scored(
     expect(page.locator('#ask-panes .pane[data-state="idle"]')).to_have_count(3)
     expect(question).to_have_value(QUESTION)  # nothing is known of this one
     expect(right).to_have_value("")
-    page.close()
 
 
-def test_on_a_telephone_in_the_dark(browser: Browser, address: str) -> None:
-    page = visit(browser, address, 390, "dark")
+def test_on_a_telephone_in_the_dark(context: BrowserContext, address: str) -> None:
+    page = visit(context, address, 390, "dark")
     page.locator("#ask-examples .tile").nth(1).press("Enter")
     expect(page.locator("#ask-question textarea")).to_have_value(QUESTION)
     page.locator("#ask").press("Enter")
@@ -148,7 +146,6 @@ def test_on_a_telephone_in_the_dark(browser: Browser, address: str) -> None:
         )
         == []
     )
-    page.close()
 
 
 def test_programs_ask_as_pages_do(settings: Settings, address: str, said: dict[str, str]) -> None:

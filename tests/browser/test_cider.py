@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from qvla import scoring
 from qvla.captioning.loader import LineupLoader
@@ -28,7 +28,7 @@ from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
 from tests.support.gates import Gate
 from tests.support.serving import add_adapters, served, write_risc_folder
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE, as_read
+from tests.support.visitor import PATIENCE, as_read, forget, no_complaints
 
 pytestmark = pytest.mark.browser
 
@@ -98,23 +98,14 @@ def address(settings: Settings, home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    problems: list[str] = []
-    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    open_tab(page, address)
-    yield page
-    page.close()
-    assert problems == []
-    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+def page(profile: BrowserContext, address: str) -> Iterator[Page]:
+    with no_complaints(forget(profile, address).new_page(), address) as page:
+        open_tab(page, address)
+        yield page
 
 
 def open_tab(page: Page, address: str) -> None:
     page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
     page.goto(address)
     page.get_by_role("tab", name="CIDEr").click()
     expect(page.locator("#cider-protocols table")).to_be_visible()
@@ -294,7 +285,7 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
 @pytest.mark.slow
 def test_measuring_now_can_be_watched_cancelled_and_seen(
     page: Page,
-    browser: Browser,
+    elsewhere: Browser,
     address: str,
     settings: Settings,
     home: Path,
@@ -314,7 +305,7 @@ def test_measuring_now_can_be_watched_cancelled_and_seen(
     expect(measuring).to_have_attribute("data-state", "running")
     expect(page.locator("#cider-measure")).to_be_disabled()
 
-    other = browser.new_page()
+    other = elsewhere.new_page()
     open_tab(other, address)
     expect(other.locator("#cider-measuring .measuring")).to_have_attribute("data-state", "running")
     expect(other.locator("#cider-measure")).to_be_disabled()

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -23,7 +23,7 @@ from tests.support.bad_files import write_bad_files, write_odd_photos
 from tests.support.held import held
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE, as_read, choose, compare, open_page
+from tests.support.visitor import as_read, choose, compare, forget, open_page
 
 pytestmark = pytest.mark.browser
 
@@ -59,14 +59,13 @@ def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser, address: str) -> Iterator[Page]:
+def page(profile: BrowserContext, address: str) -> Iterator[Page]:
     """One visit for all tests, because opening the page is what takes longest."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = forget(profile, address).new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     open_page(page, address)
     yield page
-    page.close()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
@@ -358,8 +357,8 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
     assert len({box["y"] for box in boxes}) == 1
 
 
-def test_a_page_that_is_only_open_draws_nothing(browser: Browser, address: str) -> None:
-    page = browser.new_page()
+def test_a_page_that_is_only_open_draws_nothing(context: BrowserContext, address: str) -> None:
+    page = context.new_page()
     page.add_init_script(
         """{
             const own = window.requestAnimationFrame.bind(window);
@@ -378,11 +377,10 @@ def test_a_page_that_is_only_open_draws_nothing(browser: Browser, address: str) 
             }"""
         )
     )
-    page.close()
 
 
 def test_the_page_is_there_before_the_weights(
-    browser: Browser, settings: Settings, loader: LineupLoader
+    profile: BrowserContext, settings: Settings, loader: LineupLoader
 ) -> None:
     gate, attempts = threading.Event(), []
 
@@ -395,9 +393,7 @@ def test_the_page_is_there_before_the_weights(
         return loader.lineup
 
     with served(settings, LineupLoader(load).start()) as address:
-        page = browser.new_page()
-        page.set_default_timeout(PATIENCE)
-        expect.set_options(timeout=PATIENCE)
+        page = forget(profile, address).new_page()
         page.goto(address)
         banner = page.locator("#banner")
         expect(banner).to_contain_text("Fetching the weights from a slow disk.")
@@ -408,4 +404,3 @@ def test_the_page_is_there_before_the_weights(
         page.click("#retry")
         expect(banner).to_contain_text("Ready")
         assert len(set(compare(page))) == 3
-        page.close()

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import BrowserContext, expect
 
 from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.engine import caption
@@ -19,7 +19,7 @@ from qvla.records import store as records
 from qvla.settings import EMBEDDED_MODEL, Settings
 from tests.support import waiting
 from tests.support.serving import served
-from tests.support.visitor import as_read, choose, compare, open_page
+from tests.support.visitor import as_read, choose, compare, forget, open_page
 
 pytestmark = pytest.mark.browser
 
@@ -31,7 +31,7 @@ def words(captions: dict[str, Caption]) -> list[str]:
     return [thresholds_of(newest, name).word(captions[name].log_probability) for name in VARIANTS]
 
 
-def test_a_real_photo_gets_three_captions_of_real_weights(browser: Browser) -> None:
+def test_a_real_photo_gets_three_captions_of_real_weights(profile: BrowserContext) -> None:
     settings = Settings(model=str(EMBEDDED_MODEL), device="cpu")
     loader = LineupLoader.of(settings).start()
     lineup = loader.wait(waiting.PATIENCE)
@@ -44,13 +44,12 @@ def test_a_real_photo_gets_three_captions_of_real_weights(browser: Browser) -> N
         pytest.fail("of every example two variants say the same, or all are sure")
 
     with served(settings, loader) as address:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page = forget(profile, address).new_page()
         open_page(page, address)
         expect(page.locator("#banner")).to_contain_text("The small model that comes with QVLA")
         choose(page, photo)
         expect(page.locator(".photo-view figcaption")).to_contain_text(photo.name)
         shown = compare(page)
         expect(page.locator(".pane .certainty")).to_have_text(words(said))
-        page.close()
 
     assert [text.strip() for text in shown] == [as_read(said[name].text) for name in VARIANTS]

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from peft import LoraConfig
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from qvla.captioning.bank import Bank
 from qvla.captioning.contenders import default_contenders
@@ -23,7 +23,6 @@ from qvla.settings import Settings
 from tests.support.contrasts import CONTRASTS
 from tests.support.serving import served
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.browser
@@ -61,11 +60,10 @@ def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield address
 
 
-def visit(browser: Browser, address: str, width: int, theme: str) -> Page:
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
+def visit(context: BrowserContext, address: str, width: int, theme: str) -> Page:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{address}?__theme={theme}#explore")
     expect(page.locator("#explore-layers svg")).to_be_visible()
     return page
@@ -74,8 +72,8 @@ def visit(browser: Browser, address: str, width: int, theme: str) -> Page:
 @pytest.mark.parametrize(
     ("width", "theme"), [pytest.param(1280, "dark", marks=pytest.mark.slow), (390, "light")]
 )
-def test_it_can_be_read(browser: Browser, address: str, width: int, theme: str) -> None:
-    page = visit(browser, address, width, theme)
+def test_it_can_be_read(context: BrowserContext, address: str, width: int, theme: str) -> None:
+    page = visit(context, address, width, theme)
     if width > 390:  # the table is in a frame of its own
         page.click("#explore-compare")
         expect(page.locator("#explore-table tbody tr")).to_have_count(len(METHODS))
@@ -99,13 +97,12 @@ def test_it_can_be_read(browser: Browser, address: str, width: int, theme: str) 
     expect(plot).to_be_visible()
     shown = plot.evaluate("p => p.getBoundingClientRect().width / p.width.baseVal.value")
     assert shown == pytest.approx(1, abs=0.01)  # no style of the diagrams reaches it
-    page.close()
 
 
 def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
-    browser: Browser, address: str, model: Path
+    context: BrowserContext, address: str, model: Path
 ) -> None:
-    page = visit(browser, address, 1280, "light")
+    page = visit(context, address, 1280, "light")
     facts = page.locator("#explore-facts")
     page.locator("#explore-rank input").fill("4")
     page.locator("#explore-rank input").press("Enter")
@@ -155,13 +152,12 @@ def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
     page.locator("#explore-model input").fill("/etc")
     page.locator("#explore-model input").press("Enter")
     expect(page.locator("#explore-problem")).to_contain_text("neither a hub id nor in a folder")
-    page.close()
 
 
 def test_what_exists_opens_in_compare_and_what_does_not_is_sent_to_the_form(
-    browser: Browser, address: str
+    context: BrowserContext, address: str
 ) -> None:
-    page = visit(browser, address, 390, "light")
+    page = visit(context, address, 390, "light")
     panes = page.locator("#panes .pane")
     page.click("#explore-compare")
     rows = page.locator("#explore-table tbody tr")
@@ -188,4 +184,3 @@ def test_what_exists_opens_in_compare_and_what_does_not_is_sent_to_the_form(
     page.get_by_role("button", name="Compare ships…").click()
     expect(panes.last).to_be_visible()
     assert panes.evaluate_all("all => all.map(p => p.dataset.variant)") == shown
-    page.close()

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.records import votes
@@ -23,11 +23,11 @@ from qvla.ui.sentences import as_sentence
 from tests.support import waiting
 from tests.support.serving import add_adapters, served, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE, choose
+from tests.support.visitor import DESK, choose, forget
 
 pytestmark = pytest.mark.browser
 
-TELEPHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+TELEPHONE = {"width": 390, "height": 844}
 TITLES = {"Base", "Adapter", "QVLA"}
 PHOTOS = [("UCM", "val", f"photo{n}.png", ["a river next to trees ."]) for n in range(2)]
 
@@ -56,22 +56,18 @@ def address(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport=DESK)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    yield context
-    context.close()
+def context(profile: BrowserContext, address: str) -> BrowserContext:
+    """One for the whole file."""
+    forget(profile, address).grant_permissions(["clipboard-read", "clipboard-write"])
+    return profile
 
 
 @pytest.fixture(scope="module")
-def page(context: BrowserContext, address: str) -> Iterator[Page]:
+def page(context: BrowserContext, address: str) -> Page:
     page = context.new_page()
     page.goto(address)
     expect(page.locator("#banner")).to_contain_text("Ready")
-    yield page
-    page.close()
+    return page
 
 
 def fits_a_telephone(page: Page) -> None:

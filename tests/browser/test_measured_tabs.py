@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -33,7 +33,7 @@ from tests.support.measured import (
 )
 from tests.support.serving import add_adapters, served, write_risc_folder
 from tests.support.tiny import build_tiny
-from tests.support.visitor import PATIENCE
+from tests.support.visitor import DESK, PATIENCE, forget, no_complaints
 
 pytestmark = pytest.mark.browser
 
@@ -74,30 +74,16 @@ def address(settings: Settings) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Page]:
-    """A new visit; what the browser complains of and what comes from elsewhere fails the test."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    complaints: list[str] = []
-    asked: list[str] = []
-    page.on(
-        "console",
-        lambda message: complaints.append(message.text) if message.type == "error" else None,
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    yield page
-    page.close()
-    assert complaints == []
-    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+@pytest.fixture(scope="module")
+def visit(profile: BrowserContext, address: str) -> Iterator[Page]:
+    """One visit for all tests, because opening the page is what takes longest."""
+    with no_complaints(forget(profile, address).new_page(), address) as page:
+        page.goto(address)
+        yield page
 
 
-def open_tab(page: Page, name: str, address: str = "", theme: str = "light") -> Locator:
-    """Opens the tab, and the page before it if an address is given; returns what is in it."""
-    if address:
-        page.goto(f"{address}?__theme={theme}")
+def open_tab(page: Page, name: str) -> Locator:
+    """Opens the tab and returns what is in it."""
     page.get_by_role("tab", name=name, exact=True).click()
     content = page.locator(f"#{name.lower()}-tab-content")
     expect(content.locator(".records, .empty").last).to_be_visible()
@@ -142,8 +128,8 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def test_memory_on_the_page_is_that_of_the_records(visit: Page, address: str, folder: Path) -> None:
-    open_tab(visit, "Memory", address)
+def test_memory_on_the_page_is_that_of_the_records(visit: Page, folder: Path) -> None:
+    open_tab(visit, "Memory")
     numbers, stem = numbers_of(folder, "bench/memory")
     rows = {
         "Loaded": "loaded",
@@ -200,8 +186,8 @@ def test_memory_on_the_page_is_that_of_the_records(visit: Page, address: str, fo
     ]
 
 
-def test_latency_on_the_page_is_that_of_the_record(visit: Page, address: str, folder: Path) -> None:
-    open_tab(visit, "Latency", address)
+def test_latency_on_the_page_is_that_of_the_record(visit: Page, folder: Path) -> None:
+    open_tab(visit, "Latency")
     numbers, stem = numbers_of(folder, "bench/latency")
     for stop, label in (("natural", None), ("fixed", "after a fixed number of tokens")):
         if label:
@@ -247,10 +233,47 @@ def test_latency_on_the_page_is_that_of_the_record(visit: Page, address: str, fo
     }
 
 
-def test_a_number_opens_its_record_and_a_model_can_be_chosen(
-    visit: Page, address: str, folder: Path
-) -> None:
-    content = open_tab(visit, "Memory", address)
+@pytest.mark.parametrize("name", TABS)
+def test_a_telephone_shows_them_without_sideways_scrolling(visit: Page, name: str) -> None:
+    open_tab(visit, name)
+    plots = visit.locator(f"#{name.lower()}-tab-content .js-plotly-plot")
+    expect(plots.first.locator(".main-svg").first).to_be_visible()
+    visit.get_by_role("tab", name="Compare").click()
+    visit.set_viewport_size({"width": 390, "height": 844})  # turned while out of sight
+    open_tab(visit, name)
+    visit.wait_for_function(
+        "document.documentElement.scrollWidth <= 390 && [...document.querySelectorAll("
+        "'.js-plotly-plot .main-svg')].every(s => s.getBoundingClientRect().right <= 390)"
+    )
+    for box in plots.locator(".main-svg").evaluate_all(
+        "all => all.map(svg => svg.getBoundingClientRect()).map(b => [b.left, b.right])"
+    ):
+        assert box[0] >= 0 and box[1] <= 390
+    sizes = visit.locator(f"#{name.lower()}-tab-content :is(text, td, th, p, li, small)")
+    smallest = sizes.evaluate_all(
+        "all => Math.min(...all.filter(e => e.checkVisibility() && e.textContent.trim())"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
+    )
+    assert smallest >= 12
+    visit.set_viewport_size(DESK)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_paper(visit: Page, address: str, theme: str) -> None:
+    visit.goto(f"{address}?__theme={theme}")
+    for name in TABS:
+        content = open_tab(visit, name)
+        expect(content.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+        text = content.locator(":is(h2, h3, p, li, td span, td small, td a, th, summary, text)")
+        found = text.evaluate_all(CONTRASTS)
+        assert len(found) > 60
+        assert [pair for pair in found if pair[0] < 4.5] == []
+    tabs = visit.get_by_role("tab").evaluate_all(CONTRASTS)
+    assert [pair for pair in tabs if pair[0] < 4.5] == []
+
+
+def test_a_number_opens_its_record_and_a_model_can_be_chosen(visit: Page, folder: Path) -> None:
+    content = open_tab(visit, "Memory")
     stem = numbers_of(folder, "bench/memory")[1]
     record = content.locator(f"#record-{stem}")
     expect(record).not_to_have_attribute("open", "")
@@ -275,43 +298,27 @@ def test_a_number_opens_its_record_and_a_model_can_be_chosen(
     expect(visit.locator("#memory-subject input")).to_have_value("mini · Test CPU")
 
 
-@pytest.mark.parametrize("name", TABS)
-def test_a_telephone_shows_them_without_sideways_scrolling(
-    visit: Page, address: str, name: str
-) -> None:
-    open_tab(visit, name, address)
-    plots = visit.locator(f"#{name.lower()}-tab-content .js-plotly-plot")
-    expect(plots.first.locator(".main-svg").first).to_be_visible()
-    visit.get_by_role("tab", name="Compare").click()
-    visit.set_viewport_size({"width": 390, "height": 844})  # turned while out of sight
-    open_tab(visit, name)
-    visit.wait_for_function(
-        "document.documentElement.scrollWidth <= 390 && [...document.querySelectorAll("
-        "'.js-plotly-plot .main-svg')].every(s => s.getBoundingClientRect().right <= 390)"
-    )
-    for box in plots.locator(".main-svg").evaluate_all(
-        "all => all.map(svg => svg.getBoundingClientRect()).map(b => [b.left, b.right])"
-    ):
-        assert box[0] >= 0 and box[1] <= 390
-    sizes = visit.locator(f"#{name.lower()}-tab-content :is(text, td, th, p, li, small)")
-    smallest = sizes.evaluate_all(
-        "all => Math.min(...all.filter(e => e.checkVisibility() && e.textContent.trim())"
-        ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
-    )
-    assert smallest >= 12
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_its_paper(visit: Page, address: str, theme: str) -> None:
-    for name in TABS:
-        content = open_tab(visit, name, address, theme)
-        expect(content.locator(".js-plotly-plot .main-svg").first).to_be_visible()
-        text = content.locator(":is(h2, h3, p, li, td span, td small, td a, th, summary, text)")
-        found = text.evaluate_all(CONTRASTS)
-        assert len(found) > 60
-        assert [pair for pair in found if pair[0] < 4.5] == []
-    tabs = visit.get_by_role("tab").evaluate_all(CONTRASTS)
-    assert [pair for pair in tabs if pair[0] < 4.5] == []
+def test_the_planner_answers_on_the_page(visit: Page) -> None:
+    open_tab(visit, "Memory")
+    answer = visit.locator("#plan-answer")
+    expect(answer).to_contain_text("Total")  # of the form as it is
+    visit.locator("#plan-model input").click()
+    visit.get_by_role("option", name="google/paligemma-3b-pt-224").click()
+    visit.locator("#plan-variant").get_by_label("Base").check()
+    visit.locator("#plan-batch input").fill("8")
+    visit.locator("#plan-batch input").press("Enter")
+    expected = plan("google/paligemma-3b-pt-224", "base", task="training", batch_size=8)
+    total = answer.locator("tr").last.locator("td span")
+    expect(total).to_have_text(re.compile(rf"^{expected.total / 1e9:.1f} GB$"))
+    for name, _, fit in expected.fits:
+        item = answer.locator(".gpus li").filter(has_text=name)
+        expect(item).to_contain_text("fits" if fit else "too small")
+    capacity = next(capacity for name, capacity, _ in expected.fits if name == expected.smallest)
+    bar = answer.get_by_role("meter", name=f"Memory taken of {expected.smallest}")
+    expect(bar).to_have_attribute("aria-valuenow", f"{100 * expected.total / capacity:.0f}")
+    visit.locator("#plan-batch input").fill("0")
+    visit.locator("#plan-batch input").press("Tab")
+    expect(answer.get_by_role("alert")).to_contain_text("batch size must be a whole number")
 
 
 def test_where_nothing_was_measured_the_page_says_how_to(
@@ -335,36 +342,14 @@ def test_where_nothing_was_measured_the_page_says_how_to(
     assert len(cells(visit, "memory-loaded", "Loaded", "measured")) == 3
 
 
-def test_the_planner_answers_on_the_page(visit: Page, address: str) -> None:
-    open_tab(visit, "Memory", address)
-    answer = visit.locator("#plan-answer")
-    expect(answer).to_contain_text("Total")  # of the form as it is
-    visit.locator("#plan-model input").click()
-    visit.get_by_role("option", name="google/paligemma-3b-pt-224").click()
-    visit.locator("#plan-variant").get_by_label("Base").check()
-    visit.locator("#plan-batch input").fill("8")
-    visit.locator("#plan-batch input").press("Enter")
-    expected = plan("google/paligemma-3b-pt-224", "base", task="training", batch_size=8)
-    total = answer.locator("tr").last.locator("td span")
-    expect(total).to_have_text(re.compile(rf"^{expected.total / 1e9:.1f} GB$"))
-    for name, _, fit in expected.fits:
-        item = answer.locator(".gpus li").filter(has_text=name)
-        expect(item).to_contain_text("fits" if fit else "too small")
-    capacity = next(capacity for name, capacity, _ in expected.fits if name == expected.smallest)
-    bar = answer.get_by_role("meter", name=f"Memory taken of {expected.smallest}")
-    expect(bar).to_have_attribute("aria-valuenow", f"{100 * expected.total / capacity:.0f}")
-    visit.locator("#plan-batch input").fill("0")
-    visit.locator("#plan-batch input").press("Tab")
-    expect(answer.get_by_role("alert")).to_contain_text("batch size must be a whole number")
-
-
 @pytest.mark.slow
 def test_measuring_now_shows_the_new_record(
     visit: Page, address: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real suite on the tiny model, in a process of its own."""
     monkeypatch.setattr(settings, "records", tmp_path)
-    content = open_tab(visit, "Latency", address)
+    visit.goto(address)
+    content = open_tab(visit, "Latency")
     visit.get_by_label("after a fixed number of tokens").check()
     visit.click("#latency-measure")
     expect(visit.locator("#latency-measuring [data-state=done]")).to_be_visible(

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from gradio.utils import get_upload_folder
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -25,9 +25,8 @@ from qvla.ui.compare import comparison
 from qvla.ui.compare.turns import NOT_TAKEN
 from qvla.ui.panes import PaneState
 from tests.support.scripted import Script, panes
-from tests.support.servers import free_port
 from tests.support.serving import served, write_photo, write_risc_folder
-from tests.support.visitor import PATIENCE, choose
+from tests.support.visitor import choose, forget
 
 pytestmark = pytest.mark.browser
 
@@ -52,7 +51,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         device="cpu",
         concurrency=1,
         queue_size=1,
-        port=free_port(),
     )
 
 
@@ -73,16 +71,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     monkeypatch.setattr(comparison, "compare", script)
     yield script
     script.gate.set()
-
-
-@pytest.fixture
-def context(browser: Browser, address: str) -> Iterator[BrowserContext]:
-    """A browser of its own, which has kept nothing."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    yield context
-    context.close()
 
 
 def visit(context: BrowserContext, address: str) -> Page:
@@ -130,16 +118,16 @@ def test_every_pane_says_what_was_sent(
 
 
 def test_a_refused_comparison_says_why_and_says_it_again(
-    context: BrowserContext, browser: Browser, settings: Settings
+    profile: BrowserContext, settings: Settings
 ) -> None:
     """The real comparison without weights, and with options that make no sense."""
 
     def load(progress: object) -> None:
         raise QvlaError("The disk came off: plug it in.")
 
-    own = settings.model_copy(update={"port": free_port()})
+    own = settings.model_copy()
     with served(own, LineupLoader(load).start()) as address:
-        page = visit(context, address)
+        page = visit(forget(profile, address), address)
         for _ in range(2):
             page.click("#compare")
             caption = page.locator('.pane[data-state="failed"] .caption')

@@ -27,6 +27,20 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+PORTS: list[int] = []  # of this process
+
+
+def usual_port() -> int:
+    """A free port, one that this process had before if it can be: browsers cache by address."""
+    for port in PORTS:
+        with suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    PORTS.append(free_port())
+    return PORTS[-1]
+
+
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
     """The address of a Redis server with a password; skips the test where there is no program."""

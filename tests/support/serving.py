@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from qvla.captioning.loader import LineupLoader
 from qvla.settings import Settings
 from qvla.ui.app import open_app
 from tests.support.adapted import adapted, load
+from tests.support.servers import usual_port
 
 
 def add_adapters(checkpoint: Path) -> Path:
@@ -46,7 +48,10 @@ def write_risc_folder(folder: Path, rows: Sequence[tuple[str, str, str, Sequence
 def served(settings: Settings, loader: LineupLoader | None = None) -> Iterator[str]:
     """The app's address; its weights load in the background unless a loader is given."""
     own = loader or LineupLoader.of(settings).start()
-    app, address = open_app(settings, own)
+    with pytest.MonkeyPatch.context() as patch:
+        if settings.port is None:
+            patch.setattr(settings, "port", usual_port())
+        app, address = open_app(settings, own)
     try:
         yield address
     finally:

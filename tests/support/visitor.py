@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.support import waiting
 
 PATIENCE = 1000 * waiting.PATIENCE  # in milliseconds, as Playwright counts
+DESK = {"width": 1280, "height": 900}
+
+
+def forget(profile: BrowserContext, address: str) -> BrowserContext:
+    """Closes all pages, and empties what an address kept, but for the cache of files."""
+    blank, *opened = profile.pages
+    for page in opened:
+        page.close()
+    profile.clear_cookies()
+    profile.clear_permissions()
+    tools = profile.new_cdp_session(blank)
+    kept = {"origin": address.rstrip("/"), "storageTypes": "local_storage,indexeddb"}
+    tools.send("Storage.clearDataForOrigin", kept)
+    tools.detach()
+    return profile
+
+
+@contextmanager
+def no_complaints(page: Page, address: str) -> Iterator[Page]:
+    """What the browser complains of there, and what comes from elsewhere, fails the test."""
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    assert complaints == []
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
 def open_page(page: Page, address: str) -> None:
