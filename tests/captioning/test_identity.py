@@ -30,6 +30,15 @@ GREEDY = Decoding(max_new_tokens=LENGTH)
 PRECISIONS = ("fp32", "nf4")
 NEAR = {"fp32": 2e-4, "nf4": 0.25}  # of logits that spread by about 3
 
+# One kind for each way into a model. The others go by the same ways with other layers of PEFT's,
+# which in 4 bits are tried where there is time for it.
+WAYS = [
+    *("bottleneck with norms", "prefix", "bitfit", "multi-task", "cross-modal", "ln tuning"),
+    *("lora by plain names", "lora on the embedding", "dora", "vera", *NOT_IN_NF4),
+]
+OTHERS = [name for name in ZOO if name not in (*WAYS, "bottleneck")]
+NF4_IS_SLOW = ["fp32", pytest.param("nf4", marks=pytest.mark.slow)]
+
 
 @pytest.fixture(scope="module")
 def folders(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -137,10 +146,20 @@ def clear(stage: Stage, name: str, images: list[Image.Image]) -> list[Image.Imag
     return found or clear_photos([model, stage.alone.base(), stage.alone.of("bottleneck")], 1)
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name != "bottleneck"])
+@pytest.mark.parametrize("name", WAYS)
 def test_every_pane_is_the_model_that_it_names(
     stage: Stage, images: list[Image.Image], name: str
 ) -> None:
+    check_panes(stage, images, name)
+
+
+@pytest.mark.parametrize("stage", NF4_IS_SLOW, indirect=True)
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_it_is_with_other_layers(stage: Stage, images: list[Image.Image], name: str) -> None:
+    check_panes(stage, images, name)
+
+
+def check_panes(stage: Stage, images: list[Image.Image], name: str) -> None:
     before = {"base": None, "beside": "bottleneck", "third": "bottleneck"}
     if stage.precision == "nf4" and name in NOT_IN_NF4:
         with pytest.raises(AdapterError, match=NOT_IN_NF4[name]) as told:
@@ -232,6 +251,7 @@ OLD_NAMES = {  # of Transformers before 4.52, and of the published files
 }
 
 
+@pytest.mark.parametrize("stage", NF4_IS_SLOW, indirect=True)
 @pytest.mark.parametrize(
     "name", ["lora on all linear layers", "dora", "ia3", "lora and a whole layer", "bottleneck"]
 )

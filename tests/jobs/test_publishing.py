@@ -87,7 +87,10 @@ def said(lineup: Lineup, photo: Path) -> dict[str, str]:
     return {name: answer.text for name, answer in answers.items()}
 
 
-@pytest.mark.parametrize("method", PANES)
+@pytest.mark.parametrize(  # the slow ones get panes of their own in the next test
+    "method",
+    ["adapter", "qlora", *(pytest.param(one, marks=pytest.mark.slow) for one in ("lora", "qvla"))],
+)
 def test_a_finished_adapter_of_any_kind_answers_in_its_pane_and_goes_again(
     settings: Settings,
     jobs: Jobs,
