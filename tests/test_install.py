@@ -141,6 +141,7 @@ def test_the_app_answers(installed: Installed) -> None:
         server.wait(PATIENCE)
 
 
+@pytest.mark.slow
 def test_the_command_line_captions(installed: Installed) -> None:
     told = installed.run("qvla", "caption", "photo.jpg", "--variant", "adapter")
     assert told.returncode == 0 and "mountain" in told.stdout, told.stderr

@@ -171,6 +171,7 @@ def recorded(recipe: Recipe, process: int = 0) -> dict[str, torch.Tensor]:
     return load_file(recipe.output.parent / f"gradients-{process}.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_give_the_gradients_of_one(
     name: str,
@@ -203,6 +204,7 @@ def test_two_processes_give_the_gradients_of_one(
             torch.testing.assert_close(found[0][name], gradient, atol=tolerance, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_evaluation_is_averaged_by_photos(
     launched: dict[str, Recipe], tiny_checkpoint: Path, data: Path
 ) -> None:
