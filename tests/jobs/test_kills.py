@@ -105,7 +105,7 @@ def resume_all(jobs: Jobs) -> None:
             jobs.resume(job.id)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_job_is_lost_and_none_runs_twice(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     folder, ledger, accepted = tmp_path / "jobs", tmp_path / "ledger", tmp_path / "accepted"

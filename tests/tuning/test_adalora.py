@@ -50,7 +50,9 @@ def test_the_budget_is_what_is_left_and_what_serves(
     assert (served - logits(bare.model, batch)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("interrupted_at", [2, 6])  # while ranks are moved, and after
+@pytest.mark.parametrize(  # while ranks are moved, and after
+    "interrupted_at", [2, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_ends_with_the_ranks_and_weights_of_an_uninterrupted_one(
     interrupted_at: int,
     whole: attempt.Outcome,

@@ -171,7 +171,9 @@ def uninterrupted(
     return train(recipe_for(tiny_checkpoint, data, output, **IN_TEN_STEPS))
 
 
-@pytest.mark.parametrize("interrupted_at", [6, 7])  # just after an epoch's end, and within one
+@pytest.mark.parametrize(  # just after an epoch's end, and within one
+    "interrupted_at", [pytest.param(6, marks=pytest.mark.slow), 7]
+)
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     interrupted_at: int,
     uninterrupted: attempt.Outcome,

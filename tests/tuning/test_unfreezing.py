@@ -123,7 +123,10 @@ def uninterrupted(
     return load_file(output / "model.safetensors")
 
 
-@pytest.mark.parametrize("cut_off_at", [2, 3, 7])  # in the first stage, at an edge, in the last
+@pytest.mark.parametrize(  # in the first stage, at an edge, in the last
+    "cut_off_at",
+    [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow)],
+)
 def test_a_run_resumed_in_any_stage_ends_with_the_same_weights(
     cut_off_at: int,
     uninterrupted: Weights,
