@@ -1,8 +1,9 @@
 """A crowd: many clients that ask the app for comparisons over HTTP, and one at a time before them.
 
-The app is a process of its own, as `qvla serve` starts it. Each client sends a photo once and asks
-about it again and again, by the endpoint `compare`; who is refused because the queue is full asks
-again a moment later. One client alone is timed before and after the crowd, in the same run.
+The app is a process of its own, as `qvla serve` starts it. Each client is a session, as a browser
+is one: it joins Gradio's queue for the endpoint `compare` and hears its answer on the session's
+stream, again and again, about a photo that was sent once. Who is refused because the queue is full
+asks again a moment later. One client alone is timed before and after the crowd, in the same run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import secrets
 import socket
 import subprocess
 import sys
@@ -129,15 +131,19 @@ async def _phases(
     async with httpx.AsyncClient(
         base_url=f"{app.address}/gradio_api", timeout=PATIENCE, trust_env=False, limits=limits
     ) as http:
+        function = await _function(http, app)
         files = [await _sent(http, photo) for photo in photos]
 
         async def phase(clients: int, seconds: float) -> Told:
             told, begin, used = Told(), time.monotonic(), app.processor_seconds()
-            asking = (
-                _client(http, files[number % len(files)], begin + seconds, options.new_tokens, told)
-                for number in range(clients)
+            await asyncio.gather(
+                *(
+                    Client(http, function, files[number % len(files)], options.new_tokens).ask(
+                        begin + seconds, told
+                    )
+                    for number in range(clients)
+                )
             )
-            await asyncio.gather(*asking)
             told.took = time.monotonic() - begin
             told.processor = app.processor_seconds() - used
             return told
@@ -164,44 +170,69 @@ async def _sent(http: httpx.AsyncClient, photo: Path) -> dict[str, Any]:
     return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
 
 
-async def _client(
-    http: httpx.AsyncClient, photo: Mapping[str, Any], end: float, tokens: int, told: Told
-) -> None:
-    """Asks until the time is over; an answer under way by then still counts."""
-    data = [photo, "", tokens, 1, 0, 1, "", ""]
-    while time.monotonic() < end:
-        begin = time.monotonic()
-        try:
-            asked = await http.post("/call/compare", json={"data": data})
-            if asked.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-                told.refusals += 1
-                await asyncio.sleep(AGAIN)
-                continue
-            asked.raise_for_status()
-            fault = await _fault(http, asked.json()["event_id"])
-        except httpx.HTTPError as error:
-            fault = f"{type(error).__name__}: {error}"
-        if fault is None:
-            told.seconds.append(time.monotonic() - begin)
-        else:
-            told.failures.append(fault)
+async def _function(http: httpx.AsyncClient, app: App) -> int:
+    """The number by which a page calls the endpoint `compare`."""
+    config = (await http.get(f"{app.address}/config")).raise_for_status().json()
+    return next(one["id"] for one in config["dependencies"] if one["api_name"] == "compare")
 
 
-async def _fault(http: httpx.AsyncClient, event: str) -> str | None:
-    """Waits for the answer; what is wrong with it, if anything is."""
-    name = ""
-    async with http.stream("GET", f"/call/compare/{event}") as lines:
-        async for line in lines.aiter_lines():
-            field_name, _, value = line.partition(": ")
-            if field_name == "event":
-                name = value
-            elif field_name == "data" and name == "complete":
-                panes = json.loads(value)[0].values()
-                states = {pane["state"] for pane in panes}
-                return None if "done" in states and "failed" not in states else value
-            elif field_name == "data" and name == "error":
-                return value
-    return "The answer broke off."
+class Client:
+    """A session that asks about one photo."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, function: int, photo: Mapping[str, Any], tokens: int
+    ) -> None:
+        self._http, self._session = http, secrets.token_hex(8)
+        self._asked = {
+            "data": [photo, "", tokens, 1, 0, 1, "", ""],
+            "fn_index": function,
+            "session_hash": self._session,
+        }
+
+    async def ask(self, end: float, told: Told) -> None:
+        """Asks until the time is over; an answer under way by then still counts."""
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            try:
+                joined = await self._http.post("/queue/join", json=self._asked)
+                if joined.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                    told.refusals += 1
+                    await asyncio.sleep(AGAIN)
+                    continue
+                joined.raise_for_status()
+                fault = await self._fault()
+            except httpx.HTTPError as error:
+                fault = f"{type(error).__name__}: {error}"
+            if fault is None:
+                told.seconds.append(time.monotonic() - begin)
+            else:
+                told.failures.append(fault)
+
+    async def _fault(self) -> str | None:
+        """Waits for the answer on the session's stream, which Gradio closes after it; what is wrong
+        with it, if anything is.
+        """
+        fault: str | None = "The answer broke off."
+        stream = {"session_hash": self._session}
+        async with self._http.stream("GET", "/queue/data", params=stream) as lines:
+            lines.raise_for_status()
+            async for line in lines.aiter_lines():
+                if not line.startswith("data: "):
+                    continue
+                message = json.loads(line.removeprefix("data: "))
+                if message["msg"] == "process_completed":
+                    fault = _fault_in(message)
+                elif message["msg"] == "unexpected_error":
+                    return str(message["message"])
+        return fault
+
+
+def _fault_in(message: Mapping[str, Any]) -> str | None:
+    if not message["success"]:
+        return json.dumps(message["output"])
+    panes = message["output"]["data"][0]
+    states = {pane["state"] for pane in panes.values()}
+    return None if "done" in states and "failed" not in states else json.dumps(panes)
 
 
 def _record(
