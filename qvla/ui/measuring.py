@@ -43,7 +43,6 @@ class MeasureNow:
 
     def __init__(
         self,
-        page: gr.Blocks,
         tasks: Tasks,
         settings: Settings,
         *,
@@ -70,18 +69,14 @@ class MeasureNow:
                 label="Measurement",
             )
         self.timer = gr.Timer(POLL_SECONDS, active=False)
-        self.seen = gr.State(0)  # the number of the last task whose end this page has taken in
-        self._wire(page, list(outputs))
+        # The number of the last task whose end this page has taken in, none while nobody has
+        # looked at this tab.
+        self.seen = gr.State(None)
+        self._wire(list(outputs))
 
-    def _wire(self, page: gr.Blocks, outputs: list[Any]) -> None:
+    def _wire(self, outputs: list[Any]) -> None:
         own = [self.start, self.cancel, self.progress, self.timer]
         quiet = {"show_progress": "hidden", "api_visibility": "undocumented", "queue": False}
-        page.load(
-            self._open,
-            outputs=[*own, self.seen],
-            api_name=f"{self.name}_measuring_on_load",
-            **quiet,
-        )
         self.timer.tick(
             self._tick,
             inputs=[self.seen],
@@ -95,25 +90,24 @@ class MeasureNow:
     # ---- events -------------------------------------------------------------------------------
 
     def opened_with(self, tab: gr.Tab) -> None:
-        """Shows what is being measured also when a tab is opened long after the page."""
+        """Shows what is being measured whenever the tab is opened, however long after the page."""
         tab.select(
             self._look,
-            outputs=[self.start, self.cancel, self.progress, self.timer],
+            inputs=[self.seen],
+            outputs=[self.start, self.cancel, self.progress, self.timer, self.seen],
             api_name=f"{self.name}_measuring_on_open",
             show_progress="hidden",
             api_visibility="undocumented",
             queue=False,
         )
 
-    def _look(self, request: gr.Request) -> Updates:
-        return self._show(request)
-
-    def _open(self, request: gr.Request) -> Updates:
+    def _look(self, seen: int | None, request: gr.Request) -> Updates:
         task = self.tasks.last
-        over = task is not None and task.status.over
-        return {**self._show(request), self.seen: task.number if over else 0}
+        if seen is None:
+            seen = task.number if task is not None and task.status.over else 0
+        return {**self._show(request), self.seen: seen}
 
-    def _tick(self, seen: int, request: gr.Request) -> Updates:
+    def _tick(self, seen: int | None, request: gr.Request) -> Updates:
         task = self.tasks.last
         updates = {**self._show(request), self.seen: seen}
         if task is not None and task.status.over and task.number != seen:

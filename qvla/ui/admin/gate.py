@@ -60,6 +60,7 @@ class Gate:
         # Every page is told the key of what it stores, so it keeps no secret; without one of ours
         # a new key at each start would leave browsers with what they cannot read.
         self.token = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
+        self.link = gr.Textbox("", visible=False, max_length=1000, label="Secret of the link")
         with gr.Column(elem_id="admin-door", elem_classes="door") as self.door:
             self.sentence = gr.HTML(elem_id="admin-sentence", label="Sign-in")
             with gr.Row(visible=self.rights.asks_for_password, elem_classes="sign-in"):
@@ -114,11 +115,12 @@ class Gate:
             api_name="admin_sign_in",
             **quiet,
         )
-        page.load(
+        # Of a page opened without the link the server hears nothing here.
+        page.load(None, outputs=[self.link], js=TAKE_LINK)
+        self.link.change(
             self._open_link,
-            inputs=[self.password],
+            inputs=[self.link],
             outputs=everything,
-            js=TAKE_LINK,
             api_name="admin_open_link",
             **quiet,
         ).then(None, js=SHOW_TAB)
@@ -224,7 +226,7 @@ class Gate:
         return {self.token: token, self.password: "", **self.opened(who), **self.fill(who)}
 
     async def _open_link(self, secret: str, request: gr.Request) -> Updates:
-        """What a page opened by the terminal's link does first; any other page does nothing."""
+        """What a page opened by the terminal's link does first."""
         if not secret:
             return {self.password: gr.skip()}
         return await self._sign_in(secret, request)

@@ -85,7 +85,6 @@ class CiderTab:
         self.records = gr.HTML(elem_id="cider-records", label="Records")
         with head:
             self.measure = MeasureNow(
-                page,
                 TASKS,
                 self.settings,
                 name="cider",

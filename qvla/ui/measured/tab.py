@@ -60,7 +60,6 @@ class MeasuredTab:
             self.records = gr.HTML(elem_id=f"{self.name}-records", label="Records")
             with head:
                 self.measure = MeasureNow(
-                    page,
                     TASKS,
                     settings,
                     name=self.name,

@@ -626,7 +626,7 @@ def test_an_evaluation_runs_beside_the_app_and_shows_in_the_cider_tab(
     """The real command, in a process of its own."""
     started = post(address, "admin_evaluate", [token, done, 2])
     assert EVALUATION in started
-    others = post(address, "cider_measuring_on_load", [])  # what everybody sees of it
+    others = post(address, "cider_measuring_on_open", [])  # what everybody sees of it
     assert EVALUATION in others and done[-8:] not in others
     status = TASKS.last.wait(PATIENCE)
     assert status.state is State.DONE, status.message

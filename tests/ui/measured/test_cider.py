@@ -578,10 +578,10 @@ def test_only_the_visit_that_started_it_can_cancel(
                 assert measuring.NOT_YOURS in answer and not task.status.over
             # the same for everybody, also on another app of this process
             assert "is being measured right now" in call(address, "cider_measure", [], "theirs")
-            assert "running" in call(address, "cider_measuring_on_load", [], "theirs")
+            assert "running" in call(address, "cider_measuring_on_open", [], "theirs")
             call(own, "cider_cancel", [], "mine")
             assert task.wait(PATIENCE).state is background.State.CANCELLED
-            assert "cancelled" in call(own, "cider_measuring_on_load", [], "mine")
+            assert "cancelled" in call(own, "cider_measuring_on_open", [], "mine")
         finally:
             background.TASKS.close()
 
@@ -599,7 +599,7 @@ def test_a_failed_measurement_says_why(address: str, settings: Settings) -> None
     status = background.TASKS.last.wait(PATIENCE)
     assert status.state is background.State.FAILED and "no-model" in status.message
     assert status.message in unescape(
-        json.loads(call(address, "cider_measuring_on_load", []).split("data: ", 1)[1])[2]
+        json.loads(call(address, "cider_measuring_on_open", []).split("data: ", 1)[1])[2]
     )
 
 
