@@ -7,6 +7,7 @@ that the server made.
 
 from __future__ import annotations
 
+from functools import cache
 from html import escape
 from itertools import count
 from pathlib import Path
@@ -96,13 +97,19 @@ class PhotoInput(FilesThemselves, gr.HTML, metaclass=WithoutStub):
         return value
 
     def api_info(self) -> dict[str, Any]:
-        return {**FileData.model_json_schema(), "description": "the photo's file"}
+        return {**_file_schema(), "description": "the photo's file"}
 
     def example_payload(self) -> Any:
         return None
 
     def example_value(self) -> Any:
         return None
+
+
+@cache
+def _file_schema() -> dict[str, Any]:
+    """Gradio asks for it at every update of the component, and it takes milliseconds to make."""
+    return FileData.model_json_schema()
 
 
 def photo_input(settings: Settings, place: str = "photo", zooms: bool = False) -> PhotoInput:

@@ -50,6 +50,8 @@ LINK_PANES = f"""(names) => {{
   address.searchParams.set("{PANES_IN_LINK}", names.join(","));
   history.replaceState(history.state, "", address.href.replaceAll("%2C", ","));
 }}"""
+# These open a file of the app's own, for which nobody has to wait in the queue.
+AT_ONCE = {"take_example", "take_gallery"}
 Update = dict[Any, Any]
 
 _picks = count(1)
@@ -84,7 +86,9 @@ class CompareTab:
         self.shown = gr.State(idle)  # the panes as last rendered
         self.chosen = gr.State(None)  # the photo's FileData; a refused file does not get here
         self.filled = gr.State("")  # the references that came with an example
-        self.picked = gr.State(0)  # another number for each photo that is captioned at once
+        # Another number for each photo that is captioned at once. Not a state: of a state's change
+        # the browser hears only through the queue.
+        self.picked = gr.Number(0, visible=False)
         self.weights = WeightsPanel(self.settings, self.loader)
         self.reopening = Reopening(self.settings, self.examples)
         with gr.Row(elem_classes="workbench"):
@@ -158,7 +162,14 @@ class CompareTab:
             (gallery.pick, take.pick(self.gallery.folder), [gallery, *who], "take_gallery"),
             (self.zoom.view.crop, self._take_part, [self.zoom.view, *before], "take_part"),
         ):
-            taken = trigger(handler, inputs=inputs, outputs=outputs, api_name=name, **quiet)
+            taken = trigger(
+                handler,
+                inputs=inputs,
+                outputs=outputs,
+                queue=name not in AT_ONCE,
+                api_name=name,
+                **quiet,
+            )
             keeping.after(taken, name)
             if handler == take.upload:
                 self.reopening.wire_links(ready, taken)
@@ -208,7 +219,12 @@ class CompareTab:
         scored = voted.then(self._rescore, **rescore, api_name="score_after_vote", **quiet)
         keeping.after(scored, "vote")
         scored = self.references.change(  # not `input`, which does not fire for pasted text
-            self._rescore, **rescore, trigger_mode="always_last", api_name="score", **quiet
+            self._rescore,
+            **rescore,
+            queue=False,
+            trigger_mode="always_last",
+            api_name="score",
+            **quiet,
         )
         keeping.after(scored, "score")
         self.stop.click(
