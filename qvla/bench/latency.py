@@ -147,6 +147,7 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
         protocol=_protocol(plan, settings, read, floors, heads)
         | {
             "left_out": [case.key for case in cases if case not in turns],
+            "computes_in": {name: lineup.shared(name).loaded.computes_in for name in variants},
             "graphs": {name: lineup.shared(name).graphs.state for name in variants},
         },
     )

@@ -11,7 +11,9 @@ from qvla.captioning.contenders import Contender, base_identity
 from qvla.captioning.graphs import Graphs
 from qvla.captioning.shared_backbone import SharedBackbone
 from qvla.errors import QvlaError
-from qvla.models.backbone import Precision, lacks_bf16
+from qvla.models.backbone import Precision, computing_in, lacks_bf16
+from qvla.models.families import family_of
+from qvla.models.params import read_model_config
 
 
 class Bases:
@@ -60,6 +62,18 @@ def device_of(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def computing_type(contender: Contender, device: str, nf4_embeddings: str) -> str:
+    """What a contender computes in on a device, such as float32, unless that overflows there.
+
+    Raises BackboneError for a base that is not there.
+    """
+    precision, int8_table = precision_of(contender.precision, device), False
+    if precision is Precision.NF4 and nf4_embeddings == "int8":
+        int8_table = family_of(read_model_config(contender.base)).holds_int8_table
+    found = computing_in(precision, torch.device(device), int8_table=int8_table)
+    return str(found).removeprefix("torch.")
 
 
 def precision_of(precision: str, device: str) -> Precision:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qvla.captioning.bank import all_known
+from qvla.captioning.bases import computing_type
 from qvla.captioning.contenders import check_names, contenders_of, with_weights
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.lineup import Lineup
@@ -165,6 +166,9 @@ def evaluate(
                     "title": contenders[name].title,
                     "base": Path(contenders[name].base).name,
                     "precision": predictions.plan.contenders[name]["precision"],
+                    "computes_in": computing_type(
+                        contenders[name], predictions.plan.device, settings.nf4_embeddings
+                    ),
                     "adapter": (adapter := contenders[name].adapter) and Path(adapter).name,
                 }
                 for name in variants

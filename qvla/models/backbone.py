@@ -76,6 +76,11 @@ class Backbone:
         """What is the model's own among the families: `qvla.models.families`."""
         return family_of(self.model.config)
 
+    @property
+    def computes_in(self) -> str:
+        """The type of what one layer hands to the next: float32, bfloat16 or float16."""
+        return str(self.model.dtype).removeprefix("torch.")
+
 
 def load_backbone(
     name: str | Path,

@@ -131,6 +131,7 @@ class Attempt:
             "versions": {name: version(name) for name in PACKAGES}
             | {"python": sys.version.split()[0]},
             "device": device_name(backbone.device),
+            "computes_in": _computes_in(backbone, trainer),
             "parameters": {
                 "trained": trained,
                 "adapter_percent": round(_percent_of_base(model, trained), 4),
@@ -226,6 +227,13 @@ def _trainer(
     )
     told.images_per_second = lambda: trainer.clock.images_per_second
     return trainer
+
+
+def _computes_in(backbone: Backbone, trainer: CaptionTrainer) -> str:
+    """The type of the products: that of autocast, where it is on."""
+    if trainer.args.fp16:
+        return "float16"
+    return "bfloat16" if trainer.args.bf16 else backbone.computes_in
 
 
 def _local_process() -> int:

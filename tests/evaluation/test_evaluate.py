@@ -199,6 +199,7 @@ def test_a_task_of_the_bank_is_evaluated_like_a_contender(
     record = json.loads(capsys.readouterr().out)
     assert record["variants"] == ["ships"]
     assert record["protocol"]["contenders"]["ships"]["adapter"] == "ships"
+    assert record["protocol"]["contenders"]["ships"]["computes_in"] == "float32"
     [file] = (tmp_path / "evaluations").glob("*/ships.jsonl")
     said = {row["image"]: row["caption"] for row in rows(file)}
     assert said == {f"{n}.png": text for n, text in enumerate(expected["adapter"])}
