@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -66,7 +66,7 @@ def save_adapter(checkpoint: Path, folder: Path, *, seed: int, **options: Any) -
 def load_alone(
     checkpoint: Path, adapter: Path | None = None, *, nf4: bool = False, int8: bool = False
 ) -> torch.nn.Module:
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"dtype": torch.float32}
     if nf4 or int8:
         options = {"device_map": "cpu", "dtype": torch.bfloat16}
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
@@ -101,6 +101,17 @@ def round_rows(table: torch.Tensor) -> None:
     table.copy_((table.float() / step.float()).round() * step.float())
 
 
+class Said(NamedTuple):
+    """An answer, its tokens with the end of text, by how much the closest choice was won, and the
+    mean logarithm of the tokens' probabilities.
+    """
+
+    text: str
+    tokens: int
+    margin: float
+    log_probability: float
+
+
 class Alone:
     """Captions one photo at a time, the way the family's model card shows."""
 
@@ -128,6 +139,16 @@ class Alone:
         """What it says; `prompt` among the options is another than that for captions."""
         tokens = self._generate(photo, **options).sequences[0]
         return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    def said(self, photo: Image.Image, **options: Any) -> Said:
+        """Its greedy answer, token by token."""
+        output = self._generate(photo, **options)
+        tokens = output.sequences[0]
+        logits = torch.cat(output.logits).float()  # (T, V)
+        best = logits.topk(2).values
+        surprise = F.cross_entropy(logits, tokens).item()
+        text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return Said(text, len(tokens), (best[:, 0] - best[:, 1]).min().item(), -surprise)
 
     def likelihood(self, photo: Image.Image, text: str) -> float:
         """Logarithm of the probability of a whole text, over its number of tokens."""
