@@ -153,6 +153,35 @@ def caption_side_by_side(
     return answers
 
 
+def caption_by_generate(
+    shared: SharedBackbone,
+    name: str,
+    images: Sequence[Image.Image],
+    decoding: Decoding,
+    at_once: int = 1,
+) -> list[str]:
+    """Transformers' way: its `generate` with a cache, so many photos in a batch. One contender
+    answers, greedily, as captions were made here before there was an engine.
+    """
+    model, backbone = shared.model_of(name), shared.loaded
+    family, processor = backbone.family, backbone.processor
+    captions = []
+    with shared.lock, torch.inference_mode():
+        for start in range(0, len(images), at_once):
+            batch = images[start : start + at_once]
+            pixels = encode_images(processor, batch).to(backbone.device)
+            tokens = family.generate(
+                model,
+                encode_text(processor, [CAPTION_PREFIX] * len(batch)).to(backbone.device),
+                family.image_features(model, pixels),
+                do_sample=False,
+                max_new_tokens=decoding.max_new_tokens,
+                logits_processor=decoding.processors(),
+            )
+            captions += decode(processor, tokens, backbone.model.config)
+    return captions
+
+
 def caption_without_cache(
     shared: SharedBackbone, name: str, images: Sequence[Image.Image], decoding: Decoding
 ) -> list[str]:

@@ -20,6 +20,7 @@ class Suite:
 SUITES = {
     "core": Suite("the three panes against one, and batches", "qvla.bench.core"),
     "memory": Suite("bytes by part, and peaks", "qvla.bench.memory_suite"),
+    "engine": Suite("the engine against Transformers' own loop", "qvla.bench.engine"),
     "latency": Suite("time to first token, per token, throughput", "qvla.bench.latency"),
     "training": Suite("images a second and peak of a fine-tune", "qvla.bench.training"),
     "methods": Suite("an adapter of each method against the base", "qvla.bench.methods_suite"),

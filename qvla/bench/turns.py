@@ -23,7 +23,7 @@ class Figure:
     name: str  # of the ratio in the record
     ours: str
     other: str
-    unit: str  # s or bytes
+    unit: str  # s, bytes, or /s where more is better
     values: tuple[float, ...]
     others: tuple[float, ...]
 

@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--parts",
-        help="memory, report: some of loading, captioning and training, separated by commas "
-        "(default: all)",
+        help="memory, report: some of loading, captioning and training; engine: of token, clients, "
+        "panes, evaluation and graphs; separated by commas (default: all)",
     )
     parser.add_argument("--clients", type=int, default=64, help="load (default 64)")
     parser.add_argument(
