@@ -23,7 +23,7 @@ from qvla.files import write_bytes
 
 FILE = "familiarity.npz"  # beside the weights of a base that has been measured so
 SHARE = 0.99  # of the held-out photos, that lie within the limit
-SHRINKAGE = 0.01  # of the covariance, towards equal variances: features are nearly dependent
+SHRINKAGE = 1e-4  # of the covariance, towards equal variances: features are nearly dependent
 
 log = logging.getLogger(__name__)
 

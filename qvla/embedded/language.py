@@ -53,10 +53,10 @@ def train_language(
         model.get_submodule(part).compile()
     unknown = processor.tokenizer.unk_token_id
     common = _common_words(photos)
-    rng = np.random.default_rng(run.step_number)
-    words = random.Random(run.step_number)
     total, last_eval = 0.0, run.used
     while not run.finished:
+        # Drawn by the step alone, so that a resumed run sees the same.
+        rng, words = np.random.default_rng(run.step_number), random.Random(run.step_number)
         rows = rng.integers(len(photos), size=PHOTOS)
         which = rng.integers(views.pixels.shape[1], size=PHOTOS)
         pixels, _ = turn(views.pixels[rows, which], views.pixels[rows, which, :1, :1], rng)

@@ -69,10 +69,10 @@ def train_sight(
         checkpoint=checkpoint,
     )
     compiled = torch.compile(tower)
-    rng = np.random.default_rng(run.step_number)
     sums = np.zeros(3)
     last_eval = run.used
     while not run.finished:
+        rng = np.random.default_rng(run.step_number)  # so that a resumed run draws the same
         rows = rng.integers(len(photos), size=BATCH)
         which = rng.integers(views.pixels.shape[1], size=BATCH)
         pixels = views.pixels[rows, which]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from qvla.captioning.certainty import UNFAMILIAR
@@ -25,7 +25,13 @@ from qvla.captioning.familiarity import (
     write,
 )
 from qvla.captioning.lineup import Lineup
+from qvla.captioning.prompts import encode_images
 from qvla.cli import main as cli
+from qvla.data.examples import read_examples
+from qvla.data.imagery import open_image
+from qvla.models.backbone import load_backbone
+from qvla.models.families import family_of
+from qvla.settings import EMBEDDED_MODEL, load_settings
 from tests.support.alone import LENGTH, Weights, make_weights, photos
 from tests.support.tiny import build_tiny
 
@@ -134,3 +140,28 @@ def test_shapes_that_do_not_belong_together_are_left_out(
     write(odd, tmp_path)
     assert familiarity_of(str(tmp_path)) is None
     assert "cannot be read" in caplog.text
+
+
+def test_the_embedded_model_knows_its_examples_and_no_drawing() -> None:
+    known = familiarity_of(str(EMBEDDED_MODEL))
+    assert known is not None, "make it anew for these weights: qvla.embedded.familiarity"
+    backbone = load_backbone(str(EMBEDDED_MODEL), "fp32", device="cpu")
+    examples = [open_image(one.image) for one in read_examples(load_settings().examples)]
+    images = [*examples, *map(drawn, (3, 5, 8))]
+    with torch.inference_mode():
+        pixels = encode_images(backbone.processor, images)
+        seen = family_of(backbone.model.config).image_features(backbone.model, pixels)
+    assert known.unfamiliar(seen) == [False] * len(examples) + [True] * 3
+
+
+def drawn(seed: int) -> Image.Image:
+    """Plain shapes on plain ground."""
+    draw = np.random.default_rng(seed)
+    image = Image.new("RGB", (224, 224), tuple(draw.integers(0, 256, 3).tolist()))
+    pencil = ImageDraw.Draw(image)
+    for _ in range(6):
+        left, top, width, height = draw.integers(10, 150, 4).tolist()
+        shape = pencil.ellipse if draw.random() < 0.5 else pencil.rectangle
+        colour = tuple(draw.integers(0, 256, 3).tolist())
+        shape([left, top, left + width, top + height], fill=colour)
+    return image

@@ -1,0 +1,102 @@
+"""Sight and language, cut off and gone on with: the same weights, by a clock of steps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qvla.data.risc import Example
+from qvla.embedded import architecture, budget, language, sight
+from qvla.embedded.architecture import FAMILY, mini_config
+from qvla.embedded.base import make_processor
+from qvla.embedded.sources import TrainingPhoto
+from qvla.embedded.views import GRID, STUDENT_SIZE, TARGET_WIDTH, Views
+
+STEPS = 4  # of a second each, by the clock of these tests
+MINUTES = STEPS / 60
+Weights = dict[str, torch.Tensor]
+
+CAPTIONS = (
+    "many green trees near a river .",
+    "a road next to some buildings .",
+    "planes parked in an airport .",
+) * 4
+PHOTOS = [
+    TrainingPhoto(Example(Path(f"{n}.png"), "MADE", "train", (caption,)), f"scene{n % 2}")
+    for n, caption in enumerate(CAPTIONS)
+]
+
+
+@pytest.fixture(autouse=True)
+def small_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(budget.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(budget, "SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr(architecture, "HIDDEN", 32)
+    monkeypatch.setattr(sight, "BATCH", 2)
+    monkeypatch.setattr(language, "PHOTOS", 1)
+    monkeypatch.setattr(torch, "compile", lambda module: module)  # for speed alone
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+
+
+@pytest.fixture(scope="module")
+def views() -> Views:
+    draw, shape = np.random.default_rng(0), (len(PHOTOS), 2)
+    pixels = draw.integers(0, 256, (*shape, STUDENT_SIZE, STUDENT_SIZE, 3), np.uint8)
+    targets = draw.normal(size=(*shape, GRID * GRID, TARGET_WIDTH)).astype(np.float16)
+    return Views([photo.example.name for photo in PHOTOS], pixels, targets)
+
+
+def taught_to_see(views: Views, checkpoint: Path) -> Weights:
+    return sight.train_sight(
+        PHOTOS, views, small().vision_config, minutes=MINUTES, checkpoint=checkpoint
+    )
+
+
+def taught_words(views: Views, checkpoint: Path) -> Weights:
+    torch.manual_seed(0)
+    model = FAMILY.model_class._from_config(small(), attn_implementation="eager").bfloat16()
+    return language.train_language(
+        *(model, make_processor(PHOTOS), PHOTOS, views), minutes=MINUTES, checkpoint=checkpoint
+    )
+
+
+def small() -> object:
+    """The embedded model's configuration with a layer a tower."""
+    config = mini_config(make_processor(PHOTOS))
+    for part in (config.text_config, config.vision_config):
+        part.num_hidden_layers, part.intermediate_size, part.num_attention_heads = 1, 32, 1
+    config.vision_config.hidden_size = 32
+    return config
+
+
+@pytest.mark.parametrize("stage", [taught_to_see, taught_words])
+def test_a_stage_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
+    stage: Callable[[Views, Path], Weights],
+    views: Views,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = stage(views, tmp_path / "whole.pt")
+    step = budget.BudgetRun.step
+
+    def cut_off(self: budget.BudgetRun, loss: torch.Tensor) -> None:
+        if self.step_number == 2:
+            raise InterruptedError
+        step(self, loss)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(budget.BudgetRun, "step", cut_off)
+        with pytest.raises(InterruptedError):
+            stage(views, tmp_path / "cut.pt")
+    assert torch.load(tmp_path / "cut.pt", weights_only=True)["step_number"] == 2
+    resumed = stage(views, tmp_path / "cut.pt")
+    assert torch.load(tmp_path / "cut.pt", weights_only=True)["step_number"] == STEPS
+    assert resumed.keys() == whole.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=1e-5, msg=name)
