@@ -4,5 +4,5 @@
    (`views`, `sight`), then language on tasks other than captioning (`tasks`).
 2. `python -m qvla.embedded.adapter` fine-tunes the adapter on the frozen float base.
 3. The same with `--nf4` fine-tunes the QVLA adapter on the frozen NF4 base.
-4. `python -m qvla.embedded.familiarity` measures which photos are unlike the base's training photos.
+4. `python -m qvla.embedded.familiarity` notes which photos are unlike the base's training photos.
 """
