@@ -75,9 +75,37 @@ def test_our_script_comes_before_all_of_gradio(address: str) -> None:
     first = page.text.index("<script")
     assert page.text.index((ASSETS / "ui" / "early.js").read_text(encoding="utf-8")) < first + 10
     assert page.text.rstrip().endswith("</html>")
-    whole = httpx.get(address, headers={"Accept-Encoding": "identity"})
-    assert int(whole.headers["content-length"]) == len(whole.content)
     assert httpx.head(address).status_code == 200
+
+
+def test_the_page_is_compressed_for_who_takes_that(address: str) -> None:
+    packed = httpx.get(address, headers={"Accept-Encoding": "gzip"})
+    whole = httpx.get(address, headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in whole.headers
+    assert int(whole.headers["content-length"]) == len(whole.content)
+    assert int(packed.headers["content-length"]) < len(packed.content) / 2
+    for page in (packed, whole):
+        assert "Accept-Encoding" in page.headers["vary"]
+        assert "window.gradio_config" in page.text and page.text.rstrip().endswith("</html>")
+
+
+def test_opening_the_page_asks_for_the_visit_alone(address: str) -> None:
+    """Each event of it would keep the visitor from the first caption for a while."""
+    config = httpx.get(f"{address}config").json()
+    opened = [
+        one["api_name"]
+        for one in config["dependencies"]
+        if one["backend_fn"] and any(event == "load" for _, event in one["targets"])
+    ]
+    assert opened == ["restore_visit"]
+
+
+def test_the_browser_keeps_no_progress_that_is_not_shown(address: str) -> None:
+    config = httpx.get(f"{address}config").json()
+    hidden = [one for one in config["dependencies"] if one["show_progress"] == "hidden"]
+    assert {"restore_visit", "compare_and_keep"} <= {one["api_name"] for one in hidden}
+    assert all(one["show_progress_on"] == [] for one in hidden)
 
 
 def test_no_call_passes_the_queue_by(address: str) -> None:
