@@ -36,7 +36,7 @@ from qvla.tuning.training_data import CaptionedPhotos, Collator
 from tests.support.colours import recipe_for, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 2
+STEPS = 4  # more photos than there are, so that features are kept (`kept_features`)
 PATIENCE = 600  # seconds: two processes import PyTorch, on a machine that may be busy
 # Of very different lengths, so that two halves of a batch hardly ever have as many labels.
 CAPTIONS = ("sea .", "many white houses next to the green trees and some planes in the airport .")
