@@ -159,7 +159,7 @@ class Generation:
             if row.done:
                 del self.rows[name, index]
                 self.answer(name, index, self._caption(row))
-            elif index == 0:
+            elif index == 0 and self.tell is not None:  # else nobody reads half a caption
                 self._say(name, self._partial(row))
         if not self.rows and len(self._answers) == len(self.able) * len(self.images):
             self.ended.set()
