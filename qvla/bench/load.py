@@ -133,17 +133,14 @@ async def _phases(
     ) as http:
         function = await _function(http, app)
         files = [await _sent(http, photo) for photo in photos]
+        crowd = [
+            Client(http, function, files[number % len(files)], options.new_tokens)
+            for number in range(options.clients)
+        ]
 
         async def phase(clients: int, seconds: float) -> Told:
             told, begin, used = Told(), time.monotonic(), app.processor_seconds()
-            await asyncio.gather(
-                *(
-                    Client(http, function, files[number % len(files)], options.new_tokens).ask(
-                        begin + seconds, told
-                    )
-                    for number in range(clients)
-                )
-            )
+            await asyncio.gather(*(one.ask(begin + seconds, told) for one in crowd[:clients]))
             told.took = time.monotonic() - begin
             told.processor = app.processor_seconds() - used
             return told
