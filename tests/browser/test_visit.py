@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -27,6 +28,7 @@ from qvla.ui.panes import PaneState
 from tests.support.scripted import Script, panes
 from tests.support.serving import served, write_photo, write_risc_folder
 from tests.support.visitor import choose, forget
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.browser
 
@@ -168,6 +170,7 @@ def test_who_waits_is_told_so_and_can_leave(
     turns = len(script.asked)
     script.gate.set()
     expect(first.locator(".pane .caption").first).to_have_text("An answer of base")
+    until(lambda: httpx.get(f"{address}health").json()["queue"]["waiting"] == 0)
     third.click("#compare")  # after the turn that the second did not take
     expect(third.locator(".pane .caption").first).to_have_text("An answer of base")
     assert len(script.asked) == turns + 1
