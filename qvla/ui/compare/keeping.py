@@ -48,10 +48,14 @@ class VisitKeeping:
         history: HistoryPanel,
         choice: PaneChoice,
         told: Callable[[tuple[Pane, ...]], Update],
+        has_chosen: Callable[[gr.Request], bool],
     ) -> None:
-        """`told` gives the updates that show panes."""
+        """`told` gives the updates that show panes; `has_chosen` says whether a visit has chosen a
+        photo already.
+        """
         self.settings, self.loader, self.examples = settings, loader, examples
         self.parts, self.history, self.choice, self.told = parts, history, choice, told
+        self.has_chosen = has_chosen
         self.store = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
 
     def wire(self, page: gr.Blocks) -> Any:
@@ -91,6 +95,13 @@ class VisitKeeping:
             return ()
 
     def _restore(self, value: Any, request: gr.Request) -> Update:
+        updates = self._kept(value, request)
+        if self.has_chosen(request):  # who was quicker than this keeps what he chose
+            others = {part: own for part, own in updates.items() if part not in self.parts}
+            return others or {self.parts.filled: gr.skip()}
+        return updates
+
+    def _kept(self, value: Any, request: gr.Request) -> Update:
         visit, parts, linked = read_kept(value), self.parts, self._linked(request)
         if visit is None:
             return {**self._open(linked), self.choice.chosen: linked}

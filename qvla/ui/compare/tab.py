@@ -133,7 +133,7 @@ class CompareTab:
         own = Shown(self.photo, self.chosen, self.references, self.filled, self.panes, self.shown)
         self.keeping = keeping = VisitKeeping(
             *(self.settings, self.loader, self.examples),
-            *(own, self.history, self.choice, self.turns.told),
+            *(own, self.history, self.choice, self.turns.told, self.turns.has_chosen),
         )
         ready = self.weights.wire(keeping.wire(page), self.panes, self.shown, self.choice)
         beside = [*self.looked.outputs, *self.voting.outputs]
