@@ -32,10 +32,12 @@ NEAR = {"fp32": 2e-4, "nf4": 0.25}  # of logits that spread by about 3
 
 # One kind for each way into a model. The others go by the same ways with other layers of PEFT's,
 # which in 4 bits are tried where there is time for it.
-WAYS = [
-    *("bottleneck with norms", "prefix", "bitfit", "multi-task", "cross-modal", "ln tuning"),
-    *("lora by plain names", "lora on the embedding", "dora", "vera", *NOT_IN_NF4),
-]
+WAYS = dict.fromkeys(
+    (
+        *("bottleneck with norms", "prefix", "bitfit", "multi-task", "cross-modal", "ln tuning"),
+        *("lora by plain names", "lora on the embedding", "dora", "vera", "ia3", *NOT_IN_NF4),
+    )
+)
 OTHERS = [name for name in ZOO if name not in (*WAYS, "bottleneck")]
 NF4_IS_SLOW = ["fp32", pytest.param("nf4", marks=pytest.mark.slow)]
 

@@ -27,6 +27,7 @@ from qvla.methods.bottleneck import BottleneckConfig
 from qvla.methods.crossmodal import CrossModalConfig
 from qvla.methods.multitask import MultiTaskConfig
 from qvla.methods.prefix import PrefixConfig
+from qvla.models.backbone import Precision, computing_in
 
 DECODER = r".*language_model\.layers\.\d+\.(self_attn\.(q|v|o)_proj|mlp\.down_proj)"
 NAMES = ["q_proj", "v_proj"]  # SigLIP's projections have these names too
@@ -81,13 +82,14 @@ ZOO: dict[str, Callable[[], PeftConfig]] = {
 
 # Methods that fail on layers of 4 bits in plain PEFT too, or train a table that is in 8 bits here.
 NOT_IN_NF4 = {
-    "ia3": "does not work on this model in nf4",
-    "ia3 by plain names": "does not work on this model in nf4",
     "loha": "PEFT has no layers of 4 bits for it",
     "lokr": "PEFT has no layers of 4 bits for it",
     "lora and the whole head": "QVLA_NF4_EMBEDDINGS=bf16",
     "lora and trainable tokens": "QVLA_NF4_EMBEDDINGS=bf16",
 }
+if computing_in(Precision.NF4, torch.device("cpu")) is torch.bfloat16:
+    # Its vectors are float32, and so is what its layers hand on, to layers that want bfloat16.
+    NOT_IN_NF4 |= dict.fromkeys(("ia3", "ia3 by plain names"), "does not work on this model in nf4")
 
 
 def make(name: str, checkpoint: Path, folder: Path, seed: int = 1) -> Path:

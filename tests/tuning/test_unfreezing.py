@@ -152,7 +152,7 @@ def test_a_run_resumed_in_any_stage_ends_with_the_same_weights(
 def test_rates_and_stages_that_cannot_be_are_refused(
     tiny_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qvla.tuning.attempt.load_backbone", None)  # nothing comes so far
+    monkeypatch.setattr("qvla.tuning.attempt.load_base", None)  # nothing comes so far
 
     def refused(sentence: str, **changes: object) -> None:
         with pytest.raises(TrainingError, match=sentence) as told:

@@ -222,4 +222,4 @@ def test_words_that_one_pane_alone_has_are_marked_apart_from_shared_ones() -> No
         assert f">{key}<" in shown
     streaming = render_panes([base, replace(other, state=PaneState.STREAMING)])
     assert streaming.count('class="own"') == 1  # in the key, which is hidden
-    assert streaming.count(" hidden>") == 2
+    assert streaming.count(" hidden>") == 3  # the note on unlike photos too
