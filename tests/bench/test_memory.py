@@ -101,6 +101,7 @@ def test_the_suite_from_the_command_line(
     assert f"({base.total_bytes / 1e6:,.1f})" in text
 
 
+@pytest.mark.slow
 def test_parts_can_be_left_out(
     weights: Weights, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

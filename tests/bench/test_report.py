@@ -96,6 +96,7 @@ def test_reported_and_corrected_figures_stand_as_they_are(tmp_path: Path) -> Non
         assert cells(text, f"{title}, all references, PTB tokens") == ["–", "–", "–"]
 
 
+@pytest.mark.slow
 def test_captioning_is_what_the_latency_suite_measured(
     random_settings: Settings, photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ ROWS = [
     ("UCM", "val" if n > 7 else "train", f"{n}.png", ["a red airport is near a yellow sea"])
     for n in range(10)
 ]
-STEPS = 14
+STEPS = 6
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +242,7 @@ def check_looks(page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.slow
 def test_the_link_of_the_terminal_opens_the_tab_once(
     profile: BrowserContext, elsewhere: Browser, settings: Settings, loader: LineupLoader
 ) -> None:

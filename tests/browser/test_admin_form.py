@@ -68,6 +68,7 @@ def upload(page: Page, file: Path) -> None:
     asked.value.set_files(str(file))
 
 
+@pytest.mark.slow
 def test_without_data_the_form_says_how_to_bring_some(
     page: Page, settings: Settings, tmp_path: Path
 ) -> None:

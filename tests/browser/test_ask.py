@@ -130,6 +130,7 @@ def test_a_question_is_answered_and_scored(
     expect(right).to_have_value("")
 
 
+@pytest.mark.slow
 def test_on_a_telephone_in_the_dark(context: BrowserContext, address: str) -> None:
     page = visit(context, address, 390, "dark")
     page.locator("#ask-examples .tile").nth(1).press("Enter")

@@ -222,6 +222,7 @@ def test_an_opened_photo_shows_its_references_and_captions(
     assert photo.locator('[data-variant="adapter"] mark').count() >= 2
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_photos_says_so(page: Page) -> None:
     choose_option(page, "#cider-evaluation", "bare on fields")
     note = page.locator("#cider-photos-notice .notice")

@@ -357,6 +357,7 @@ def test_a_telephone_shows_it_without_sideways_scrolling(page: Page) -> None:
     assert len({box["y"] for box in boxes}) == 1
 
 
+@pytest.mark.slow
 def test_a_page_that_is_only_open_draws_nothing(context: BrowserContext, address: str) -> None:
     page = context.new_page()
     page.add_init_script(
@@ -379,6 +380,7 @@ def test_a_page_that_is_only_open_draws_nothing(context: BrowserContext, address
     )
 
 
+@pytest.mark.slow
 def test_the_page_is_there_before_the_weights(
     profile: BrowserContext, settings: Settings, loader: LineupLoader
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
     expect(page.locator("#explore-problem")).to_contain_text("neither a hub id nor in a folder")
 
 
+@pytest.mark.slow
 def test_what_exists_opens_in_compare_and_what_does_not_is_sent_to_the_form(
     context: BrowserContext, address: str
 ) -> None:

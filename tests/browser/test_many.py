@@ -200,6 +200,7 @@ def test_names_are_hidden_until_the_vote(page: Page, settings: Settings, tmp_pat
     fits_a_telephone(page)
 
 
+@pytest.mark.slow
 def test_a_link_compares_again_or_says_which_photo_it_wants(
     page: Page, context: BrowserContext, address: str, tmp_path: Path
 ) -> None:

@@ -321,6 +321,7 @@ def test_the_planner_answers_on_the_page(visit: Page) -> None:
     expect(answer.get_by_role("alert")).to_contain_text("batch size must be a whole number")
 
 
+@pytest.mark.slow
 def test_where_nothing_was_measured_the_page_says_how_to(
     visit: Page, address: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_every_pane_says_what_was_sent(
             expect(page.locator('.pane[data-state="done"]')).to_have_count(ALL_PANES)
 
 
+@pytest.mark.slow
 def test_a_refused_comparison_says_why_and_says_it_again(
     profile: BrowserContext, settings: Settings
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_refused_comparison_says_why_and_says_it_again(
 # ---- turns ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_who_waits_is_told_so_and_can_leave(
     context: BrowserContext, address: str, loader: LineupLoader, script: Script
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_reload_loses_nothing(
     assert page.locator("table.history").count() == 0
 
 
+@pytest.mark.slow
 def test_the_banner_does_not_stay_ready_without_a_server(
     context: BrowserContext, address: str
 ) -> None:

@@ -141,6 +141,7 @@ def test_the_embedded_model_knows_the_words(questions: list[Example]) -> None:
     assert {word for row in questions for word in split_words(row.references[0])} <= set(vocabulary)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table_that_is_read_as_questions_and_the_same_in_every_run(
     tmp_path: Path, photos: list[TrainingPhoto], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,6 +190,7 @@ def test_our_own_configurations_with_an_odd_value_each(
                 told(error)
 
 
+@pytest.mark.slow
 def test_a_hundred_configurations_with_an_odd_value_each(
     tiny_checkpoint: Path, backbone: Backbone, adapter: Path, tmp_path: Path
 ) -> None:

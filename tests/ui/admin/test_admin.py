@@ -620,6 +620,7 @@ def test_pushing_without_a_token_is_one_sentence(
     assert "HF_TOKEN" in post(address, "admin_push", [token, done, "one/two", True])
 
 
+@pytest.mark.slow
 def test_an_evaluation_runs_beside_the_app_and_shows_in_the_cider_tab(
     address: str, token: str, settings: Settings, done: str
 ) -> None:

@@ -594,6 +594,7 @@ def _endless(folder: Path, settings: Settings) -> list[str]:
     return ["score", *given, "--references", str(settings.data / "captions.csv")]
 
 
+@pytest.mark.slow
 def test_a_failed_measurement_says_why(address: str, settings: Settings) -> None:
     assert "running" in call(address, "cider_measure", [], "a-visit")
     status = background.TASKS.last.wait(PATIENCE)
