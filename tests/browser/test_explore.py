@@ -69,9 +69,8 @@ def visit(context: BrowserContext, address: str, width: int, theme: str) -> Page
     return page
 
 
-@pytest.mark.parametrize(
-    ("width", "theme"), [pytest.param(1280, "dark", marks=pytest.mark.slow), (390, "light")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (390, "light")])
 def test_it_can_be_read(context: BrowserContext, address: str, width: int, theme: str) -> None:
     page = visit(context, address, width, theme)
     if width > 390:  # the table is in a frame of its own

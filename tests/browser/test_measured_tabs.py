@@ -258,7 +258,7 @@ def test_a_telephone_shows_them_without_sideways_scrolling(visit: Page, name: st
     visit.set_viewport_size(DESK)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_text_stands_out_from_its_paper(visit: Page, address: str, theme: str) -> None:
     visit.goto(f"{address}?__theme={theme}")
     for name in TABS:

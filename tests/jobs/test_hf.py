@@ -256,6 +256,7 @@ def test_who_cancels_a_fine_tune_ends_its_job_at_the_hub(bench: Bench, tmp_path:
     bench.jobs.delete(job.id)
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_without_its_worker_and_is_found_again(bench: Bench, tmp_path: Path) -> None:
     hub = bench.hub
     job, thread = bench.begin(tmp_path)
