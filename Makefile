@@ -55,7 +55,7 @@ BENCH = $(PY) -m qvla bench $(GPU_MODEL) --records "$(GPU_RECORDS)"
 gpu:
 	@failed=0; \
 	$(PY) -m pytest -m gpu tests/records tests/models tests/captioning || failed=1; \
-	for suite in "engine --repeats 3" "training" "memory --memory-repeats 1" \
+	for suite in "engine --repeats 3" "training --memory-repeats 1 --train-steps 10" "memory --memory-repeats 1" \
 			"latency --repeats 3 --batch-sizes 1 8 64"; do \
 		$(BENCH) --suite $$suite || failed=1; \
 	done; \
