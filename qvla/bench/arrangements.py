@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -24,6 +25,8 @@ from qvla.captioning.generation import Caption, Generation
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX, decode, encode_images, encode_text
 from qvla.captioning.shared_backbone import SharedBackbone
+from qvla.data.examples import read_examples
+from qvla.data.imagery import open_image
 from qvla.errors import QvlaError
 from qvla.models.backbone import Precision
 from qvla.models.families import family_of
@@ -151,6 +154,16 @@ def caption_side_by_side(
         for result in pool.map(answer_now, jobs):
             answers |= result
     return answers
+
+
+def open_photos(
+    folder: Path, count: int, settings: Settings
+) -> tuple[list[Path], list[Image.Image]]:
+    """The first photos of a folder in the RISC layout; raises BenchError where it has none."""
+    paths = [example.image for example in read_examples(folder)][:count]
+    if not paths:
+        raise BenchError(f"There are no photos in {folder}.")
+    return paths, [open_image(path, max_pixels=settings.max_pixels) for path in paths]
 
 
 def caption_by_generate(

@@ -19,8 +19,6 @@ from qvla.captioning.contenders import VARIANTS
 from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.lineup import Lineup
-from qvla.data.examples import read_examples
-from qvla.data.imagery import open_image
 from qvla.records import store as records
 from qvla.settings import Settings
 
@@ -61,7 +59,7 @@ def run(options: argparse.Namespace, settings: Settings) -> tuple[str, records.R
 def measure(plan: Plan, settings: Settings) -> tuple[list[Figure], records.Record]:
     """Measures everything. Memory comes first, while this process holds no weights."""
     settings = arrangements.made_explicit(settings)
-    paths, images = _photos(plan, settings)
+    paths, images = arrangements.open_photos(plan.data, plan.photos, settings)
     held = _memories(plan, settings, paths[0])
     log.info("Loading the line-up, and three models beside it.")
     lineup = arrangements.load_lineup(settings)
@@ -77,13 +75,6 @@ def measure(plan: Plan, settings: Settings) -> tuple[list[Figure], records.Recor
     figures = _figures(times, held, weights)
     record = _record(plan, settings, lineup, paths, figures, times, held, same)
     return figures, record
-
-
-def _photos(plan: Plan, settings: Settings) -> tuple[list[Path], list[Image.Image]]:
-    paths = [example.image for example in read_examples(plan.data)][: plan.photos]
-    if not paths:
-        raise BenchError(f"There are no photos in {plan.data}.")
-    return paths, [open_image(path, max_pixels=settings.max_pixels) for path in paths]
 
 
 def _memories(plan: Plan, settings: Settings, photo: Path) -> dict[str, tuple[memory.Memory, ...]]:

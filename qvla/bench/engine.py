@@ -27,8 +27,6 @@ from qvla.captioning.engine import caption, stream
 from qvla.captioning.generation import Generation
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
-from qvla.data.examples import read_examples
-from qvla.data.imagery import open_image
 from qvla.evaluation.predictions import FIRST_BATCH
 from qvla.records import store as records
 from qvla.settings import Settings
@@ -194,10 +192,7 @@ def run(options: argparse.Namespace, settings: Settings) -> tuple[str, records.R
     asked: Sequence[str] = known
     if options.parts is not None:
         asked = arrangements.some_of(options.parts, known, "--parts")
-    examples = read_examples(options.data)[: options.photos]
-    if not examples:
-        raise BenchError(f"There are no photos in {options.data}.")
-    images = [open_image(one.image, max_pixels=settings.max_pixels) for one in examples]
+    paths, images = arrangements.open_photos(options.data, options.photos, settings)
     lineup = arrangements.load_lineup(settings, variants)
     device = torch.device(settings.device)
     bench = Bench(lineup, variants, tuple(images), options.repeats, options.new_tokens, device)
@@ -234,7 +229,7 @@ def run(options: argparse.Namespace, settings: Settings) -> tuple[str, records.R
         data=records.Data(
             name=options.data.name,
             items=len(images),
-            fingerprint=records.fingerprint(one.image for one in examples),
+            fingerprint=records.fingerprint(paths),
         ),
         numbers=numbers,
         protocol=protocol,

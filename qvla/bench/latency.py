@@ -29,8 +29,6 @@ from qvla.captioning.desk import answer_now
 from qvla.captioning.generation import Caption, Generation, OutOfMemoryError
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
-from qvla.data.examples import read_examples
-from qvla.data.imagery import open_image
 from qvla.progress import progress
 from qvla.records import store as records
 from qvla.settings import Settings
@@ -114,10 +112,7 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
     """Times every variant in every way. Batches that memory does not hold are left out."""
     settings = arrangements.made_explicit(settings)
     device = torch.device(settings.device)
-    examples = read_examples(plan.data)[: plan.photos]
-    if not examples:
-        raise BenchError(f"There are no photos in {plan.data}.")
-    images = [open_image(one.image, max_pixels=settings.max_pixels) for one in examples]
+    paths, images = arrangements.open_photos(plan.data, plan.photos, settings)
     lineup = arrangements.load_lineup(settings, variants)
     read = {name: step_bytes(lineup.shared(name), name) for name in variants}
     heads = {name: head_dtype(lineup.shared(name)) for name in variants}
@@ -140,8 +135,8 @@ def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.
         variants=variants,
         data=records.Data(
             name=plan.data.name,
-            items=len(examples),
-            fingerprint=records.fingerprint(one.image for one in examples),
+            items=len(paths),
+            fingerprint=records.fingerprint(paths),
         ),
         numbers=numbers,
         protocol=_protocol(plan, settings, read, floors, heads)

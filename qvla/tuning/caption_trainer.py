@@ -1,8 +1,8 @@
 """The Transformers Trainer with this project's loss for a frozen base.
 
 The vision tower runs without gradients and once for each photo of a step, or of the whole run where
-its features can be kept. Logits are computed only
-at positions that carry a label, in evaluation too.
+its features can be kept. Logits are computed only at positions that carry a label, in evaluation
+too.
 """
 
 from __future__ import annotations
