@@ -10,6 +10,7 @@ one after the other too (0.99, embedded model): steps that small are Python's, o
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -39,6 +40,10 @@ class Runner:
     """Answers generations in one thread of its own, which lives while there is work."""
 
     def __init__(self) -> None:
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Without a thread, and with nothing to do."""
         self._news = threading.Condition()
         self._waiting: deque[Generation] = deque()
         self._thread: threading.Thread | None = None
@@ -49,7 +54,7 @@ class Runner:
         with self._news:
             self._waiting.append(generation)
             self._news.notify()
-            if self._thread is None or not self._thread.is_alive():  # a fork has no threads
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="captions", daemon=True)
                 self._thread.start()
 
@@ -126,6 +131,17 @@ class Runner:
             one.fail(Cancelled())
 
 
+def _start_all_anew() -> None:
+    """In a process that is forked, as on ZeroGPU: the threads and their work stayed behind, and
+    what they held at that moment nobody there would give back.
+    """
+    global _LOCK
+    _LOCK = threading.Lock()
+    for runner in (_OF_CPU, *_OF_BACKBONE.values()):
+        runner.start_anew()
+
+
 _OF_CPU = Runner()
 _OF_BACKBONE: WeakKeyDictionary[SharedBackbone, Runner] = WeakKeyDictionary()
 _LOCK = threading.Lock()
+os.register_at_fork(after_in_child=_start_all_anew)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import TracebackType
+from weakref import WeakSet
 
 
 class TurnLock:
-    """As `threading.Lock`, and `wanted` says whether anybody waits."""
+    """As `threading.Lock`, and `wanted` says whether anybody waits.
+
+    Free in a process that is forked: who held it there was a thread that stayed behind.
+    """
 
     def __init__(self) -> None:
+        self._free()
+        _ALL.add(self)
+
+    def _free(self) -> None:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._waiting = 0
@@ -47,3 +56,12 @@ class TurnLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def _free_all() -> None:
+    for lock in _ALL:
+        lock._free()
+
+
+_ALL: WeakSet[TurnLock] = WeakSet()
+os.register_at_fork(after_in_child=_free_all)

@@ -11,13 +11,28 @@ import json
 import multiprocessing
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.support.waiting import PATIENCE
+
+
+def received(end: Connection) -> Iterator[Any]:
+    """What comes through a pipe until it is said to be all; a stream goes on saying the same."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        assert end.poll(max(0, deadline - time.monotonic())), "the other process came to no end"
+        value = end.recv()
+        if isinstance(value, StopIteration):
+            return
+        yield value
 
 
 class StandIn:
@@ -48,11 +63,11 @@ class StandIn:
                 process = context.Process(target=work, args=(pickle.dumps(asked), there, stop))
                 process.start()
                 try:
-                    while not isinstance(value := here.recv(), StopIteration):
-                        yield value
+                    yield from received(here)
                 finally:
                     stop.set()
-                    process.join()
+                    process.join(PATIENCE)
+                    process.kill()
 
             return lent
 

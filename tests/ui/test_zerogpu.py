@@ -77,6 +77,18 @@ def test_captions_come_from_the_other_process_as_they_grow(
     ]
 
 
+def test_a_process_forked_while_captions_are_made_here_makes_its_own(
+    lineup: Lineup, image: Image.Image, lent: StandIn
+) -> None:
+    [alone] = engine.caption(lineup, [image], ["base"], SHORT)
+    own = engine.stream(lineup, image, ["base"], SHORT)
+    with lineup.shared("base").lock:  # as a step under way here holds it
+        assert not next(own)["base"].done
+        *_, there = zerogpu.stream(lineup, image, ["base"], SHORT, CAPTION_PREFIX)
+    *_, here = own
+    assert there["base"].text == here["base"].text == alone["base"].text
+
+
 def test_where_it_looked_comes_back_whole(
     lineup: Lineup, image: Image.Image, lent: StandIn
 ) -> None:
