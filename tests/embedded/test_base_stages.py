@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from qvla.data.risc import Example
 from qvla.embedded import architecture, budget, language, sight
 from qvla.embedded.architecture import FAMILY, mini_config
 from qvla.embedded.base import make_processor
 from qvla.embedded.sources import TrainingPhoto
-from qvla.embedded.views import GRID, STUDENT_SIZE, TARGET_WIDTH, Views
+from qvla.embedded.teachers import DEPTHS, GRID
+from qvla.embedded.views import STORED_SIZE, Views
 
 STEPS = 4  # of a second each, by the clock of these tests
 MINUTES = STEPS / 60
@@ -29,6 +31,9 @@ CAPTIONS = (
 PHOTOS = [
     TrainingPhoto(Example(Path(f"{n}.png"), "MADE", "train", (caption,)), f"scene{n % 2}")
     for n, caption in enumerate(CAPTIONS)
+]
+SCENES = [
+    TrainingPhoto(Example(Path(f"scene{n}.png"), "MADE", "train", ()), "grass") for n in range(3)
 ]
 
 
@@ -46,21 +51,29 @@ def small_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def views() -> Views:
-    draw, shape = np.random.default_rng(0), (len(PHOTOS), 2)
-    pixels = draw.integers(0, 256, (*shape, STUDENT_SIZE, STUDENT_SIZE, 3), np.uint8)
-    targets = draw.normal(size=(*shape, GRID * GRID, TARGET_WIDTH)).astype(np.float16)
-    return Views([photo.example.name for photo in PHOTOS], pixels, targets)
+    draw, photos = np.random.default_rng(0), PHOTOS + SCENES
+    pixels = draw.integers(0, 256, (len(photos), STORED_SIZE, STORED_SIZE, 3), np.uint8)
+    maps = {
+        f"lite0 {depth}": draw.normal(size=(len(photos), GRID, GRID, 8)).astype(np.float16)
+        for depth in DEPTHS
+    }
+    return Views([photo.example.name for photo in photos], pixels, maps)
 
 
 def taught_to_see(views: Views, checkpoint: Path) -> Weights:
+    torch.manual_seed(0)
+    tower = AutoModel.from_config(small().vision_config, attn_implementation="eager")
     return sight.train_sight(
-        PHOTOS, views, small().vision_config, minutes=MINUTES, checkpoint=checkpoint
+        *(PHOTOS + SCENES, views, tower),
+        minutes=MINUTES,
+        checkpoint=checkpoint,
+        device=torch.device("cpu"),
     )
 
 
 def taught_words(views: Views, checkpoint: Path) -> Weights:
     torch.manual_seed(0)
-    model = FAMILY.model_class._from_config(small(), attn_implementation="eager").bfloat16()
+    model = FAMILY.model_class._from_config(small(), attn_implementation="eager")
     return language.train_language(
         *(model, make_processor(PHOTOS), PHOTOS, views), minutes=MINUTES, checkpoint=checkpoint
     )
