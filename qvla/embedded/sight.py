@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,11 @@ BATCH = 128
 LOG_EVERY = 50  # steps
 LOOK_EVERY = 300  # seconds between looks at photos held out
 WORD_CLASSES = 400
-# Against 1 for the imitation of the last features: at that of two vectors without likeness it is 2.
-MIDDLE_WEIGHT, SCENE_WEIGHT, WORD_WEIGHT = 0.5, 0.3, 10.0
+# Of the imitation of last and middle features (2 where there is no likeness), scenes and words.
+WEIGHTS = (1.0, 0.5, 0.3, 10.0)
 MIDDLE = 2 / 3  # of the tower's layers are behind it where it imitates the middle features
+
+Told = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]
 
 
 class SightHeads(nn.Module):
@@ -48,9 +50,7 @@ class SightHeads(nn.Module):
         self.scene = nn.Linear(width, scenes)
         self.word = nn.Linear(width, words)
 
-    def forward(
-        self, middle: torch.Tensor, last: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    def forward(self, middle: torch.Tensor, last: torch.Tensor) -> Told:
         """Of the states (B, 49, D) behind two layers: maps (B, 49, W), scenes and words."""
         pooled = self.norm(last.mean(1))  # (B, 49, D) -> (B, D)
         maps = {
@@ -68,13 +68,9 @@ class Pupil(nn.Module):
         self.tower, self.heads = tower, heads
         self._middle = round(MIDDLE * tower.config.num_hidden_layers)
 
-    def forward(
-        self, pixels: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    def forward(self, pixels: torch.Tensor) -> Told:
         seen = self.tower(pixels, output_hidden_states=True)
-        told: tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor] = self.heads(
-            seen.hidden_states[self._middle], seen.last_hidden_state
-        )
+        told: Told = self.heads(seen.hidden_states[self._middle], seen.last_hidden_state)
         return told
 
 
@@ -98,7 +94,6 @@ def train_sight(
     scenes = sorted({photo.scene for photo in photos})
     scene_of = torch.tensor([scenes.index(photo.scene) for photo in photos], device=device)
     words_of = word_targets(photos).to(device)
-    told_of = torch.tensor([bool(photo.example.references) for photo in photos], device=device)
     widths = {name: stored.shape[-1] for name, stored in views.maps.items()}
     heads = SightHeads(tower.config.hidden_size, widths, len(scenes), words_of.shape[1])
     pupil = Pupil(tower, heads).to(device, dtype)
@@ -109,28 +104,20 @@ def train_sight(
         weight_decay=0.05,
         checkpoint=checkpoint,
     )
-    compiled = torch.compile(pupil)
-    sums, last_look = np.zeros(4), run.used
+    compiled, weights = torch.compile(pupil), torch.tensor(WEIGHTS, device=device)
+    sums, last_look = np.zeros(len(WEIGHTS)), run.used
     while not run.finished:
         rng = np.random.default_rng(run.step_number)  # so that a resumed run draws the same
         rows = rng.integers(len(photos), size=BATCH)
         pixels, boxes = views.draw(rows, rng)
         grids = {name: views.seen(name, rows, boxes) for name in views.maps}
         pixels, *turned = turn(rng, pixels, *grids.values())
-        told, scene, word = compiled(normalise(pixels, rng).to(device, dtype))
-        wanted = dict(zip(grids, turned, strict=True))
-        off = {name: unlike(told[name], wanted[name]) for name in wanted}
-        middle, last = (
-            torch.stack([each for name, each in off.items() if name.endswith(depth)]).mean()
-            for depth in DEPTHS
+        told = compiled(normalise(pixels, rng).to(device, dtype))
+        losses = losses_of(
+            told, dict(zip(grids, turned, strict=True)), scene_of[rows], words_of[rows]
         )
-        scene_loss = F.cross_entropy(scene.float(), scene_of[rows], label_smoothing=0.1)
-        known = told_of[rows]
-        word_loss = F.binary_cross_entropy_with_logits(word.float()[known], words_of[rows][known])
-        run.step(
-            last + MIDDLE_WEIGHT * middle + SCENE_WEIGHT * scene_loss + WORD_WEIGHT * word_loss
-        )
-        sums += last.item(), middle.item(), scene_loss.item(), word_loss.item()
+        run.step((losses * weights).sum())
+        sums += losses.tolist()
         if run.step_number % LOG_EVERY == 0:
             log.info(
                 "sight step %d, %.1f min, %.0f photos/s: last %.4f, middle %.4f, scene %.4f, "
@@ -153,10 +140,30 @@ def train_sight(
     }
 
 
-def unlike(seen: torch.Tensor, wanted: np.ndarray) -> torch.Tensor:
-    """Twice one minus the mean cosine of tokens (B, 49, W) with the teacher's (B, 7, 7, W)."""
+def losses_of(
+    told: Told, wanted: Mapping[str, np.ndarray], scenes: torch.Tensor, words: torch.Tensor
+) -> torch.Tensor:
+    """The four of WEIGHTS: of the maps (B, 7, 7, W) by twice one minus the mean cosine of a token
+    with the teachers', of the scenes (B,) by their number, of the words (B, V) by their share.
+
+    A photo without words has no caption, and counts in the first three alone.
+    """
+    maps, scene, word = told
+    off = {name: 2 * (1 - _likeness(seen, wanted[name])) for name, seen in maps.items()}
+    middle, last = (
+        torch.stack([each for name, each in off.items() if name.endswith(depth)]).mean()
+        for depth in DEPTHS
+    )
+    naming = F.cross_entropy(scene.float(), scenes, label_smoothing=0.1)
+    captioned = words.any(-1, keepdim=True)
+    mentions = F.binary_cross_entropy_with_logits(word.float(), words, reduction="none")
+    mention = (mentions * captioned).sum() / (captioned.sum() * words.shape[-1]).clamp(min=1)
+    return torch.stack([last, middle, naming, mention])
+
+
+def _likeness(seen: torch.Tensor, wanted: np.ndarray) -> torch.Tensor:
     target = torch.from_numpy(wanted).flatten(1, 2).to(seen.device)
-    return 2 * (1 - F.cosine_similarity(seen.float(), target, dim=-1).mean())
+    return F.cosine_similarity(seen.float(), target, dim=-1).mean()
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from PIL import Image
 from qvla.data.risc import Example
 from qvla.embedded import sight, views
 from qvla.embedded.sources import TrainingPhoto, scene_photos
-from qvla.embedded.teachers import GRID, SIZE, Components, Teacher
+from qvla.embedded.teachers import DEPTHS, GRID, SIZE, Components, Teacher
 from qvla.embedded.views import STORED_SIZE, STUDENT_SIZE, Views, prepare
 
 CPU = torch.device("cpu")
@@ -140,6 +140,22 @@ def test_a_teacher_sees_what_its_network_does(name: str, monkeypatch: pytest.Mon
         own = teacher.network.extract_features(pixels.to(teacher.dtype)).float()
     torch.testing.assert_close(last, own.flatten(2).transpose(1, 2), atol=1e-3, rtol=1e-3)
     assert middle.shape[:2] == (2, GRID * GRID) and middle.shape[2] < last.shape[2] == 1280
+
+
+def test_a_photo_without_captions_teaches_its_scene_and_what_is_seen_alone() -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps = {f"lite0 {depth}": torch.randn(2, 49, 6, generator=draw) for depth in DEPTHS}
+    like = {name: 3 * seen.unflatten(1, (7, 7)).numpy() for name, seen in maps.items()}
+    scene, word = (torch.zeros(2, size, requires_grad=True) for size in (3, 4))
+    words = torch.tensor([[0.0, 0.5, 0, 1], [0, 0, 0, 0]])  # the second has none
+    told = (maps, scene, word)
+    losses = sight.losses_of(told, like, torch.tensor([0, 2]), words)
+    assert losses.tolist() == pytest.approx([0, 0, np.log(3), np.log(2)], abs=1e-6)
+    losses.sum().backward()
+    torch.testing.assert_close(word.grad[0], (0.5 - words[0]) / 4)
+    assert not word.grad[1].any() and scene.grad.all()
+    other = {name: -seen for name, seen in like.items()}
+    assert sight.losses_of(told, other, torch.tensor([0, 2]), words)[:2].tolist() == [4, 4]
 
 
 def test_scenes_are_counted_by_their_source(tmp_path: Path) -> None:
