@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qvla.embedded.muon import Muon
 from qvla.models import nf4
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,8 @@ def computing_type(device: torch.device) -> torch.dtype:
 
 
 class BudgetRun:
-    """Trains modules through float32 master weights: Muon for matrices, AdamW for the rest.
-
-    Muon (Jordan et al. 2024) is used as PyTorch ships it, its step scaled to AdamW's size so that
-    one learning rate serves both.
+    """Trains modules through float32 master weights: Muon for matrices, AdamW for the rest, with
+    one learning rate.
     """
 
     def __init__(
@@ -62,12 +61,7 @@ class BudgetRun:
         matrices = [m for n, p, m in self._pairs if p.ndim == 2 and _is_hidden(n)]
         others = [m for n, p, m in self._pairs if not (p.ndim == 2 and _is_hidden(n))]
         self._optimisers = [
-            torch.optim.Muon(
-                matrices,
-                lr=learning_rate,
-                weight_decay=weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
+            Muon(matrices, lr=learning_rate, weight_decay=weight_decay),
             torch.optim.AdamW(
                 others, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98)
             ),

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 128
 LOG_EVERY = 50  # steps
-LOOK_EVERY = 300  # seconds between looks at photos held out
+LOOK_EVERY = 600  # seconds between looks at photos held out
 WORD_CLASSES = 400
 # Of the imitation of last and middle features (2 where there is no likeness), scenes and words.
 WEIGHTS = (1.0, 0.5, 0.3, 10.0)
