@@ -15,26 +15,10 @@ from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption
 from qvla.captioning.generation import CaptioningError
 from qvla.captioning.lineup import Lineup
-from tests.support.alone import LENGTH, Weights, load_alone, make_weights, photos
+from tests.support.alone import LENGTH, Weights, load_alone, photos
 
 PROMPT = "answer en is the beach white"
 ANSWER = "many green trees"
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
-
-
-@pytest.fixture(scope="module")
-def lineup(weights: Weights) -> Lineup:
-    return Lineup.load(
-        weights.model,
-        adapter=weights.adapter,
-        nf4_adapter=weights.nf4_adapter,
-        device="cpu",
-        precision="fp32",
-    )
 
 
 def alone(checkpoint: Path, adapter: Path | None, **held: bool) -> Looked:

@@ -26,22 +26,22 @@ def shares(picks: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_samples_follow_the_softmax_at_the_temperature(temperature: float) -> None:
-    picks = draw(Decoding(temperature=temperature, seed=0), 6_000)
+    picks = draw(Decoding(temperature=temperature, seed=0), 2_000)
     expected = torch.softmax(PROBABILITIES.log() / temperature, -1)
-    assert torch.allclose(shares(picks), expected, atol=0.026)  # four standard errors
+    assert torch.allclose(shares(picks), expected, atol=0.045)  # four standard errors
 
 
 def test_without_a_seed_samples_follow_the_softmax_and_rows_differ() -> None:
-    picks = draw(Decoding(temperature=1.0), 5_000, rows=4)
+    picks = draw(Decoding(temperature=1.0), 1_600, rows=12)
     assert torch.allclose(shares(picks), PROBABILITIES, atol=0.015)
     assert not torch.equal(picks[:, 0], picks[:, 1])
-    assert not torch.equal(picks, draw(Decoding(temperature=1.0), 5_000, rows=4))
+    assert not torch.equal(picks, draw(Decoding(temperature=1.0), 1_600, rows=12))
 
 
 def test_top_p_leaves_the_unlikely_tokens_out() -> None:
-    picks = draw(Decoding(temperature=1.0, top_p=0.75, seed=0), 6_000)
+    picks = draw(Decoding(temperature=1.0, top_p=0.75, seed=0), 2_000)
     expected = torch.tensor([0.5, 0.3, 0, 0]) / 0.8
-    assert torch.allclose(shares(picks), expected, atol=0.026)
+    assert torch.allclose(shares(picks), expected, atol=0.045)
     assert shares(picks)[2:].sum() == 0
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import count, pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +25,6 @@ from tests.support.alone import (
     Alone,
     Weights,
     clear_photos,
-    make_weights,
     photos,
     word_tokens,
 )
@@ -37,37 +35,8 @@ PHOTOS = photos(4, seed=1)
 
 
 @pytest.fixture(scope="module")
-def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
-
-
-@pytest.fixture(scope="module")
-def alone(weights: Weights) -> dict[str, Alone]:
-    return {
-        "base": Alone(weights.model),
-        "adapter": Alone(weights.model, weights.adapter),
-        "qvla": Alone(weights.model, weights.nf4_adapter, nf4=True),
-    }
-
-
-@pytest.fixture(scope="module")
 def clear(alone: dict[str, Alone]) -> list[Image.Image]:
-    return clear_photos(alone.values(), 4)
-
-
-def load(weights: Weights, model: Path | None = None) -> Lineup:
-    return Lineup.load(
-        model or weights.model,
-        adapter=weights.adapter,
-        nf4_adapter=weights.nf4_adapter,
-        precision="fp32",
-        device="cpu",
-    )
-
-
-@pytest.fixture(scope="module")
-def lineup(weights: Weights) -> Lineup:
-    return load(weights)
+    return clear_photos([alone[name] for name in VARIANTS], 4)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +48,13 @@ def ending_lineup(weights: Weights, tmp_path_factory: pytest.TempPathFactory) ->
     config = json.loads(path.read_text())
     config["eos_token_id"] = [1, *word_tokens()[::2]]
     path.write_text(json.dumps(config))
-    return load(weights, folder)
+    return Lineup.load(
+        folder,
+        adapter=weights.adapter,
+        nf4_adapter=weights.nf4_adapter,
+        precision="fp32",
+        device="cpu",
+    )
 
 
 @contextmanager
@@ -141,7 +116,7 @@ def test_a_batch_answers_as_each_photo_alone_in_the_order_given(
         for photo, answer in zip(images, answers, strict=True):
             assert list(answer) == list(VARIANTS)
             assert {name: one.text for name, one in answer.items()} == {
-                name: model.text(photo) for name, model in alone.items()
+                name: alone[name].text(photo) for name in VARIANTS
             }
             assert {one.tokens for one in answer.values()} == {LENGTH}
 
@@ -163,8 +138,8 @@ def test_beams_answer_as_beams_alone(
     found = caption(lineup, clear[:2], VARIANTS, decoding)
     greedy = caption(lineup, clear[:2], VARIANTS, DECODING)
     for index, photo in enumerate(clear[:2]):
-        for name, model in alone.items():
-            answer = found[index][name]
+        for name in VARIANTS:
+            model, answer = alone[name], found[index][name]
             best = model.text(photo, num_beams=beams)
             if name != "qvla":
                 assert answer.text == best

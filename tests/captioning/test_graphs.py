@@ -20,7 +20,7 @@ from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX, prompt_of
 from qvla.methods.multitask import MultiTaskConfig
 from qvla.models.backbone import load_backbone
-from tests.support.alone import Alone, Weights, make_weights, photos
+from tests.support.alone import Alone, Weights, photos
 from tests.support.peft_zoo import DECODER, NOT_IN_NF4, ZOO, make
 from tests.support.tape import taped
 
@@ -30,11 +30,6 @@ DECODING = Decoding(max_new_tokens=LENGTH)
 # They make a tensor of a number of Python's in every step.
 NOT_RECORDED = ("loha", "lora and trainable tokens")
 FAST = [("bottleneck with norms", "nf4"), ("multi-task", "fp32"), ("cross-modal", "fp32")]
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
 
 
 @pytest.fixture
@@ -53,17 +48,6 @@ def plays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(graphs, "recorder_of", lambda device: record)
     return played
-
-
-@pytest.fixture
-def lineup(weights: Weights, plays: list[int]) -> Lineup:
-    return Lineup.load(
-        weights.model,
-        adapter=weights.adapter,
-        nf4_adapter=weights.nf4_adapter,
-        precision="fp32",
-        device="cpu",
-    )
 
 
 def test_replayed_steps_say_what_each_model_says_alone(

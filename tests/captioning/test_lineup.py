@@ -21,28 +21,12 @@ from qvla.errors import QvlaError
 from qvla.models.adapters import AdapterError
 from qvla.models.backbone import Backbone, Precision
 from qvla.models.checkpoint import BackboneError
-from tests.support.alone import LENGTH, Alone, Weights, clear_photos, make_weights, save_adapter
+from tests.support.alone import LENGTH, Alone, Weights, clear_photos, save_adapter
 from tests.support.held import held
 from tests.support.tiny import build_tiny
 from tests.support.waiting import PATIENCE
 
 DECODING = Decoding(max_new_tokens=LENGTH)
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
-
-
-@pytest.fixture(scope="module")
-def alone(weights: Weights) -> dict[str, Alone]:
-    return {
-        "base": Alone(weights.model),
-        "adapter": Alone(weights.model, weights.adapter),
-        "other adapter": Alone(weights.model, weights.other_adapter),
-        "qvla": Alone(weights.model, weights.nf4_adapter, nf4=True),
-        "other qvla": Alone(weights.model, weights.other_nf4_adapter, nf4=True),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +38,6 @@ def images(alone: dict[str, Alone]) -> list[Image.Image]:
 def expected(alone: dict[str, Alone], images: list[Image.Image]) -> dict[str, list[str]]:
     """Texts for the images of each set of weights loaded alone."""
     return {name: [model.text(image) for image in images] for name, model in alone.items()}
-
-
-@pytest.fixture
-def lineup(weights: Weights) -> Lineup:
-    return Lineup.load(
-        weights.model,
-        adapter=weights.adapter,
-        nf4_adapter=weights.nf4_adapter,
-        precision="fp32",
-        device="cpu",
-    )
 
 
 def texts(lineup: Lineup, images: list[Image.Image]) -> dict[str, list[str]]:

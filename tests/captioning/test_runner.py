@@ -17,34 +17,13 @@ from qvla.captioning.engine import Partial, caption, stream
 from qvla.captioning.generation import OutOfMemoryError
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.runner import runner_of
-from tests.support.alone import Alone, Weights, make_weights, photos
+from tests.support.alone import Alone, Weights, photos
 from tests.support.waiting import PATIENCE
 
 LENGTH = 12
 PHOTOS = photos(6, seed=2)
 PROMPTS = ("caption en", "answer en many trees near the beach", "describe a river")
 FLOAT = ("base", "adapter")
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
-
-
-@pytest.fixture(scope="module")
-def lineup(weights: Weights) -> Lineup:
-    return Lineup.load(
-        weights.model,
-        adapter=weights.adapter,
-        nf4_adapter=weights.nf4_adapter,
-        precision="fp32",
-        device="cpu",
-    )
-
-
-@pytest.fixture(scope="module")
-def alone(weights: Weights) -> dict[str, Alone]:
-    return {"base": Alone(weights.model), "adapter": Alone(weights.model, weights.adapter)}
 
 
 class Steps:

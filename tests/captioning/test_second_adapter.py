@@ -18,15 +18,10 @@ from qvla.captioning.decoding import Decoding
 from qvla.captioning.engine import caption, stream
 from qvla.captioning.lineup import Lineup
 from qvla.models.adapters import AdapterError
-from tests.support.alone import LENGTH, Alone, Weights, clear_photos, make_weights, photos
+from tests.support.alone import LENGTH, Alone, Weights, clear_photos, photos
 
 DECODING = Decoding(max_new_tokens=LENGTH)
 QUESTION = "answer en many trees near the beach"
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return make_weights(tiny_checkpoint, tmp_path_factory.mktemp("adapters"))
 
 
 @pytest.fixture(scope="module")

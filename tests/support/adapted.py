@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import (
-    BitsAndBytesConfig,
-    PaliGemmaForConditionalGeneration,
-    PaliGemmaProcessor,
-)
+from transformers import BitsAndBytesConfig, PaliGemmaForConditionalGeneration
 
 from qvla.captioning.prompts import CAPTION_PREFIX, encode_text
 from qvla.methods.bottleneck import BottleneckConfig
+from tests.support.alone import processor_of, stamp
 
 PRECISIONS = ["fp32", "bf16", "nf4"]
 
 
 def load(folder: Path, precision: str = "fp32") -> PaliGemmaForConditionalGeneration:
+    """A model of one's own; its files are read once in a process."""
+    return copy.deepcopy(_read(folder, stamp(folder), precision))
+
+
+@cache
+def _read(folder: Path, stamp: object, precision: str) -> PaliGemmaForConditionalGeneration:
     options = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -57,17 +61,11 @@ def make_inputs(
     checkpoint: Path, rows: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
     """The captioning prompt for as many different images, which are noise."""
-    processor = _processor(checkpoint)
+    processor = processor_of(checkpoint)
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randn(rows, 3, 32, 32, generator=generator)
     batch = encode_text(processor, [CAPTION_PREFIX] * rows)
     return {**batch, "pixel_values": pixels.to(dtype)}
-
-
-@cache
-def _processor(checkpoint: Path) -> PaliGemmaProcessor:
-    """Read once: it takes longer than the tiny model does."""
-    return PaliGemmaProcessor.from_pretrained(checkpoint)
 
 
 def row(batch: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,9 +55,8 @@ def make_weights(checkpoint: Path, folder: Path) -> Weights:
 
 def save_adapter(checkpoint: Path, folder: Path, *, seed: int, **options: Any) -> Path:
     """Saves an adapter of random weights, wide enough to change what is said."""
-    base = AutoModelForImageTextToText.from_pretrained(checkpoint)
     torch.manual_seed(seed)
-    model = get_peft_model(base, BottleneckConfig(init_std=0.5, **options))
+    model = get_peft_model(loaded(checkpoint), BottleneckConfig(init_std=0.5, **options))
     for name, parameter in model.named_parameters():
         if "bottleneck_norm" in name:
             parameter.data.normal_(0, 0.5)
@@ -66,6 +67,19 @@ def save_adapter(checkpoint: Path, folder: Path, *, seed: int, **options: Any) -
 def load_alone(
     checkpoint: Path, adapter: Path | None = None, *, nf4: bool = False, int8: bool = False
 ) -> torch.nn.Module:
+    model = loaded(checkpoint, nf4=nf4, int8=int8)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.eval()
+
+
+def loaded(checkpoint: Path, *, nf4: bool = False, int8: bool = False) -> Any:
+    """A model of one's own; its files are read once in a process."""
+    return copy.deepcopy(_read(checkpoint, stamp(checkpoint), nf4, int8))
+
+
+@cache
+def _read(checkpoint: Path, stamp: object, nf4: bool, int8: bool) -> torch.nn.Module:
     options: dict[str, Any] = {"dtype": torch.float32}
     if nf4 or int8:
         options = {"device_map": "cpu", "dtype": torch.bfloat16}
@@ -87,9 +101,7 @@ def load_alone(
         round_rows(model.lm_head.weight.data)
         if not model.config.tie_word_embeddings:  # else it is the same table
             round_rows(model.get_input_embeddings().weight.data)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-    return model.eval()
+    return model
 
 
 def round_rows(table: torch.Tensor) -> None:
@@ -112,19 +124,43 @@ class Said(NamedTuple):
     log_probability: float
 
 
+class Output(NamedTuple):
+    """Generated tokens (1, T) without the prompt, and the logits (1, V) that chose each."""
+
+    sequences: torch.Tensor
+    logits: tuple[torch.Tensor, ...]
+
+
 class Alone:
-    """Captions one photo at a time, the way the family's model card shows."""
+    """Captions one photo at a time, the way the family's model card shows.
+
+    A model is loaded once in a process, and what it said is kept: suites ask for the same again.
+    """
 
     def __init__(self, checkpoint: Path, adapter: Path | None = None, **held: bool) -> None:
-        self.model = load_alone(checkpoint, adapter, **held)
-        self.processor = AutoProcessor.from_pretrained(checkpoint)
+        stamps = (stamp(checkpoint), None if adapter is None else stamp(adapter))
+        self.model, self._outputs = _alone(checkpoint, adapter, stamps, **held)
+        self.processor = processor_of(checkpoint)
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, processor: Any) -> Alone:
+        """A model that was loaded by hand."""
+        made = cls.__new__(cls)
+        made.model, made.processor, made._outputs = model, processor, {}
+        return made
 
     @property
     def prompt(self) -> str:
         return PROMPTS[self.model.config.model_type]
 
-    def _generate(self, photo: Image.Image, prompt: str | None = None, **options: Any) -> Any:
+    def _generate(self, photo: Image.Image, prompt: str | None = None, **options: Any) -> Output:
         text = prompt or self.prompt
+        asked = (photo.size, photo.tobytes(), text, *sorted(options.items()))
+        if asked not in self._outputs:
+            self._outputs[asked] = self._generated(photo, text, options)
+        return self._outputs[asked]
+
+    def _generated(self, photo: Image.Image, text: str, options: dict[str, Any]) -> Output:
         inputs = self.processor(images=photo, text=text, return_tensors="pt")
         inputs.pop("labels", None)
         options = {"max_new_tokens": LENGTH, "do_sample": False, **options}
@@ -132,8 +168,7 @@ class Alone:
             output = self.model.generate(
                 **inputs, **options, output_logits=True, return_dict_in_generate=True
             )
-        output.sequences = output.sequences[:, inputs["input_ids"].shape[1] :]
-        return output
+        return Output(output.sequences[:, inputs["input_ids"].shape[1] :], output.logits)
 
     def text(self, photo: Image.Image, **options: Any) -> str:
         """What it says; `prompt` among the options is another than that for captions."""
@@ -162,6 +197,29 @@ class Alone:
         """By how much the closest of the greedy choices was won."""
         best = torch.cat(self._generate(photo).logits).float().topk(2).values  # (T, 2)
         return (best[:, 0] - best[:, 1]).min().item()
+
+
+@cache
+def _alone(
+    checkpoint: Path, adapter: Path | None, stamps: object, **held: bool
+) -> tuple[torch.nn.Module, dict[tuple, Output]]:
+    return load_alone(checkpoint, adapter, **held), {}
+
+
+def processor_of(checkpoint: Path) -> Any:
+    """Read once in a process, which takes longer than a tiny model does; leave it as it is."""
+    return _processor(checkpoint, stamp(checkpoint))
+
+
+@cache
+def _processor(checkpoint: Path, stamp: object) -> Any:
+    return AutoProcessor.from_pretrained(checkpoint)
+
+
+def stamp(folder: Path) -> tuple:
+    """Tells a folder from the same with other files in it."""
+    files = ((file.name, file.stat()) for file in sorted(Path(folder).iterdir()))
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
 
 
 def clear_photos(models: Iterable[Alone], count: int, margin: float = CLEAR) -> list[Image.Image]:

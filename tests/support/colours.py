@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from peft import PeftModel
 from PIL import Image
-from transformers import AutoProcessor
 
 from qvla.captioning.prompts import CAPTION_PREFIX
 from qvla.data.risc import Example
@@ -18,6 +17,7 @@ from qvla.methods.recipe import Recipe, make_recipe
 from qvla.tuning.caption_trainer import caption_loss, image_features
 from qvla.tuning.methods import add_method, load_base
 from qvla.tuning.training_data import CaptionedPhotos, Collator
+from tests.support.alone import processor_of
 
 CAPTIONS = {
     (0, 130, 0): ("green trees .", "a green forest .", "many green trees next to a river ."),
@@ -64,7 +64,7 @@ def recipe_for(model: Path, data: Path, output: Path, **changes: object) -> Reci
 
 
 def batch_of(model: Path, examples: list[Example]) -> dict[str, torch.Tensor]:
-    processor = AutoProcessor.from_pretrained(model)
+    processor = processor_of(model)
     photos = CaptionedPhotos(examples, processor, seed=0)
     return Collator(processor, CAPTION_PREFIX)([photos[row] for row in range(len(photos))])
 

@@ -20,7 +20,6 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
-from transformers import AutoModelForImageTextToText
 
 from qvla.methods.bitfit import BitFitConfig
 from qvla.methods.bottleneck import BottleneckConfig
@@ -28,6 +27,7 @@ from qvla.methods.crossmodal import CrossModalConfig
 from qvla.methods.multitask import MultiTaskConfig
 from qvla.methods.prefix import PrefixConfig
 from qvla.models.backbone import Precision, computing_in
+from tests.support.alone import loaded
 
 DECODER = r".*language_model\.layers\.\d+\.(self_attn\.(q|v|o)_proj|mlp\.down_proj)"
 NAMES = ["q_proj", "v_proj"]  # SigLIP's projections have these names too
@@ -94,9 +94,8 @@ if computing_in(Precision.NF4, torch.device("cpu")) is torch.bfloat16:
 
 def make(name: str, checkpoint: Path, folder: Path, seed: int = 1) -> Path:
     """Saves an adapter of a kind, as PEFT itself saves it, after moving all that it trains."""
-    base = AutoModelForImageTextToText.from_pretrained(checkpoint)
     torch.manual_seed(seed)
-    model = get_peft_model(base, ZOO[name]())
+    model = get_peft_model(loaded(checkpoint), ZOO[name]())
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

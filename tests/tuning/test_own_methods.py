@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import PaliGemmaForConditionalGeneration
 
 from qvla.data.examples import read_examples
 from qvla.methods.recipe import TrainingError, fields_of
@@ -19,6 +18,7 @@ from qvla.models.backbone import load_backbone
 from qvla.models.families import built_in, family_of
 from qvla.tuning.training import train
 from tests.support.adapted import logits, make_inputs
+from tests.support.alone import loaded
 from tests.support.colours import batch_of, plain_loss, recipe_for
 
 
@@ -57,7 +57,7 @@ def test_a_run_learns_and_its_folder_answers_as_peft_alone_has_it(
     assert torch.equal(logits(backbone.model, inputs), start)
     assert all(map(torch.equal, before, backbone.model.parameters()))
     if recipe.base_precision == "fp32":
-        bare = PaliGemmaForConditionalGeneration.from_pretrained(tiny_checkpoint)
+        bare = loaded(tiny_checkpoint)
         alone = PeftModel.from_pretrained(bare, output).eval()
         torch.testing.assert_close(told, logits(alone, inputs), rtol=0, atol=1e-5)
         examples = read_examples(data, splits=["train"])

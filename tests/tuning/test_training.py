@@ -15,7 +15,7 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+from transformers import AutoProcessor
 
 from qvla.captioning.prompts import CAPTION_PREFIX, IGNORED, encode_images, encode_text
 from qvla.data.examples import read_examples
@@ -28,6 +28,7 @@ from qvla.tuning.caption_trainer import CaptionTrainer, image_features
 from qvla.tuning.methods import add_method
 from qvla.tuning.training import main, train
 from qvla.tuning.training_data import CaptionedPhotos, Collator, EpochSampler, view
+from tests.support.alone import loaded
 from tests.support.colours import (
     adapted,
     batch_of,
@@ -63,7 +64,7 @@ def test_a_run_learns_and_writes_the_adapter_alone(
     assert len(losses) == 30 and losses[-1] < 0.85 * losses[0]
 
     batch = batch_of(tiny_checkpoint, read_examples(data, splits=["val"]))
-    base = PaliGemmaForConditionalGeneration.from_pretrained(tiny_checkpoint)
+    base = loaded(tiny_checkpoint)
     with torch.no_grad():
         before = plain_loss(base, batch)
         after = plain_loss(PeftModel.from_pretrained(base, output), batch)
