@@ -217,7 +217,7 @@ def _model(
         **options,
     )
     model, found = loaded
-    _check_weights(found, model, name)
+    _check_weights(found, model, name, quantised=precision.is_quantised)
     if moved:
         model.to(device)
     model.requires_grad_(False)
@@ -236,7 +236,7 @@ def _embeddings(embeddings: str | None) -> str:
     return embeddings
 
 
-def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
+def _check_weights(found: dict[str, Any], model: Any, name: str | Path, *, quantised: bool) -> None:
     for kind, keys in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys")):
         if found[keys]:
             raise BackboneError(
@@ -244,13 +244,12 @@ def _check_weights(found: dict[str, Any], model: Any, name: str | Path) -> None:
                 f"{sorted(found[keys])[0]}: fetch or save the checkpoint again."
             )
     wrong = {key: (tuple(shape), tuple(due)) for key, shape, due in found["mismatched_keys"]}
-    # Of a model that it quantises, Transformers compares no shapes, and before 5.23 not even those
-    # of the weights that stay as they are.
-    skeleton = family_of(model.config).skeleton(model.config)
-    due_shapes = {key: tuple(p.shape) for key, p in skeleton.named_parameters() if p.ndim == 1}
-    for key, parameter in model.named_parameters():
-        if due_shapes.get(key, tuple(parameter.shape)) != tuple(parameter.shape):
-            wrong[key] = (tuple(parameter.shape), due_shapes[key])
+    if quantised:  # of which Transformers compares no shapes
+        skeleton = family_of(model.config).skeleton(model.config)
+        due_shapes = {key: tuple(p.shape) for key, p in skeleton.named_parameters() if p.ndim == 1}
+        for key, parameter in model.named_parameters():
+            if due_shapes.get(key, tuple(parameter.shape)) != tuple(parameter.shape):
+                wrong[key] = (tuple(parameter.shape), due_shapes[key])
     for key, eight in int8.layers(model):
         if eight.weight.shape != (eight.out_features, eight.in_features):
             shape = tuple(eight.weight.shape)
