@@ -6,6 +6,7 @@ report takes a second for any size and needs neither weights nor network for wha
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,19 @@ def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     """What quantising would store, by putting bitsandbytes' layers in as Transformers does.
 
     The layers that it leaves alone are named by Transformers' own rule: the embeddings, the output
-    head tied to them and the last module.
+    head tied to them and the last module. A model's sizes are found once in a process, as a page
+    of plans asks for the same again with every change.
     """
+    key = config.to_json_string(use_diff=False)
+    if key not in _SIZES:
+        _SIZES[key] = _nf4_sizes(config)
+    return copy.deepcopy(_SIZES[key])
+
+
+_SIZES: dict[str, dict[str, Any]] = {}  # by configuration
+
+
+def _nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     model: Any = family_of(config).skeleton(config)
     total = sum(p.numel() for p in model.parameters())
     one_dimensional = sum(p.numel() for p in model.parameters() if p.ndim == 1)
