@@ -24,6 +24,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures of a file were taken down
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """So does what a file's tests have left, as libraries import more when they are first used."""
+    if nextitem is None or nextitem.path != item.path:
+        pytest_collection_finish()
+
+
 def _build_tiny(folder: Path, **options: Any) -> Path:
     # Not at the top: the process that only hands tests out to others needs no PyTorch, and what
     # libraries say while they are imported there would come after pytest's summary.
