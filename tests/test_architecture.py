@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,17 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All that a file consists of; each is read once."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(root: Path) -> Iterator[Import]:
     """All imports within the package, wherever in a file they stand."""
     known = modules(root)
     for importer, path in known.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -128,9 +135,9 @@ def named(node: ast.AST) -> Iterator[str]:
             yield value
 
 
-def docstrings(tree: ast.AST) -> set[ast.AST]:
+def docstrings(path: Path) -> set[ast.AST]:
     """Texts that stand by themselves, which nothing reads."""
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return {node.value for node in nodes(path) if isinstance(node, ast.Expr)}
 
 
 def familiar(root: Path) -> list[str]:
@@ -140,9 +147,8 @@ def familiar(root: Path) -> list[str]:
         place = str(path.relative_to(root))
         if place.startswith(FAMILIES):
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        told = docstrings(tree)
-        for node in ast.walk(tree):
+        told = docstrings(path)
+        for node in nodes(path):
             for text in () if node in told else named(node):
                 if match := CLASS_NAME.search(text) or MODULE_NAME.search(text):
                     found.append(f"{place}:{node.lineno}: names {match[0]}")
@@ -161,7 +167,7 @@ def asking_for_a_method(root: Path) -> list[str]:
     """Lines that compare a method's name with a text instead of reading the registry."""
     found = []
     for path in modules(root).values():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             if not any(map(is_method, sides)):
                 continue
@@ -211,7 +217,7 @@ def test_the_core_knows_no_gradio() -> None:
     for name, path in modules(ROOT).items():
         if room(name) == "ui":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 named = [node.module or ""]
