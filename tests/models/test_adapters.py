@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,22 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
-@pytest.mark.parametrize("precision", list(Precision))
-@pytest.mark.parametrize("method", METHODS)
+# A float precision is as good as another, and each way of quantising is tried with one that mixes
+# and with one that does not.
+SLOW = [
+    *(("bottleneck", one) for one in (Precision.BF16, Precision.FP16)),
+    *(("bottleneck with norms", one) for one in Precision if one is not Precision.BF16),
+    *(("lora", one) for one in (Precision.BF16, Precision.FP32)),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if case in SLOW else [])
+        for case in product(METHODS, Precision)
+    ],
+)
 def test_an_adapter_answers_as_with_peft_alone(
     tiny_checkpoint: Path, made: dict[str, Path], method: str, precision: Precision
 ) -> None:

@@ -57,10 +57,10 @@ def test_a_dequantised_base_has_the_numbers_that_its_nf4_layers_stand_for(
     ("name", "untied"),
     [
         ("lora on the embedding", True),
-        ("lora on the head", True),
+        pytest.param("lora on the head", True, marks=pytest.mark.slow),  # as in tuning/
         ("lora and the whole head", True),
         ("lora and trainable tokens", False),  # which PEFT puts into both
-        ("lora in the decoder", False),
+        pytest.param("lora in the decoder", False, marks=pytest.mark.slow),  # as in tuning/
     ],
 )
 def test_a_tied_head_stays_tied_where_both_are_changed_alike(

@@ -28,7 +28,12 @@ from qvla.planning.sites import WHOLE
 from qvla.tuning.methods import add_method, save
 from tests.support.placements import placements_of
 
-CASES = [(name, given) for name, one in METHODS.items() for given in placements_of(one)[1:] or [{}]]
+# Of each method one placement, and those of LoRA all: the others go by the same code.
+CASES = [
+    pytest.param(name, given, marks=[pytest.mark.slow] if number and name != "lora" else [])
+    for name, one in METHODS.items()
+    for number, given in enumerate(placements_of(one)[1:] or [{}])
+]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,12 @@ def trained(model: torch.nn.Module) -> int:
 
 
 # The quantised kinds differ in the base alone, which one of them shows.
-RUN = [name for name, one in KINDS.items() if not one.quantised or name == "qlora"]
+FAST = ("adapter", "qlora", "dora", "full")
+RUN = [
+    pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow])
+    for name, one in KINDS.items()
+    if not one.quantised or name == "qlora"
+]
 
 
 @pytest.mark.parametrize("kind", RUN)

@@ -74,6 +74,12 @@ KEPT = {
     "full checkpointing": ("full", "fp32", True, "eager", True, {}),
 }
 
+# What another case shows in another order.
+SLOW = (
+    *("bf16", "nf4 without autocast", "prefix float32", "multitask float32"),
+    *("bitfit under autocast", "full float32"),
+)
+
 
 def recipe_for(model: Path, method: str = "adapter", **settings: object) -> Recipe:
     return make_recipe(
@@ -148,7 +154,13 @@ def trained_by(recipe: Recipe, config: PaliGemmaConfig) -> Trained:
     return Trained("sequential", width, layers, recipe.sites, recipe.train_norms)
 
 
-@pytest.mark.parametrize("case", KEPT.values(), ids=KEPT)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, case in KEPT.items()
+    ],
+)
 def test_what_is_kept_is_what_autograd_keeps(tiny_checkpoint: Path, case: tuple) -> None:
     method, precision, autocast, attention, checkpointing, settings = case
     more = {} if precision == "nf4" else {"precision": precision}
@@ -183,7 +195,7 @@ def test_what_is_kept_is_what_autograd_keeps(tiny_checkpoint: Path, case: tuple)
     assert planned == kept_by_autograd(model, forward)
 
 
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("autocast", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("method", "settings"),
     [

@@ -166,6 +166,7 @@ def test_a_share_of_none_is_no_proof() -> None:
     assert p_value(np.array([-1.0] * 49 + [1.0] * 950)) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_a_thousand_resamples_take_little() -> None:
     result = scored(make(4454), resamples=1)
     begin = process_time()

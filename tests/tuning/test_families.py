@@ -51,9 +51,11 @@ def test_the_loss_is_that_of_the_answers_tokens(tiny_llava: Path, data: Path) ->
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("lora", {"rank": 4}),
+        pytest.param("lora", {"rank": 4}, marks=pytest.mark.slow),  # which the next test runs too
         ("qlora", {"rank": 4, "bf16": True}),
-        ("lora", {"rank": 4, "precision": "int8", "bf16": True}),
+        pytest.param(
+            "lora", {"rank": 4, "precision": "int8", "bf16": True}, marks=pytest.mark.slow
+        ),
         ("adapter", {"precision": "int8", "bf16": True}),
     ],
 )

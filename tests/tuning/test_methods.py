@@ -13,7 +13,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import PaliGemmaForConditionalGeneration
 
 from qvla.captioning.lineup import Lineup
 from qvla.data.examples import read_examples
@@ -23,6 +22,7 @@ from qvla.tuning import events
 from qvla.tuning.caption_trainer import CaptionTrainer
 from qvla.tuning.methods import add_method
 from qvla.tuning.training import train
+from tests.support.alone import loaded
 from tests.support.colours import batch_of, gradients, our_loss, plain_loss, recipe_for
 from tests.support.waiting import PATIENCE, until
 
@@ -34,7 +34,8 @@ def test_lora_learns_and_answers_in_its_pane(
     output = tmp_path / "lora"
     card = train(
         recipe_for(
-            tiny_checkpoint, data, output, method=method, rank=4, bf16=True, learning_rate=3e-2
+            *(tiny_checkpoint, data, output),
+            **{"method": method, "rank": 4, "bf16": True, "learning_rate": 3e-2, "max_steps": 15},
         )
     ).card
     weights = load_file(output / "adapter_model.safetensors")
@@ -57,7 +58,7 @@ def test_full_fine_tuning_trains_every_weight_and_saves_a_checkpoint(
     card = train(
         recipe_for(tiny_checkpoint, data, output, method="full", learning_rate=1e-3, max_steps=20)
     ).card
-    before = PaliGemmaForConditionalGeneration.from_pretrained(tiny_checkpoint)
+    before = loaded(tiny_checkpoint)
     after = load_backbone(output, "fp32", device="cpu").model
     changed = {
         name: not torch.equal(weight, dict(before.named_parameters())[name])
@@ -212,5 +213,5 @@ def test_an_adapter_of_each_method_is_a_peft_folder(
     assert {path.name for path in recipe.output.iterdir()} == {
         *("adapter_config.json", "adapter_model.safetensors", "run.json")
     }
-    base = PaliGemmaForConditionalGeneration.from_pretrained(tiny_checkpoint)
+    base = loaded(tiny_checkpoint)
     assert PeftModel.from_pretrained(base, recipe.output).peft_config["default"].r == recipe.rank
