@@ -136,15 +136,14 @@ def _looks_anew(recipe: Recipe) -> bool:
 
 @lru_cache(maxsize=64)
 def _count(values: str) -> tuple[int, int]:
-    from qvla.models.families import family_of
     from qvla.models.params import read_model_config
     from qvla.tuning.methods import stand_in
 
     recipe = make_recipe(**json.loads(values), data=Path("data"), output=Path("output"))
     config = read_model_config(recipe.model)
-    base = family_of(config).skeleton(config).num_parameters()
-    model = stand_in(config, recipe)
-    return sum(one.numel() for one in model.parameters() if one.requires_grad), base
+    skeleton = stand_in(config, recipe)
+    trained = (one.numel() for one in skeleton.model.parameters() if one.requires_grad)
+    return sum(trained), sum(skeleton.sizes)
 
 
 def _machine(kept: Kept) -> str:

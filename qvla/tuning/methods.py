@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from qvla.methods.recipe import Recipe, TrainingError
@@ -31,7 +30,7 @@ def adapter_config(config: PreTrainedConfig, recipe: Recipe) -> PeftConfig | Non
     return recipe.kind.method.config(recipe, family_of(config).places(config))
 
 
-def stand_in(config: PreTrainedConfig, recipe: Recipe) -> nn.Module:
+def stand_in(config: PreTrainedConfig, recipe: Recipe) -> Skeleton:
     """The model as the recipe would train it, on the meta device: shapes without memory.
 
     Raises TrainingError for decoder layers or targets that this base does not have, and what
@@ -39,7 +38,7 @@ def stand_in(config: PreTrainedConfig, recipe: Recipe) -> nn.Module:
     """
     skeleton = Skeleton(config)
     skeleton.train(recipe.kind.method, recipe)
-    return skeleton.model
+    return skeleton
 
 
 def load_base(recipe: Recipe) -> Backbone:

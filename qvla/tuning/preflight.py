@@ -12,6 +12,7 @@ from qvla.methods.recipe import Recipe, TrainingError
 from qvla.models.families import family_of
 from qvla.models.params import read_model_config
 from qvla.planning.planner import for_recipe
+from qvla.planning.trainable import Skeleton
 from qvla.tuning import unfreezing
 from qvla.tuning.caption_trainer import check_rates
 from qvla.tuning.methods import check_start, stand_in
@@ -35,21 +36,23 @@ def check(recipe: Recipe) -> None:
             f"The objective cider is for captions of a decoder, and {family.title} has none: leave "
             "--objective out."
         )
-    model = stand_in(config, recipe)
+    skeleton = stand_in(config, recipe)
+    model = skeleton.model
     if recipe.start_from is not None:
         check_start(config, recipe)
     check_rates(model, recipe)
     unfreezing.check(model, recipe)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if family.no_plan is None:
-        check_memory(recipe)
+        check_memory(recipe, skeleton)
     check_disk(recipe, trained)
 
 
-def check_memory(recipe: Recipe) -> None:
-    """Compares what the planner foresees with what the device has free."""
+def check_memory(recipe: Recipe, skeleton: Skeleton) -> None:
+    """Compares what the planner foresees, of that model, with what the device has free."""
     on_cuda = recipe.device != "cpu" and torch.cuda.is_available()
-    needed = for_recipe(recipe, device="cuda" if on_cuda else "cpu").total
+    device = "cuda" if on_cuda else "cpu"
+    needed = for_recipe(recipe, device=device, skeleton=skeleton).total
     free = torch.cuda.mem_get_info()[0] if on_cuda else psutil.virtual_memory().available
     if needed > free:
         raise TrainingError(

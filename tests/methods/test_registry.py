@@ -121,7 +121,7 @@ def test_an_entry_touches_and_counts_what_the_injected_model_has(
     recipe, config = recipe_for(tiny_checkpoint, name, **given), read_model_config(tiny_checkpoint)
     method, family = KINDS[name].method, family_of(config)
     touched = method.touched(family.skeleton(config), recipe, family.places(config))
-    model = stand_in(config, recipe)
+    model = stand_in(config, recipe).model
     trained = {bare(own): p for own, p in model.named_parameters() if p.requires_grad}
     if method.is_adapter:
         wrapped = {bare(n) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}

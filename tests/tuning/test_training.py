@@ -374,7 +374,7 @@ def test_the_command_line_reads_a_file_and_flags_win(
     config = tmp_path / "run.yaml"
     config.write_text(
         f"model: {tiny_checkpoint}\ndata: {data}\noutput: {tmp_path / 'out'}\n"
-        "max_steps: 5\nreduction_factor: 8\ndevice: cpu\n"
+        "max_steps: 5\nreduction_factor: 8\ndevice: cpu\nsample_photos: 0\n"
     )
     arguments = ["--config", str(config), "--max-steps", "2", "--no-bf16", "--layers", "0", "2"]
     assert main(arguments) == 0
