@@ -38,7 +38,7 @@ def test_a_run_learns_and_its_folder_answers_as_peft_alone_has_it(
     output = tmp_path / "out"
     recipe = recipe_for(
         *(tiny_checkpoint, data, output),
-        **{"method": method, "learning_rate": rate, "eval_splits": [], **settings},
+        **{"method": method, "learning_rate": rate, "eval_splits": [], "max_steps": 16, **settings},
     )
     card = train(recipe).card
     weights = load_file(output / "adapter_model.safetensors")

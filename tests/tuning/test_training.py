@@ -46,6 +46,7 @@ def test_a_run_learns_and_writes_the_adapter_alone(
 ) -> None:
     output = tmp_path / "adapter"
     changes = {"method": method, "bf16": True, "augment": "crops", "learning_rate": 3e-2}
+    changes["max_steps"] = 18
     recipe = recipe_for(tiny_checkpoint, data, output, **changes)
     card = train(recipe).card
 
@@ -61,7 +62,7 @@ def test_a_run_learns_and_writes_the_adapter_alone(
     assert str(tmp_path) not in (output / "run.json").read_text()
     assert str(tiny_checkpoint) not in (output / "adapter_config.json").read_text()
     losses = [row["loss"] for row in card["curve"] if "loss" in row]
-    assert len(losses) == 30 and losses[-1] < 0.85 * losses[0]
+    assert len(losses) == 18 and losses[-1] < 0.85 * losses[0]
 
     batch = batch_of(tiny_checkpoint, read_examples(data, splits=["val"]))
     base = loaded(tiny_checkpoint)
@@ -392,7 +393,7 @@ def test_the_command_line_reads_a_file_and_flags_win(
     assert "batch_size" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["{" * 3000, "- " * 3000, "a: [1", "\0"])
+@pytest.mark.parametrize("text", ["{" * 1000, "- " * 1000, "a: [1", "\0"])
 def test_a_file_of_settings_that_is_none_is_one_sentence(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
