@@ -120,8 +120,9 @@ def test_an_entry_touches_and_counts_what_the_injected_model_has(
 ) -> None:
     recipe, config = recipe_for(tiny_checkpoint, name, **given), read_model_config(tiny_checkpoint)
     method, family = KINDS[name].method, family_of(config)
-    touched = method.touched(family.skeleton(config), recipe, family.places(config))
-    model = stand_in(config, recipe).model
+    bare_model, skeleton = family.skeleton(config), stand_in(config, recipe)
+    touched = method.touched(bare_model, recipe, family.places(config))
+    model = skeleton.model
     trained = {bare(own): p for own, p in model.named_parameters() if p.requires_grad}
     if method.is_adapter:
         wrapped = {bare(n) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
@@ -133,9 +134,9 @@ def test_an_entry_touches_and_counts_what_the_injected_model_has(
     assert all(own.startswith(tuple(f"{place}." for place in touched)) for own in trained)
     total = sum(parameter.numel() for parameter in trained.values())
     assert method.count(model).total == total
-    base = sum(parameter.numel() for parameter in family.skeleton(config).parameters())
+    base = sum(parameter.numel() for parameter in bare_model.parameters())
     assert count_parameters(recipe) == (total, base)
-    planned, sizes = Skeleton(config).train(method, recipe)
+    planned, sizes = skeleton.train(method, recipe)
     assert sum(sizes) == total
     assert (planned.form == "full") is makes_model(name) is not method.is_adapter
 

@@ -48,6 +48,12 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     } | {"other": make(tiny_checkpoint, folder / "other", METHODS["bottleneck"], seed=1)}
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_checkpoint: Path) -> Backbone:
+    """For adapters that are refused, which leave it as it is: `refusal` looks."""
+    return load(tiny_checkpoint)
+
+
 def logits(backbone: Backbone, model: torch.nn.Module | None = None) -> torch.Tensor:
     """Of the backbone, or of a view over it."""
     model = backbone.model if model is None else model
@@ -184,56 +190,55 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_bad_adapter_changes_nothing(
-    tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path, case: str
+    whole: Backbone, made: dict[str, Path], tmp_path: Path, case: str
 ) -> None:
     bad = Path(shutil.copytree(made["other"], tmp_path / "bad"))
     damage, reason = BROKEN[case]
     damage(bad)
-    assert reason in refusal(load(tiny_checkpoint), bad)
+    assert reason in refusal(whole, bad)
 
 
 def test_an_adapter_of_another_model_is_refused(
-    tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path
+    whole: Backbone, tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path
 ) -> None:
     wide = build_tiny(tmp_path / "wide", hidden=128)
     adapter = make(wide, tmp_path / "adapter", BottleneckConfig(reduction_factor=8))
-    assert "of another size" in refusal(load(tiny_checkpoint), adapter)
+    assert "of another size" in refusal(whole, adapter)
     lora = make(wide, tmp_path / "lora", METHODS["lora"])
     assert "of another size" in refusal(load(tiny_checkpoint, Precision.NF4), lora)
     elsewhere = LoraConfig(target_modules=["query"])
     shutil.copytree(made["lora"], tmp_path / "elsewhere")
     elsewhere.save_pretrained(tmp_path / "elsewhere")
-    assert "does not fit" in refusal(load(tiny_checkpoint), tmp_path / "elsewhere")
+    assert "does not fit" in refusal(whole, tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_a_start_that_alters_the_base_is_refused(
-    tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path, start: str
+    whole: Backbone, made: dict[str, Path], tmp_path: Path, start: str
 ) -> None:
     bad = Path(shutil.copytree(made["lora"], tmp_path / "bad"))
     edit_config(init_lora_weights=start)(bad)
-    assert f"was started by {start}, which alters the base" in refusal(load(tiny_checkpoint), bad)
+    assert f"was started by {start}, which alters the base" in refusal(whole, bad)
 
 
 def test_prompts_are_refused_by_name(
-    tiny_checkpoint: Path, made: dict[str, Path], tmp_path: Path
+    whole: Backbone, made: dict[str, Path], tmp_path: Path
 ) -> None:
     bad = Path(shutil.copytree(made["lora"], tmp_path / "bad"))
     PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4).save_pretrained(bad)
-    assert "of the method prompt tuning, which changes the prompt" in refusal(
-        load(tiny_checkpoint), bad
-    )
+    assert "of the method prompt tuning, which changes the prompt" in refusal(whole, bad)
 
 
-def test_names_that_cannot_be_had(tiny_checkpoint: Path, made: dict[str, Path]) -> None:
+def test_names_that_cannot_be_had(whole: Backbone, made: dict[str, Path]) -> None:
     for name in ("down", "a.b", "embed_tokens"):
-        refusal(load(tiny_checkpoint), made["bottleneck"], name)
+        refusal(whole, made["bottleneck"], name)
 
 
-def test_a_model_or_nothing_is_no_adapter(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    backbone = load(tiny_checkpoint)
-    assert "is not an adapter" in refusal(backbone, tiny_checkpoint)
-    assert "There is no folder" in refusal(backbone, tmp_path / "missing")
+def test_a_model_or_nothing_is_no_adapter(
+    whole: Backbone, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert "is not an adapter" in refusal(whole, tiny_checkpoint)
+    assert "There is no folder" in refusal(whole, tmp_path / "missing")
 
 
 @pytest.mark.parametrize("place", ["alone", "beside"])

@@ -15,15 +15,14 @@ from PIL import Image
 from transformers import (
     AutoConfig,
     BlipConfig,
-    BlipProcessor,
     BlipTextConfig,
     BlipVisionConfig,
     ViltConfig,
-    ViltProcessor,
 )
 
 from qvla.models.families import family_named
 from qvla.models.families.word_tokens import SPECIAL_TOKENS, word_processor
+from tests.support.alone import processor_of
 
 WORDS = (
     "what is in the photo how many are there a river road forest airport sea beach yes no one two "
@@ -148,7 +147,7 @@ def answer_alone(
     checkpoint: Path, model: Any, photo: Image.Image, question: str, **options: Any
 ) -> str:
     """The answer to one question about one photo, so that nothing is padded."""
-    processor = BlipProcessor.from_pretrained(checkpoint)
+    processor = processor_of(checkpoint)
     inputs = processor(images=photo, text=question, return_tensors="pt")
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     with torch.no_grad():
@@ -160,7 +159,7 @@ def answer_alone(
 
 def picked_alone(checkpoint: Path, model: Any, photo: Image.Image, question: str) -> str:
     """A ViLT's answer to one question about one photo."""
-    processor = ViltProcessor.from_pretrained(checkpoint)
+    processor = processor_of(checkpoint)
     with torch.no_grad():
         scores = model(**processor(photo, question, return_tensors="pt")).logits[0]
     return model.config.id2label[int(scores.argmax())]
