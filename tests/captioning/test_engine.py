@@ -338,7 +338,9 @@ def failing(lineup: Lineup, variant: str, error: Exception) -> Iterator[None]:
             handle.remove()
 
 
-@pytest.mark.parametrize("broken", [("base", "adapter"), ("qvla",)])
+@pytest.mark.parametrize(
+    "broken", [("base", "adapter"), pytest.param(("qvla",), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("error", "words"),
     [

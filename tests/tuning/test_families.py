@@ -63,7 +63,8 @@ def test_a_short_run_learns(
     method: str, options: dict, tiny_llava: Path, data: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(
-        tiny_llava, data, tmp_path / "out", method=method, max_steps=12, eval_splits=[], **options
+        *(tiny_llava, data, tmp_path / "out"),
+        **{"method": method, "max_steps": 8, "learning_rate": 2e-2, "eval_splits": [], **options},
     )
     losses = [row["loss"] for row in train(recipe).card["curve"] if "loss" in row]
     assert losses[-1] < 0.9 * losses[0]
@@ -73,7 +74,7 @@ def test_a_trained_adapter_is_evaluated_and_captions_as_alone(
     tiny_llava: Path, data: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_for(
-        tiny_llava, data, tmp_path / "out", method="lora", max_steps=12, eval_splits=[]
+        tiny_llava, data, tmp_path / "out", method="lora", max_steps=4, eval_splits=[]
     )
     train(recipe)
     settings = load_settings(

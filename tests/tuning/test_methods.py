@@ -35,7 +35,7 @@ def test_lora_learns_and_answers_in_its_pane(
     card = train(
         recipe_for(
             *(tiny_checkpoint, data, output),
-            **{"method": method, "rank": 4, "bf16": True, "learning_rate": 3e-2, "max_steps": 15},
+            **{"method": method, "rank": 4, "bf16": True, "learning_rate": 3e-2, "max_steps": 10},
         )
     ).card
     weights = load_file(output / "adapter_model.safetensors")
