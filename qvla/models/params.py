@@ -103,10 +103,13 @@ def nf4_sizes(config: PreTrainedConfig) -> dict[str, Any]:
     """
     key = config.to_json_string(use_diff=False)
     if key not in _SIZES:
+        if len(_SIZES) == MOST_KEPT:
+            _SIZES.clear()
         _SIZES[key] = _nf4_sizes(config)
     return copy.deepcopy(_SIZES[key])
 
 
+MOST_KEPT = 64  # configurations, which visitors of a page may choose
 _SIZES: dict[str, dict[str, Any]] = {}  # by configuration
 
 
