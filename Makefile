@@ -6,6 +6,8 @@ PIP_AUDIT := 2.10.1
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # Python compiles what it imports, once; to compile all that is installed took a third of the time.
 INSTALL := $(PIP) install --no-compile
+# Where the environment forbids that, every process would compile PyTorch and Gradio anew.
+export PYTHONDONTWRITEBYTECODE :=
 # A process of its own for each core; a file's tests stay together, for what they share. Each process
 # holds PyTorch, so there are never more than four.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
