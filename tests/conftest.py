@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+import qvla.ui  # noqa: F401 - before a test imports Gradio: without its stubs that takes less
+
 
 def pytest_collection_finish() -> None:
     """What was imported stays: else every collection of garbage looks through all of it again.
