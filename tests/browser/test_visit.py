@@ -92,13 +92,16 @@ def says(page: Page, state: PaneState, sentence: str) -> None:
         expect(pane.locator(".caption")).to_have_text(f"{sentence} ({name})", use_inner_text=True)
 
 
-# ---- panes ---------------------------------------------------------------------------------------
+# ---- one visit: panes, who cannot see, the gallery -----------------------------------------------
 
 
-def test_every_pane_says_what_was_sent(
-    context: BrowserContext, address: str, loader: LineupLoader, script: Script
-) -> None:
-    page = visit(context, address)
+@pytest.fixture(scope="module")
+def page(profile: BrowserContext, address: str) -> Page:
+    """For the tests that leave a page as good as new, because opening it is what takes longest."""
+    return visit(forget(profile, address), address)
+
+
+def test_every_pane_says_what_was_sent(page: Page, loader: LineupLoader, script: Script) -> None:
     for number, state in enumerate((*PaneState, PaneState.FAILED)):
         script.gate.clear()
         sentence = f"Sentence {number} of a pane that is {state.value}"
@@ -117,6 +120,57 @@ def test_every_pane_says_what_was_sent(
         expect(page.locator("#stop")).to_be_disabled()
         if state.busy:
             expect(page.locator('.pane[data-state="done"]')).to_have_count(ALL_PANES)
+
+
+def test_who_cannot_see_the_page_is_told_what_is_on_it(page: Page) -> None:
+    for name in ("Decoding options", "Gallery"):
+        button = page.get_by_role("button", name=name, exact=True)
+        expect(button).to_have_attribute("aria-expanded", "false")
+        button.click()
+        expect(button).to_have_attribute("aria-expanded", "true")
+    for name in ("Compare", "Ask", "Memory", "Latency", "CIDEr", "Admin"):
+        page.get_by_role("tab", name=name, exact=True).click()
+        panel = page.locator(f"#{name.lower()}-tab")
+        expect(panel.locator("h2").first).to_be_visible()
+        levels = page.locator("h1, h2, h3, h4, h5, h6").evaluate_all(
+            "all => all.filter(e => e.checkVisibility()).map(e => Number(e.tagName[1]))"
+        )
+        steps = [after - before for before, after in pairwise(levels)]
+        assert levels[0] == 1 and levels.count(1) == 1 and max(steps) <= 1, (name, levels)
+    password = page.locator("#admin-password input")
+    expect(password).to_have_attribute("autocomplete", "current-password")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+
+
+def test_the_gallery_opens_on_photos_that_no_model_was_trained_on(page: Page) -> None:
+    button = page.get_by_role("button", name="Gallery", exact=True)
+    if button.get_attribute("aria-expanded") == "false":  # it is open after the test before
+        button.click()
+    tiles = page.locator("#gallery-grid .tile")
+    expect(tiles).to_have_count(1)
+    expect(page.locator("#gallery-note")).to_contain_text("1 photo, page 1 of 1")
+    for name in ("Previous", "Next"):
+        expect(
+            page.locator("#gallery").get_by_role("button", name=name, exact=True)
+        ).to_be_disabled()
+    expect(page.locator("#gallery .tile-mark")).to_have_count(0)
+    page.locator("#gallery").get_by_label("Split").click()
+    page.get_by_role("option", name="all").click()
+    expect(tiles).to_have_count(2)
+    marked = page.locator("#gallery-grid .tile", has=page.locator(".tile-mark"))
+    expect(marked).to_have_attribute("data-key", "seen.png")
+    expect(marked).to_have_attribute("aria-label", f"{REFERENCES[0]} (train photo)")
+    page.set_viewport_size({"width": 390, "height": 844})
+    for box in page.locator('#gallery input[role="combobox"]').all():
+        room = box.evaluate(
+            """input => input.parentElement.querySelector("svg").getBoundingClientRect().left
+                - (input.getBoundingClientRect().right
+                    - parseFloat(getComputedStyle(input).paddingRight))"""
+        )
+        assert room >= 0, "its text runs under its arrow"
+
+
+# ---- visits of their own -------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -284,57 +338,3 @@ def test_the_banner_does_not_stay_ready_without_a_server(
     page.unroute("**/app_id")
     expect(banner).to_contain_text(status, use_inner_text=True)
     expect(banner).not_to_contain_text("The app does not answer.", use_inner_text=True)
-
-
-# ---- the gallery, and who cannot see -------------------------------------------------------------
-
-
-def test_the_gallery_opens_on_photos_that_no_model_was_trained_on(
-    context: BrowserContext, address: str
-) -> None:
-    page = visit(context, address)
-    page.get_by_role("button", name="Gallery", exact=True).click()
-    tiles = page.locator("#gallery-grid .tile")
-    expect(tiles).to_have_count(1)
-    expect(page.locator("#gallery-note")).to_contain_text("1 photo, page 1 of 1")
-    for name in ("Previous", "Next"):
-        expect(
-            page.locator("#gallery").get_by_role("button", name=name, exact=True)
-        ).to_be_disabled()
-    expect(page.locator("#gallery .tile-mark")).to_have_count(0)
-    page.locator("#gallery").get_by_label("Split").click()
-    page.get_by_role("option", name="all").click()
-    expect(tiles).to_have_count(2)
-    marked = page.locator("#gallery-grid .tile", has=page.locator(".tile-mark"))
-    expect(marked).to_have_attribute("data-key", "seen.png")
-    expect(marked).to_have_attribute("aria-label", f"{REFERENCES[0]} (train photo)")
-    page.set_viewport_size({"width": 390, "height": 844})
-    for box in page.locator('#gallery input[role="combobox"]').all():
-        room = box.evaluate(
-            """input => input.parentElement.querySelector("svg").getBoundingClientRect().left
-                - (input.getBoundingClientRect().right
-                    - parseFloat(getComputedStyle(input).paddingRight))"""
-        )
-        assert room >= 0, "its text runs under its arrow"
-
-
-def test_who_cannot_see_the_page_is_told_what_is_on_it(
-    context: BrowserContext, address: str
-) -> None:
-    page = visit(context, address)
-    for name in ("Decoding options", "Gallery"):
-        button = page.get_by_role("button", name=name, exact=True)
-        expect(button).to_have_attribute("aria-expanded", "false")
-        button.click()
-        expect(button).to_have_attribute("aria-expanded", "true")
-    for name in ("Compare", "Ask", "Memory", "Latency", "CIDEr", "Admin"):
-        page.get_by_role("tab", name=name, exact=True).click()
-        panel = page.locator(f"#{name.lower()}-tab")
-        expect(panel.locator("h2").first).to_be_visible()
-        levels = page.locator("h1, h2, h3, h4, h5, h6").evaluate_all(
-            "all => all.filter(e => e.checkVisibility()).map(e => Number(e.tagName[1]))"
-        )
-        steps = [after - before for before, after in pairwise(levels)]
-        assert levels[0] == 1 and levels.count(1) == 1 and max(steps) <= 1, (name, levels)
-    password = page.locator("#admin-password input")
-    expect(password).to_have_attribute("autocomplete", "current-password")
