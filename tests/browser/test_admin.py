@@ -72,8 +72,6 @@ def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
     """The app with its worker, which trains in processes of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1" if (os.cpu_count() or 1) < 4 else "2")
-        # Each look of the page takes time from the training that it looks at.
-        patch.setattr("qvla.ui.admin.tab.POLL_SECONDS", 4)
         worker = start_worker(settings)
         try:
             with served(settings, loader) as address:

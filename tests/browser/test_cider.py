@@ -26,7 +26,7 @@ from qvla.ui.measured.evaluations import Evaluation, find_evaluations
 from qvla.ui.origins import visit_records
 from tests.support.evaluations import PROTOCOLS, VARIANTS, write_evaluation
 from tests.support.gates import Gate
-from tests.support.serving import add_adapters, served, write_risc_folder
+from tests.support.serving import add_adapters, never_asking_for_weights, served, write_risc_folder
 from tests.support.tiny import build_tiny
 from tests.support.visitor import PATIENCE, as_read, forget, no_complaints
 
@@ -92,7 +92,8 @@ def address(settings: Settings, home: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SPACE_ID", raising=False)
         own = settings.model_copy(update={"records": home / "records"})
-        with served(own, LineupLoader(lambda progress: None)) as address:
+        loader = LineupLoader(lambda progress: None)
+        with never_asking_for_weights(), served(own, loader) as address:
             yield address
         background.TASKS.close()
 

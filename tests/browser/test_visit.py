@@ -26,7 +26,7 @@ from qvla.ui.compare import comparison
 from qvla.ui.compare.turns import NOT_TAKEN
 from qvla.ui.panes import PaneState
 from tests.support.scripted import Script, panes
-from tests.support.serving import served, write_photo, write_risc_folder
+from tests.support.serving import never_asking_for_weights, served, write_photo, write_risc_folder
 from tests.support.visitor import choose, forget
 from tests.support.waiting import until
 
@@ -63,7 +63,7 @@ def loader() -> LineupLoader:
 
 @pytest.fixture(scope="module")
 def address(settings: Settings, loader: LineupLoader) -> Iterator[str]:
-    with served(settings, loader) as address:
+    with never_asking_for_weights(), served(settings, loader) as address:
         yield address
 
 

@@ -56,3 +56,11 @@ def served(settings: Settings, loader: LineupLoader | None = None) -> Iterator[s
         yield address
     finally:
         app.close(verbose=False)
+
+
+@contextmanager
+def never_asking_for_weights() -> Iterator[None]:
+    """For an app whose weights never come, which a page would ask for all the while it is open."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qvla.ui.compare.weights.POLL_SECONDS", 3600)
+        yield
