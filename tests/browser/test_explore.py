@@ -105,17 +105,14 @@ def test_a_choice_is_counted_compared_and_sent_to_the_admin_form(
     facts = page.locator("#explore-facts")
     page.locator("#explore-rank input").fill("4")
     page.locator("#explore-rank input").press("Enter")
-    found = explore(model, "lora", rank=4)
+    found = explore(model, "lora", rank=4, called=model.name)
     expect(facts).to_contain_text(f"{found.trainable_params:,} of {found.total_params:,}")
     expect(page.locator("#explore-code code").first).to_contain_text("--rank 4")
     copy = page.locator("#explore-code .copy").first
     copy.evaluate(SAID)  # what the button says it says for a moment only
     copy.click()
     until(lambda: page.evaluate("window.said").count("Copied"))
-    assert (
-        page.evaluate("navigator.clipboard.readText()")
-        == explore(model, "lora", rank=4, called=model.name).command
-    )
+    assert page.evaluate("navigator.clipboard.readText()") == found.command
 
     page.click("#explore-compare")
     rows = page.locator("#explore-table tbody tr")
