@@ -10,3 +10,9 @@
     return counts && !document.getElementById("masthead") ? 0 : draw(callback);
   };
 }
+
+// A photo that is chosen before the page has what it opens with would be replaced by that: choosing waits
+// for this (qvla/ui/compare/keeping.py).
+window.qvlaOpened = new Promise((done) => {
+  window.qvlaOpen = done;
+});

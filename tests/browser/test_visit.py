@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from gradio.utils import get_upload_folder
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -314,6 +314,37 @@ def test_a_reload_loses_nothing(
     expect(page.locator("#history")).to_contain_text("Nothing compared yet")
     expect(page.locator(".pane h3")).to_have_text(["QVLA", "Base"])
     assert page.locator("table.history").count() == 0
+
+
+def test_a_photo_that_is_chosen_before_the_page_has_opened_stays(
+    context: BrowserContext, address: str, tmp_path: Path
+) -> None:
+    before, now = (write_photo(tmp_path / f"{name}.png") for name in ("before", "now"))
+    page = context.new_page()
+    page.goto(address)
+    caption = page.locator(".photo-view figcaption")
+    choose(page, before)
+    expect(caption).to_contain_text(before.name)
+    page.wait_for_function("localStorage.getItem('qvla-visit')?.length > 100")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)  # what the page opens with
+
+    page.route("**/gradio_api/run/**", hold)
+    page.reload()
+    page.locator("#photo-file").wait_for(state="attached")
+    with page.expect_response("**/gradio_api/upload*"):
+        choose(page, now)
+    page.wait_for_timeout(1000)  # in which it would be taken
+    until(lambda: page.wait_for_timeout(20) or held)
+    held[0].continue_()
+    expect(caption).to_contain_text(now.name)
+    page.wait_for_timeout(200)
+    expect(caption).to_contain_text(now.name)
 
 
 @pytest.mark.slow

@@ -21,6 +21,9 @@ from qvla.ui.photo_folder import PhotoFolder
 
 STORAGE_KEY = "qvla-visit"  # in the browser; as secret too, since it keeps nothing from its owner
 PANES_IN_LINK = "panes"  # in the address of the page, such as ?panes=base,qvla
+# Once the page shows what it opens with, and before whatever would take the place of that.
+OPENED = "() => window.qvlaOpen()"
+ONCE_OPENED = "async (...values) => { await window.qvlaOpened; return values; }"
 PHOTO_GONE = "The photo is no longer on the server: choose it again to compare it."
 Update = dict[Any, Any]
 
@@ -48,19 +51,15 @@ class VisitKeeping:
         history: HistoryPanel,
         choice: PaneChoice,
         told: Callable[[tuple[Pane, ...]], Update],
-        has_chosen: Callable[[gr.Request], bool],
     ) -> None:
-        """`told` gives the updates that show panes; `has_chosen` says whether a visit has chosen a
-        photo already.
-        """
+        """`told` gives the updates that show panes."""
         self.settings, self.loader, self.examples = settings, loader, examples
         self.parts, self.history, self.choice, self.told = parts, history, choice, told
-        self.has_chosen = has_chosen
         self.store = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_KEY)
 
     def wire(self, page: gr.Blocks) -> Any:
         """Returns the event after which the page shows what was kept."""
-        return page.load(
+        restored = page.load(
             self._restore,
             inputs=[self.store],
             outputs=[*self.parts, self.choice.chosen, *self.history.outputs],
@@ -69,6 +68,8 @@ class VisitKeeping:
             api_name="restore_visit",
             api_visibility="undocumented",
         )
+        restored.then(None, js=OPENED)
+        return restored
 
     def after(self, event: Any, name: str) -> None:
         """Has the browser keep the visit as it is after this event."""
@@ -95,13 +96,6 @@ class VisitKeeping:
             return ()
 
     def _restore(self, value: Any, request: gr.Request) -> Update:
-        updates = self._kept(value, request)
-        if self.has_chosen(request):  # who was quicker than this keeps what he chose
-            others = {part: own for part, own in updates.items() if part not in self.parts}
-            return others or {self.parts.filled: gr.skip()}
-        return updates
-
-    def _kept(self, value: Any, request: gr.Request) -> Update:
         visit, parts, linked = read_kept(value), self.parts, self._linked(request)
         if visit is None:
             return {**self._open(linked), self.choice.chosen: linked}

@@ -23,7 +23,7 @@ from qvla.ui.compare.entries import entry_of
 from qvla.ui.compare.examples import example_grid
 from qvla.ui.compare.gallery import GalleryPanel
 from qvla.ui.compare.history_panel import HistoryPanel
-from qvla.ui.compare.keeping import PANES_IN_LINK, Shown, VisitKeeping
+from qvla.ui.compare.keeping import ONCE_OPENED, PANES_IN_LINK, Shown, VisitKeeping
 from qvla.ui.compare.offers import LEAST, MOST, panes_of
 from qvla.ui.compare.reopening import Reopening
 from qvla.ui.compare.several.panel import SeveralPanel
@@ -133,7 +133,7 @@ class CompareTab:
         own = Shown(self.photo, self.chosen, self.references, self.filled, self.panes, self.shown)
         self.keeping = keeping = VisitKeeping(
             *(self.settings, self.loader, self.examples),
-            *(own, self.history, self.choice, self.turns.told, self.turns.has_chosen),
+            *(own, self.history, self.choice, self.turns.told),
         )
         ready = self.weights.wire(keeping.wire(page), self.panes, self.shown, self.choice)
         beside = [*self.looked.outputs, *self.voting.outputs]
@@ -167,6 +167,7 @@ class CompareTab:
                 inputs=inputs,
                 outputs=outputs,
                 queue=name not in AT_ONCE,
+                js=ONCE_OPENED,
                 api_name=name,
                 **quiet,
             )

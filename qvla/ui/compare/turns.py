@@ -62,10 +62,6 @@ class Turns:
     def outputs(self) -> list[Any]:
         return [self.photo, self.panes, self.shown, self.stop_button]
 
-    def has_chosen(self, request: gr.Request) -> bool:
-        """Whether this visit has chosen a photo since its page was opened."""
-        return self.runs.has_chosen(visit_of(request))
-
     def is_busy(self, request: gr.Request) -> bool:
         """Whether this visit still has words to come."""
         return self.runs.is_busy(visit_of(request))
@@ -80,7 +76,6 @@ class Turns:
     def dropped(self, seats: Sequence[str], request: gr.Request) -> Update:
         """Of the photo before: words to come are stopped, and the panes emptied."""
         self.runs.stop(visit_of(request), discard=True)
-        self.runs.choose(visit_of(request))
         return self.idle(seats)
 
     def wait(self, wanted: Wanted, request: gr.Request) -> Update:

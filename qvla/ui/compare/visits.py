@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +10,6 @@ from gradio.data_classes import FileData
 
 from qvla.ui.compare.voting.mask import Mask
 from qvla.ui.panes import Pane
-
-MOST_CHOSEN = 2000  # visits that are remembered for the time that a page takes to open
 
 
 @dataclass(frozen=True)
@@ -55,19 +52,6 @@ class Runs:
         self._lock = threading.Lock()
         self._waiting: dict[str, Wanted] = {}
         self._running: dict[str, Run] = {}
-        self._chosen: OrderedDict[str, None] = OrderedDict()  # visits, the newest last
-
-    def choose(self, visit: str) -> None:
-        """Notes that a visit has chosen a photo."""
-        with self._lock:
-            self._chosen[visit] = None
-            self._chosen.move_to_end(visit)
-            if len(self._chosen) > MOST_CHOSEN:
-                self._chosen.popitem(last=False)
-
-    def has_chosen(self, visit: str) -> bool:
-        with self._lock:
-            return visit in self._chosen
 
     def ask(self, visit: str, wanted: Wanted) -> bool:
         """Has this comparison wait; False, without effect, when the visit has one already."""

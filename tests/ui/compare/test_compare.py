@@ -24,13 +24,11 @@ from qvla.settings import Settings
 from qvla.ui.app import build
 from qvla.ui.compare import history
 from qvla.ui.compare.comparison import compare, score
-from qvla.ui.compare.kept import kept
 from qvla.ui.panes import Pane, PaneState, announcement, idle_panes, render_panes
 from qvla.ui.photo_folder import PAGE_SIZE, PhotoFolder
 from qvla.ui.tables import write_csv
 from tests.support.held import held
 from tests.support.made_images import geotiff
-from tests.support.raw import RawVisitor
 from tests.support.serving import add_adapters, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
 from tests.support.waiting import PATIENCE
@@ -419,13 +417,3 @@ def test_the_page_asks_for_nothing_from_elsewhere(address: str) -> None:
 def test_openais_clients_are_not_answered_unless_that_is_asked_for(address: str) -> None:
     assert httpx.get(f"{address}v1/models").status_code == 404
     assert httpx.post(f"{address}v1/chat/completions", json={}).status_code in (404, 405)
-
-
-def test_a_photo_that_was_chosen_first_is_not_replaced_by_that_of_the_last_visit(
-    address: str, tmp_path: Path
-) -> None:
-    quick, patient = RawVisitor(address, "quick"), RawVisitor(address, "patient")
-    quick.call("take_photo", quick.upload(write_photo(tmp_path / "mine.png")), "")
-    visit = kept(None, "a river before", "", (), ())
-    opened, late = patient.call("restore_visit", visit), quick.call("restore_visit", visit)
-    assert "a river before" in opened and "a river before" not in late
