@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from gradio.utils import get_upload_folder
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import APIResponse, BrowserContext, Page, Route, expect
 
 from qvla.captioning.loader import LineupLoader
 from qvla.errors import QvlaError
@@ -326,13 +326,13 @@ def test_a_photo_that_is_chosen_before_the_page_has_opened_stays(
     choose(page, before)
     expect(caption).to_contain_text(before.name)
     page.wait_for_function("localStorage.getItem('qvla-visit')?.length > 100")
-    held: list[Route] = []
+    held: list[tuple[Route, APIResponse]] = []
 
     def hold(route: Route) -> None:
         if held:
             route.continue_()
-        else:
-            held.append(route)  # what the page opens with
+        else:  # what the page opens with
+            held.append((route, route.fetch()))
 
     page.route("**/gradio_api/run/**", hold)
     page.reload()
@@ -341,7 +341,8 @@ def test_a_photo_that_is_chosen_before_the_page_has_opened_stays(
         choose(page, now)
     page.wait_for_timeout(1000)  # in which it would be taken
     until(lambda: page.wait_for_timeout(20) or held)
-    held[0].continue_()
+    opens, answer = held[0]
+    opens.fulfill(response=answer)
     expect(caption).to_contain_text(now.name)
     page.wait_for_timeout(200)
     expect(caption).to_contain_text(now.name)
