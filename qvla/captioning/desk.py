@@ -52,13 +52,20 @@ class Desk:
         return sum(len(cohort.rows) for cohort in self._cohorts.values())
 
     def open(self, seconds: float) -> bool:
-        """Waits for the backbone for so long at most; whether it was to be had."""
+        """Waits for the backbone for so long at most; whether it was to be had.
+
+        Raises what keeps the device from being had, and then holds nothing.
+        """
         if not self.shared.lock.acquire(timeout=seconds):
             return False
         self._held.callback(self.shared.lock.release)
-        self._held.enter_context(captioning_turn(self.shared.device_lock))
-        if self.shared.device != "cpu":
-            self._held.enter_context(_beside_others(self.shared.stream))
+        try:
+            self._held.enter_context(captioning_turn(self.shared.device_lock))
+            if self.shared.device != "cpu":
+                self._held.enter_context(_beside_others(self.shared.stream))
+        except BaseException:
+            self._held.close()
+            raise
         return True
 
     def close(self) -> None:

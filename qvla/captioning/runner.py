@@ -78,8 +78,7 @@ class Runner:
                     self._turn(shared)
                 except Exception as error:  # a fault of ours, which must not end all captions
                     log.exception("captioning failed on %s", shared.model)
-                    self._desks[id(shared)].abort(error)
-                    self._close(shared)
+                    self._end(shared, error)
 
     def _turn(self, shared: SharedBackbone) -> None:
         """One step on a backbone, after those who wait for it have been let in."""
@@ -116,6 +115,20 @@ class Runner:
                 if alone:
                     break
         return taken
+
+    def _end(self, shared: SharedBackbone, error: Exception) -> None:
+        """Tells those who are answered on a backbone of a fault, or, if none are yet, who waits."""
+        desk = self._desks.get(id(shared))
+        if desk is not None:
+            desk.abort(error)
+            self._close(shared)
+            return
+        with self._news:
+            hit = [one for one in self._waiting if one.shared is shared]
+            for one in hit:
+                self._waiting.remove(one)
+        for one in hit:
+            one.fail(error)
 
     def _close(self, shared: SharedBackbone) -> None:
         desk = self._desks.pop(id(shared), None)

@@ -221,6 +221,21 @@ def test_a_fault_of_one_step_is_told_to_all_in_it_and_to_nobody_else(lineup: Lin
     assert caption(lineup, PHOTOS[:1], VARIANTS, decoding)[0]["base"].text == expected["base"].text
 
 
+def test_a_device_that_cannot_be_had_is_told_and_the_next_is_answered(
+    lineup: Lineup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise RuntimeError("no such device")
+
+    [before] = caption(lineup, PHOTOS[:1], ["base"], Decoding(LENGTH))
+    with monkeypatch.context() as patch:
+        patch.setattr("qvla.captioning.desk.captioning_turn", fails)
+        with pytest.raises(RuntimeError, match="no such device"):
+            caption(lineup, PHOTOS[:1], ["base"], Decoding(LENGTH))
+    [after] = caption(lineup, PHOTOS[:1], ["base"], Decoding(LENGTH))
+    assert after["base"].text == before["base"].text
+
+
 def test_what_does_not_fit_together_is_begun_one_by_one(
     lineup: Lineup, alone: dict[str, Alone]
 ) -> None:

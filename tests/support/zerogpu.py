@@ -153,6 +153,7 @@ def without_a_device() -> None:
         lineup = zerogpu._Held.lineup
         for name in lineup.names():
             if lineup.shared(name).backbone is not None:
+                lineup.shared(name).device = "cpu"
                 lineup.shared(name).loaded.device = torch.device("cpu")
 
     zero_torch.init, zero_torch.move = (lambda uuid: None), move
