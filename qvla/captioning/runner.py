@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from qvla.captioning.desk import Desk
@@ -89,7 +89,7 @@ class Runner:
                 return
             desk = Desk(shared)
             if not desk.open(0 if self._desks else POLL):
-                self._drop_cancelled()
+                self._turn_away(lambda one: one.cancelled.is_set(), Cancelled())
                 return
             self._desks[id(shared)] = desk
         begun = [] if shared.lock.wanted and desk.busy else self._let_in(desk)
@@ -123,25 +123,21 @@ class Runner:
             desk.abort(error)
             self._close(shared)
             return
-        with self._news:
-            hit = [one for one in self._waiting if one.shared is shared]
-            for one in hit:
-                self._waiting.remove(one)
-        for one in hit:
-            one.fail(error)
+        self._turn_away(lambda one: one.shared is shared, error)
 
     def _close(self, shared: SharedBackbone) -> None:
         desk = self._desks.pop(id(shared), None)
         if desk is not None:
             desk.close()
 
-    def _drop_cancelled(self) -> None:
+    def _turn_away(self, whom: Callable[[Generation], bool], error: Exception) -> None:
+        """Of those who wait."""
         with self._news:
-            gone = [one for one in self._waiting if one.cancelled.is_set()]
+            gone = [one for one in self._waiting if whom(one)]
             for one in gone:
                 self._waiting.remove(one)
         for one in gone:
-            one.fail(Cancelled())
+            one.fail(error)
 
 
 def _start_all_anew() -> None:
