@@ -6,7 +6,7 @@ read at two depths, on the token grid of the student: seven by seven.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from math import sqrt
@@ -88,7 +88,7 @@ class Components:
 
 
 def stored_components(
-    teacher: Teacher, batches: Sequence[np.ndarray], path: Path
+    teacher: Teacher, batches: Iterable[np.ndarray], path: Path
 ) -> list[Components]:
     """Of each depth, from a sample of photos, or those that a file already holds."""
     if not path.is_file():

@@ -102,7 +102,7 @@ def _looked_at(
 ) -> dict[str, np.ndarray]:
     teacher = Teacher(name, device)
     sample = random.Random(0).sample(range(len(names)), min(SAMPLE, len(names)))
-    batches = [_shown(pixels[sample[i : i + BATCH]]) for i in range(0, len(sample), BATCH)]
+    batches = (_shown(pixels[sample[i : i + BATCH]]) for i in range(0, len(sample), BATCH))
     components = stored_components(teacher, batches, folder / f"{name}.npz")
     part = _Part(folder / name, names)
     maps = [
