@@ -42,7 +42,6 @@ class Views:
     `maps` (N, 7, 7, W) float16.
     """
 
-    names: list[str]
     pixels: np.ndarray
     maps: dict[str, np.ndarray]
 
@@ -83,7 +82,7 @@ def prepare(
     maps: dict[str, np.ndarray] = {}
     for name in teachers:
         maps |= _looked_at(name, pixels, folder, names, device)
-    return Views(names, pixels, maps)
+    return Views(pixels, maps)
 
 
 def _photos(examples: Sequence[Example], folder: Path, names: list[str]) -> np.ndarray:

@@ -57,7 +57,7 @@ def views() -> Views:
         f"lite0 {depth}": draw.normal(size=(len(photos), GRID, GRID, 8)).astype(np.float16)
         for depth in DEPTHS
     }
-    return Views([photo.example.name for photo in photos], pixels, maps)
+    return Views(pixels, maps)
 
 
 def taught_to_see(views: Views, checkpoint: Path) -> Weights:

@@ -38,7 +38,7 @@ def averaged(photo: np.ndarray) -> np.ndarray:
 def test_what_is_to_be_imitated_is_what_the_view_shows(coarse: float) -> None:
     photos = np.stack([smooth(number) for number in range(4)])
     means = np.stack([averaged(photo) for photo in photos]).astype(np.float16)
-    held = Views(["a", "b", "c", "d"], photos, {"mean": means})
+    held = Views(photos, {"mean": means})
     rng, rows = np.random.default_rng(0), np.arange(200) % 4
     pixels, boxes = held.draw(rows, rng, coarse=coarse)
     assert pixels.shape == (200, STUDENT_SIZE, STUDENT_SIZE, 3)
@@ -55,7 +55,7 @@ def test_what_is_to_be_imitated_is_what_the_view_shows(coarse: float) -> None:
 def test_the_whole_photo_is_imitated_by_what_was_seen_in_it() -> None:
     draw = np.random.default_rng(0)
     maps = draw.normal(size=(3, GRID, GRID, 5)).astype(np.float16)
-    held = Views(["a", "b", "c"], np.zeros((3, STORED_SIZE, STORED_SIZE, 3), np.uint8), {"m": maps})
+    held = Views(np.zeros((3, STORED_SIZE, STORED_SIZE, 3), np.uint8), {"m": maps})
     seen = held.seen("m", [2, 0], np.array([[0.0, 0, 1, 1]] * 2))
     np.testing.assert_allclose(seen, maps[[2, 0]], atol=1e-5)
     right = held.seen("m", [1], np.array([[3 / 7, 0, 10 / 7, 1]]))  # mirrored behind its edge
