@@ -156,13 +156,19 @@ def caption_side_by_side(
     return answers
 
 
-def open_photos(
-    folder: Path, count: int, settings: Settings
-) -> tuple[list[Path], list[Image.Image]]:
+def photos_in(folder: Path, count: int) -> list[Path]:
     """The first photos of a folder in the RISC layout; raises BenchError where it has none."""
     paths = [example.image for example in read_examples(folder)][:count]
     if not paths:
         raise BenchError(f"There are no photos in {folder}.")
+    return paths
+
+
+def open_photos(
+    folder: Path, count: int, settings: Settings
+) -> tuple[list[Path], list[Image.Image]]:
+    """`photos_in` a folder, and what they show."""
+    paths = photos_in(folder, count)
     return paths, [open_image(path, max_pixels=settings.max_pixels) for path in paths]
 
 

@@ -21,7 +21,6 @@ from qvla.bench.arrangements import BenchError
 from qvla.bench.memory import counted_in, in_own_process
 from qvla.bench.memory_variant import VariantMemory
 from qvla.captioning.contenders import VARIANTS, title_of
-from qvla.data.examples import read_examples
 from qvla.planning import planner
 from qvla.records import store as records
 from qvla.settings import Settings
@@ -82,10 +81,7 @@ def chosen_parts(named: str | None) -> tuple[str, ...]:
 def measure(plan: Plan, settings: Settings, variants: Sequence[str]) -> records.Record:
     """Measures the variants one after another, each as often as the plan says."""
     settings = arrangements.made_explicit(settings)
-    examples = read_examples(plan.data)
-    if not examples:
-        raise BenchError(f"There are no photos in {plan.data}.")
-    photo = examples[0].image
+    [photo] = arrangements.photos_in(plan.data, 1)
     numbers: Numbers = {}
     recipes: dict[str, Any] = {}
     for variant in variants:

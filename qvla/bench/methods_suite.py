@@ -31,8 +31,6 @@ from qvla.captioning.desk import answer_now
 from qvla.captioning.generation import Generation
 from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX
-from qvla.data.examples import read_examples
-from qvla.data.imagery import open_image
 from qvla.methods.recipe import make_recipe
 from qvla.methods.registry import KINDS, makes_model
 from qvla.models.backbone import Precision, load_backbone
@@ -91,16 +89,13 @@ def chosen_methods(named: str | None) -> tuple[str, ...]:
 def measure(plan: Plan, settings: Settings, methods: Sequence[str]) -> records.Record:
     """Makes the adapters, then measures memory and time."""
     settings = arrangements.made_explicit(settings)
-    examples = read_examples(plan.data)[: plan.photos]
-    if not examples:
-        raise BenchError(f"There are no photos in {plan.data}.")
+    paths, images = arrangements.open_photos(plan.data, plan.photos, settings)
     with tempfile.TemporaryDirectory(prefix="qvla-bench-") as folder:
         made: dict[str, Path] = {}
         for name in dict.fromkeys((*methods, *FIVE)):
             log.info("Making an adapter of %s.", KINDS[name].method.title)
             made[name] = make_adapter(settings, name, Path(folder) / name)
         numbers = _memories(plan, settings, made)
-        images = [open_image(one.image, max_pixels=settings.max_pixels) for one in examples]
         lineup = lineup_of(settings, {name: made[name] for name in methods})
     numbers |= _times(plan, lineup, methods, images)
     return records.new_record(
@@ -109,8 +104,8 @@ def measure(plan: Plan, settings: Settings, methods: Sequence[str]) -> records.R
         variants=(BASE, *methods),
         data=records.Data(
             name=plan.data.name,
-            items=len(examples),
-            fingerprint=records.fingerprint(one.image for one in examples),
+            items=len(paths),
+            fingerprint=records.fingerprint(paths),
         ),
         numbers=numbers,
         protocol={
