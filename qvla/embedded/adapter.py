@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from qvla.data.examples import read_examples
 from qvla.embedded.questions import questions_of
-from qvla.embedded.sources import training_photos
+from qvla.embedded.sources import times_of, training_photos
 from qvla.files import write_tensors
 from qvla.methods.recipe import Recipe, make_recipe
 from qvla.models.adapters import WEIGHTS
@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             photos = questions_of(options.data, "train")
             evaluation = questions_of(options.data, "val", EVALUATION_SOURCES)
         else:
-            photos = [photo.example for photo in training_photos(options.data)]
+            told = training_photos(options.data)
+            photos = [photo.example for photo in told for _ in range(times_of(photo))]
             evaluation = read_examples(options.data, splits=["val"], sources=EVALUATION_SOURCES)
         if options.photos is not None:
             drawn = random.Random(options.seed)

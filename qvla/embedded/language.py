@@ -18,7 +18,7 @@ from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.embedded.architecture import FAMILY
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sight import normalise, turn
-from qvla.embedded.sources import TrainingPhoto
+from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.tasks import FUNCTION_WORDS, prompts_of
 from qvla.embedded.views import Views
 from qvla.models.families.word_tokens import split_words
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 PHOTOS = 48  # a step; each is seen once and asked four things
 LENGTH = 80  # tokens a row, image included: one length, so that the decoder is compiled once
+# The share of an answer's words that the decoder is not shown while it tells the next: it then has
+# to look at the photo rather than to remember a caption (Bowman et al. 2016, arXiv 1511.06349).
+UNSHOWN = 0.2
 
 
 def train_language(
@@ -51,18 +54,19 @@ def train_language(
     for part in (FAMILY.tower, FAMILY.decoder):
         model.get_submodule(part).compile()
     unknown = processor.tokenizer.unk_token_id
-    common = _common_words(photos)
+    common, shares = _common_words(photos), shares_of(photos)
     total = 0.0
     while not run.finished:
         # Drawn by the step alone, so that a resumed run sees the same.
         rng, words = np.random.default_rng(run.step_number), random.Random(run.step_number)
-        rows = rng.integers(len(photos), size=PHOTOS)
+        rows = rng.choice(len(photos), size=PHOTOS, p=shares)
         pixels, _ = views.draw(rows, rng, coarse=0)  # mirrored, a photo shows more than is said
         [pixels] = turn(rng, pixels)
         asked = [prompt for row in rows for prompt in prompts_of(photos[row], common, words)]
         batch = _of_one_length(
             encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
         )
+        batch["input_ids"] = partly_shown(batch["input_ids"], batch["labels"], unknown, rng)
         batch = {name: part.to(like.device) for name, part in batch.items()}
         labels = batch.pop("labels")
         labels[labels == unknown] = IGNORED
@@ -85,6 +89,14 @@ def train_language(
             )
             total = 0.0
     return {name.removeprefix("model."): w for name, w in run.master_weights().items()}
+
+
+def partly_shown(
+    ids: torch.Tensor, labels: torch.Tensor, unknown: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """Token ids (B, T) with UNSHOWN of those that have a label replaced by `unknown`."""
+    drawn = torch.from_numpy(rng.random(ids.shape) < UNSHOWN)
+    return ids.masked_fill(drawn & (labels != IGNORED), unknown)
 
 
 def _of_one_length(batch: BatchFeature) -> dict[str, torch.Tensor]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from qvla.data.examples import read_examples
 from qvla.data.risc import Example
+
+NWPU_TIMES = 3  # as often as the others: few of its photos have captions, in a manner of their own
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,18 @@ def training_photos(folder: Path) -> list[TrainingPhoto]:
         example = Example(images / name, "NWPU", "train", tuple(captions))
         photos.append(TrainingPhoto(example, scenes[name]))
     return photos
+
+
+def times_of(photo: TrainingPhoto) -> int:
+    """How often a photo is shown where another is shown once."""
+    return NWPU_TIMES if photo.source == "NWPU" else 1
+
+
+def shares_of(photos: Sequence[TrainingPhoto]) -> np.ndarray:
+    """(N,) how probable each photo is in a draw by `times_of`."""
+    times = np.array([times_of(photo) for photo in photos])
+    shares: np.ndarray = times / times.sum()
+    return shares
 
 
 def photos_of(folder: Path, split: str) -> list[TrainingPhoto]:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from qvla.captioning.prompts import IGNORED
 from qvla.data.risc import Example
 from qvla.embedded import architecture, budget, language, sight
 from qvla.embedded.architecture import FAMILY, mini_config
 from qvla.embedded.base import make_processor
-from qvla.embedded.sources import TrainingPhoto
+from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.teachers import DEPTHS, GRID
 from qvla.embedded.views import STORED_SIZE, Views
 
@@ -113,3 +114,19 @@ def test_a_stage_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
     assert resumed.keys() == whole.keys()
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_fifth_of_the_words_to_be_told_is_not_shown() -> None:
+    ids = torch.arange(2, 42).repeat(250, 1)
+    labels = ids.masked_fill(ids < 12, IGNORED)  # the prompt is all shown
+    shown = language.partly_shown(ids, labels, 1, np.random.default_rng(0))
+    hidden = shown != ids
+    assert (shown[hidden] == 1).all()
+    assert not hidden[:, :10].any()
+    assert hidden[:, 10:].float().mean().item() == pytest.approx(0.2, abs=0.02)
+    assert (ids == torch.arange(2, 42)).all()  # the batch itself keeps its tokens
+
+
+def test_photos_of_nwpu_are_drawn_three_times_as_often() -> None:
+    elsewhere = TrainingPhoto(Example(Path("a.png"), "NWPU", "train", ("a lake .",)), "lake")
+    assert shares_of([*PHOTOS[:5], elsewhere]) == pytest.approx([1 / 8] * 5 + [3 / 8])
