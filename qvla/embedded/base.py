@@ -50,7 +50,7 @@ def make_base(
     """
     told = training_photos(data)
     photos = told + (scene_photos(scenes) if scenes is not None else [])
-    examples = [photo.example for photo in photos]
+    held_out, examples = photos_of(data, "val"), [photo.example for photo in photos]
     views = prepare(examples, work / "views", teachers=teachers, device=device)
     model, processor = _begin(told, start_from)
     tower: Any = model.get_submodule(FAMILY.tower)
@@ -63,13 +63,19 @@ def make_base(
             minutes=sight,
             checkpoint=work / "sight.pt",
             device=device,
-            held_out=photos_of(data, "val"),
+            held_out=held_out,
         )
         write_tensors(tower_file, weights)
     tower.load_state_dict(load_file(tower_file))
     nn.Module.to(model, device, computing_type(device))
     weights = train_language(
-        model, processor, told, views, minutes=language, checkpoint=work / "language.pt"
+        model,
+        processor,
+        told,
+        views,
+        minutes=language,
+        checkpoint=work / "language.pt",
+        held_out=held_out,
     )
     model.load_state_dict(weights, strict=False)  # the head is tied, so named once
     model = model.cpu().bfloat16()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from transformers.feature_extraction_utils import BatchFeature
 from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.embedded.architecture import FAMILY
 from qvla.embedded.budget import BudgetRun
-from qvla.embedded.sight import normalise, turn
+from qvla.embedded.sight import LOOK_EVERY, normalise, turn
 from qvla.embedded.sources import TrainingPhoto, shares_of
-from qvla.embedded.tasks import FUNCTION_WORDS, prompts_of
-from qvla.embedded.views import Views
+from qvla.embedded.tasks import FUNCTION_WORDS, Prompt, prompts_of
+from qvla.embedded.views import STUDENT_SIZE, Views, resized
 from qvla.models.families.word_tokens import split_words
+from qvla.tuning.training_data import open_photo
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ LENGTH = 80  # tokens a row, image included: one length, so that the decoder is 
 # The share of an answer's words that the decoder is not shown while it tells the next: it then has
 # to look at the photo rather than to remember a caption (Bowman et al. 2016, arXiv 1511.06349).
 UNSHOWN = 0.2
+LOOKED_AT = 96  # photos
 
 
 def train_language(
@@ -40,9 +43,12 @@ def train_language(
     *,
     minutes: float,
     checkpoint: Path,
+    held_out: Sequence[TrainingPhoto] = (),
 ) -> dict[str, torch.Tensor]:
-    """Trains `model` (eager attention) for the given minutes; returns its float32 weights."""
-    like = next(model.parameters())
+    """Trains `model` (eager attention) for the given minutes; returns its float32 weights.
+
+    The loss on photos `held_out`, and on as many of those that it is taught, is in the log.
+    """
     run = BudgetRun(
         nn.ModuleDict({"model": model}),
         minutes=minutes,
@@ -53,9 +59,13 @@ def train_language(
     model.train()
     for part in (FAMILY.tower, FAMILY.decoder):
         model.get_submodule(part).compile()
-    unknown = processor.tokenizer.unk_token_id
     common, shares = _common_words(photos), shares_of(photos)
-    total = 0.0
+    drawn = random.Random(0)
+    looked_at = {
+        name: drawn.sample(list(some), min(LOOKED_AT, len(held_out)))
+        for name, some in (("held out photos", held_out), ("photos it is taught", photos))
+    }
+    total, last_look = 0.0, run.used
     while not run.finished:
         # Drawn by the step alone, so that a resumed run sees the same.
         rng, words = np.random.default_rng(run.step_number), random.Random(run.step_number)
@@ -63,20 +73,7 @@ def train_language(
         pixels, _ = views.draw(rows, rng, coarse=0)  # mirrored, a photo shows more than is said
         [pixels] = turn(rng, pixels)
         asked = [prompt for row in rows for prompt in prompts_of(photos[row], common, words)]
-        batch = _of_one_length(
-            encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
-        )
-        batch["input_ids"] = partly_shown(batch["input_ids"], batch["labels"], unknown, rng)
-        batch = {name: part.to(like.device) for name, part in batch.items()}
-        labels = batch.pop("labels")
-        labels[labels == unknown] = IGNORED
-        features = FAMILY.image_features(model, normalise(pixels, rng).to(like.device, like.dtype))
-        seen = FAMILY.given_features(features.repeat_interleave(len(asked) // PHOTOS, dim=0))
-        hidden = model.base_model(**batch, **seen, use_cache=False)[0]
-        # the state at a position predicts the next token, so labels are read one place later
-        told = labels[:, 1:] != IGNORED
-        logits = model.get_output_embeddings()(hidden[:, :-1][told])
-        loss = F.cross_entropy(logits.float(), labels[:, 1:][told])
+        loss = loss_of(model, processor, normalise(pixels, rng), asked, rng)
         run.step(loss)
         total += loss.item()
         if run.step_number % 50 == 0:
@@ -88,7 +85,58 @@ def train_language(
                 total / 50,
             )
             total = 0.0
+        if held_out and (run.used - last_look > LOOK_EVERY or run.finished):
+            last_look = run.used
+            for name, some in looked_at.items():
+                told = loss_on(model, processor, some, common)
+                log.info("on %d %s the loss is %.4f", len(some), name, told)
     return {name.removeprefix("model."): w for name, w in run.master_weights().items()}
+
+
+def loss_of(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    pixels: torch.Tensor,
+    asked: Sequence[Prompt],
+    hiding: np.random.Generator | None = None,
+) -> torch.Tensor:
+    """The mean negative log-likelihood of the answers' tokens, given photos (B, 3, S, S) and as
+    many prompts about each, those of one photo together. Some words are hidden where a generator
+    is given that draws which.
+    """
+    like, unknown = next(model.parameters()), processor.tokenizer.unk_token_id
+    batch = _of_one_length(
+        encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
+    )
+    if hiding is not None:
+        batch["input_ids"] = partly_shown(batch["input_ids"], batch["labels"], unknown, hiding)
+    batch = {name: part.to(like.device) for name, part in batch.items()}
+    labels = batch.pop("labels")
+    labels[labels == unknown] = IGNORED
+    features = FAMILY.image_features(model, pixels.to(like.device, like.dtype))
+    seen = FAMILY.given_features(features.repeat_interleave(len(asked) // len(pixels), dim=0))
+    hidden = model.base_model(**batch, **seen, use_cache=False)[0]
+    # the state at a position predicts the next token, so labels are read one place later
+    told = labels[:, 1:] != IGNORED
+    logits = model.get_output_embeddings()(hidden[:, :-1][told])
+    return F.cross_entropy(logits.float(), labels[:, 1:][told])
+
+
+@torch.no_grad()
+def loss_on(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    photos: Sequence[TrainingPhoto],
+    common: Sequence[str],
+) -> float:
+    """The mean over photos, whole and as they are, each asked what it is asked in training."""
+    words, losses = random.Random(0), []
+    with torch.compiler.set_stance("force_eager"):  # compiling for this would take longer
+        for photo in photos:
+            shown = np.stack([resized(open_photo(photo.example.image), STUDENT_SIZE)])
+            asked = prompts_of(photo, common, words)
+            losses.append(loss_of(model, processor, normalise(shown), asked).item())
+    return sum(losses) / len(losses)
 
 
 def partly_shown(

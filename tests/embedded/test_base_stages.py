@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel
 
-from qvla.captioning.prompts import IGNORED
+from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.data.risc import Example
 from qvla.embedded import architecture, budget, language, sight
 from qvla.embedded.architecture import FAMILY, mini_config
 from qvla.embedded.base import make_processor
 from qvla.embedded.sources import TrainingPhoto, shares_of
+from qvla.embedded.tasks import Prompt
 from qvla.embedded.teachers import DEPTHS, GRID
 from qvla.embedded.views import STORED_SIZE, Views
 
@@ -130,3 +132,34 @@ def test_a_fifth_of_the_words_to_be_told_is_not_shown() -> None:
 def test_photos_of_nwpu_are_drawn_three_times_as_often() -> None:
     elsewhere = TrainingPhoto(Example(Path("a.png"), "NWPU", "train", ("a lake .",)), "lake")
     assert shares_of([*PHOTOS[:5], elsewhere]) == pytest.approx([1 / 8] * 5 + [3 / 8])
+
+
+def test_the_loss_is_transformers_own(views: Views) -> None:
+    torch.manual_seed(0)
+    model = FAMILY.model_class._from_config(small(), attn_implementation="eager").eval()
+    processor = make_processor(PHOTOS)
+    asked = [Prompt("write en river", "trees near a river"), Prompt("classify en", "scene1")] * 2
+    pixels = sight.normalise(views.draw([0, 1], np.random.default_rng(0))[0])
+    mine = language.loss_of(model, processor, pixels, asked)
+    batch = encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
+    own = model(**batch, pixel_values=pixels.repeat_interleave(2, dim=0)).loss
+    torch.testing.assert_close(mine, own, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_told_of_held_out_photos_is_their_loss(
+    views: Views, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = Image.fromarray(views.pixels[0])
+    image.save(tmp_path / "photo.png")
+    photo = TrainingPhoto(Example(tmp_path / "photo.png", "MADE", "val", CAPTIONS[:1]), "scene0")
+    model = FAMILY.model_class._from_config(small(), attn_implementation="eager")
+    caplog.set_level("INFO", logger=language.__name__)
+    language.train_language(
+        *(model, make_processor(PHOTOS), [photo] * len(PHOTOS), views),
+        minutes=MINUTES,
+        checkpoint=tmp_path / "language.pt",
+        held_out=[photo],
+    )
+    held_out, taught = [float(line.rsplit(" ", 1)[1]) for line in caplog.messages[-2:]]
+    assert "on 1 held out photos the loss" in caplog.messages[-2]
+    assert held_out == taught > 0
