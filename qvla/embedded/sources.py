@@ -12,7 +12,7 @@ import numpy as np
 from qvla.data.examples import read_examples
 from qvla.data.risc import Example
 
-NWPU_TIMES = 3  # as often as the others: few of its photos have captions, in a manner of their own
+NWPU_TIMES = 2  # as often as the others: few of its photos have captions, in a manner of their own
 
 
 @dataclass(frozen=True)

@@ -129,9 +129,9 @@ def test_a_fifth_of_the_words_to_be_told_is_not_shown() -> None:
     assert (ids == torch.arange(2, 42)).all()  # the batch itself keeps its tokens
 
 
-def test_photos_of_nwpu_are_drawn_three_times_as_often() -> None:
+def test_photos_of_nwpu_are_drawn_twice_as_often() -> None:
     elsewhere = TrainingPhoto(Example(Path("a.png"), "NWPU", "train", ("a lake .",)), "lake")
-    assert shares_of([*PHOTOS[:5], elsewhere]) == pytest.approx([1 / 8] * 5 + [3 / 8])
+    assert shares_of([*PHOTOS[:5], elsewhere]) == pytest.approx([1 / 7] * 5 + [2 / 7])
 
 
 def test_the_loss_is_transformers_own(views: Views) -> None:
