@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from qvla.data.risc import Example
 from qvla.embedded import sight, views
@@ -146,19 +147,50 @@ def test_a_photo_without_captions_teaches_its_scene_and_what_is_seen_alone() -> 
     draw = torch.Generator().manual_seed(0)
     maps = {f"lite0 {depth}": torch.randn(2, 49, 6, generator=draw) for depth in DEPTHS}
     like = {name: 3 * seen.unflatten(1, (7, 7)).numpy() for name, seen in maps.items()}
-    scene, word = (torch.zeros(2, size, requires_grad=True) for size in (3, 4))
+    scene, word, source = (torch.zeros(2, size, requires_grad=True) for size in (3, 4, 2))
     words = torch.tensor([[0.0, 0.5, 0, 1], [0, 0, 0, 0]])  # the second has none
-    told = (maps, scene, word)
-    losses = sight.losses_of(told, like, torch.tensor([0, 2]), words)
-    assert losses.tolist() == pytest.approx([0, 0, np.log(3), np.log(2)], abs=1e-6)
+    told = (maps, scene, word, source)
+    right = (torch.tensor([0, 2]), words, torch.tensor([1, 0]))
+    losses = sight.losses_of(told, like, *right)
+    assert losses.tolist() == pytest.approx([0, 0, np.log(3), np.log(2), np.log(2)], abs=1e-6)
     losses.sum().backward()
     torch.testing.assert_close(word.grad[0], (0.5 - words[0]) / 4)
     assert not word.grad[1].any() and scene.grad.all()
     other = {name: -seen for name, seen in like.items()}
-    assert sight.losses_of(told, other, torch.tensor([0, 2]), words)[:2].tolist() == [4, 4]
+    assert sight.losses_of(told, other, *right)[:2].tolist() == [4, 4]
+    kept = torch.tensor([5, 0, 48])
+    some = ({name: seen[:, kept] for name, seen in maps.items()}, *told[1:])
+    assert sight.losses_of(some, like, *right, kept=kept)[:2].tolist() == pytest.approx([0, 0])
+    swapped = sight.losses_of(some, like, *right, kept=kept.flip(0))
+    assert swapped[:2].min() > 0.1
 
 
-def test_scenes_are_counted_by_their_source(tmp_path: Path) -> None:
+def test_all_tokens_are_seen_as_the_tower_itself_sees_them() -> None:
+    config = SiglipVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=STUDENT_SIZE,
+        patch_size=STUDENT_SIZE // GRID,
+        vision_use_head=False,
+    )
+    tower = SiglipVisionModel(config).eval()
+    heads = sight.SightHeads(
+        16, {f"m {depth}": 4 for depth in DEPTHS}, scenes=3, words=2, sources=2
+    )
+    pixels = torch.randn(2, 3, STUDENT_SIZE, STUDENT_SIZE)
+    pupil = sight.Pupil(tower, heads)
+    own = tower(pixels, output_hidden_states=True)
+    expected = heads(own.hidden_states[2], own.last_hidden_state)
+    torch.testing.assert_close(pupil(pixels), expected)
+    every = torch.arange(GRID * GRID)
+    torch.testing.assert_close(pupil(pixels, every), expected)
+    maps, *_ = pupil(pixels, every[:5])
+    assert {seen.shape for seen in maps.values()} == {(2, 5, 4)}
+
+
+def test_what_is_named_is_counted_by_source(tmp_path: Path) -> None:
     photos = []
     for number, (source, scene) in enumerate([("A", "one"), ("A", "two"), ("B", "two")]):
         path = tmp_path / f"{number}.png"
@@ -166,12 +198,14 @@ def test_scenes_are_counted_by_their_source(tmp_path: Path) -> None:
         photos.append(TrainingPhoto(Example(path, source, "val", ("a .",)), scene))
 
     class Says(torch.nn.Linear):
-        """Names the second scene, whatever it is shown."""
+        """Names the second scene and source, whatever it is shown."""
 
-        def forward(self, pixels: torch.Tensor) -> tuple[None, torch.Tensor, None]:
-            return None, torch.tensor([[0.0, 1.0]]).repeat(len(pixels), 1), None
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            second = torch.tensor([[0.0, 1.0]]).repeat(len(pixels), 1)
+            return None, second, None, second
 
-    assert sight.scenes_named(Says(1, 1), ["one", "two"], photos) == {"A": 0.5, "B": 1.0}
+    said = sight.named(Says(1, 1), ["one", "two"], ["A", "B"], photos)
+    assert said == {"A": (0.5, 0.0), "B": (1.0, 1.0)}
 
 
 def test_photos_with_a_scene_alone_are_read(tmp_path: Path) -> None:
