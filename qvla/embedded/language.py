@@ -18,7 +18,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.embedded.architecture import FAMILY
 from qvla.embedded.budget import BudgetRun
-from qvla.embedded.sight import LOOK_EVERY, normalise, turn
+from qvla.embedded.sight import LITTLE, LOOK_EVERY, normalise, turn
 from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.tasks import FUNCTION_WORDS, Prompt, prompts_of
 from qvla.embedded.views import STUDENT_SIZE, Views, resized
@@ -73,7 +73,7 @@ def train_language(
         pixels, _ = views.draw(rows, rng, coarse=0)  # mirrored, a photo shows more than is said
         [pixels] = turn(rng, pixels)
         asked = [prompt for row in rows for prompt in prompts_of(photos[row], common, words)]
-        loss = loss_of(model, processor, normalise(pixels, rng), asked, rng)
+        loss = loss_of(model, processor, normalise(pixels, rng, LITTLE), asked, rng)
         run.step(loss)
         total += loss.item()
         if run.step_number % 50 == 0:

@@ -5,8 +5,8 @@ cosine. From the mean of its tokens it names the scene, the things that the capt
 the data set, since each describes the same things in its own way.
 
 The eight flips and quarter turns apply to photo and target grid alike, since a photo from above has
-no up. Half of the tokens are left out until the last part of the training, so that more photos are
-seen in the same time (Li et al. 2023, arXiv 2212.00794).
+no up. Until the last part of the training half of the tokens are left out, so that more photos are
+seen in the same time (Li et al. 2023, arXiv 2212.00794), and the light changes much.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ WORD_CLASSES = 400
 # data sets.
 WEIGHTS = (1.0, 0.5, 0.3, 10.0, 0.3)
 TOKENS_KEPT = 25  # of 49
-ALL_TOKENS_FROM = 0.8  # of the budget
+LAST_PART = 0.8  # of the budget is used when it begins
+# How much of the changes of light the last part and the language have: data sets have their own.
+LITTLE = 0.2
 MIDDLE = 2 / 3  # of the tower's layers are behind it where it imitates the middle features
 
 Told = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
@@ -138,10 +140,11 @@ def train_sight(
         pixels, boxes = views.draw(rows, rng)
         grids = {name: views.seen(name, rows, boxes) for name in views.maps}
         pixels, *turned = turn(rng, pixels, *grids.values())
-        kept = None
-        if run.share < ALL_TOKENS_FROM:
+        kept, light = None, LITTLE
+        if run.share < LAST_PART:
             kept = torch.from_numpy(rng.permutation(GRID * GRID)[:TOKENS_KEPT]).to(device)
-        told = compiled(normalise(pixels, rng).to(device, dtype), kept)
+            light = 1.0
+        told = compiled(normalise(pixels, rng, light).to(device, dtype), kept)
         wanted = dict(zip(grids, turned, strict=True))
         losses = losses_of(told, wanted, scene_of[rows], words_of[rows], source_of[rows], kept=kept)
         run.step((losses * weights).sum())
@@ -260,15 +263,19 @@ def turn(rng: np.random.Generator, *grids: np.ndarray) -> list[np.ndarray]:
     return turned
 
 
-def normalise(pixels: np.ndarray, rng: np.random.Generator | None = None) -> torch.Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) in -1 … 1; with an rng, in another light."""
+def normalise(
+    pixels: np.ndarray, rng: np.random.Generator | None = None, light: float = 1.0
+) -> torch.Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) in -1 … 1; with an rng in another light, 0 for none."""
     values = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 127.5 - 1
     if rng is not None:
         shape = (len(values), 1, 1, 1)
-        gain = torch.from_numpy(rng.uniform(0.75, 1.25, shape)).float()
-        offset = torch.from_numpy(rng.uniform(-0.2, 0.2, shape)).float()
-        tint = torch.from_numpy(rng.uniform(0.9, 1.1, (len(values), 1, 1, 3))).float()
-        grey = torch.from_numpy(rng.uniform(0, 0.4, shape)).float()
+
+        def drawn(low: float, high: float, size: tuple[int, ...] = shape) -> torch.Tensor:
+            return light * torch.from_numpy(rng.uniform(low, high, size)).float()
+
+        gain, offset = 1 + drawn(-0.25, 0.25), drawn(-0.2, 0.2)
+        tint, grey = 1 + drawn(-0.1, 0.1, (len(values), 1, 1, 3)), drawn(0, 0.4)
         values = torch.lerp(values, values.mean(-1, keepdim=True), grey)
         values = (values * gain * tint + offset).clamp(-1, 1)
     return values.permute(0, 3, 1, 2)

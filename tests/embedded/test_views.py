@@ -213,3 +213,16 @@ def test_photos_with_a_scene_alone_are_read(tmp_path: Path) -> None:
     first, second = scene_photos(tmp_path)
     assert (first.scene, second.scene) == ("riverorlake", "grass")
     assert first.example.image == tmp_path / "photos" / "a.jpg" and not first.example.references
+
+
+def test_the_light_of_a_photo_changes_as_much_as_is_asked() -> None:
+    photos = np.stack([smooth(number) for number in range(4)])
+    plain = sight.normalise(photos)
+    assert plain.shape == (4, 3, STORED_SIZE, STORED_SIZE)
+    assert plain.min() == -1 and plain[0, 0, 0, -1].item() == pytest.approx(200 / 127.5 - 1)
+    off = [
+        (sight.normalise(photos, np.random.default_rng(0), light) - plain).abs().mean().item()
+        for light in (0, 0.2, 1)
+    ]
+    assert off[0] == pytest.approx(0, abs=1e-6)
+    assert 0 < off[1] < 0.4 * off[2] < 0.2
