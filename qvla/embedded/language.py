@@ -21,9 +21,8 @@ from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sight import LITTLE, LOOK_EVERY, normalise, turn
 from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.tasks import FUNCTION_WORDS, Prompt, prompts_of
-from qvla.embedded.views import STUDENT_SIZE, Views, resized
+from qvla.embedded.views import Views, whole
 from qvla.models.families.word_tokens import split_words
-from qvla.tuning.training_data import open_photo
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +132,8 @@ def loss_on(
     words, losses = random.Random(0), []
     with torch.compiler.set_stance("force_eager"):  # compiling for this would take longer
         for photo in photos:
-            shown = np.stack([resized(open_photo(photo.example.image), STUDENT_SIZE)])
-            asked = prompts_of(photo, common, words)
-            losses.append(loss_of(model, processor, normalise(shown), asked).item())
+            pixels, asked = normalise(whole([photo.example])), prompts_of(photo, common, words)
+            losses.append(loss_of(model, processor, pixels, asked).item())
     return sum(losses) / len(losses)
 
 

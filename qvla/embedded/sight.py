@@ -26,9 +26,8 @@ from transformers import PreTrainedModel
 from qvla.embedded.budget import BudgetRun, computing_type
 from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.teachers import DEPTHS, GRID
-from qvla.embedded.views import STUDENT_SIZE, Views, resized
+from qvla.embedded.views import Views, whole
 from qvla.models.families.word_tokens import split_words
-from qvla.tuning.training_data import open_photo
 
 log = logging.getLogger(__name__)
 
@@ -223,8 +222,8 @@ def named(
     right: dict[str, list[tuple[bool, bool]]] = {}
     for start in range(0, len(photos), BATCH):
         batch = photos[start : start + BATCH]
-        shown = [resized(open_photo(photo.example.image), STUDENT_SIZE) for photo in batch]
-        _, scene, _, source = pupil(normalise(np.stack(shown)).to(like.device, like.dtype))
+        pixels = normalise(whole([photo.example for photo in batch]))
+        _, scene, _, source = pupil(pixels.to(like.device, like.dtype))
         said = zip(batch, scene.argmax(-1).tolist(), source.argmax(-1).tolist(), strict=True)
         for photo, place, origin in said:
             both = scenes[place] == photo.scene, sources[origin] == photo.source

@@ -179,6 +179,11 @@ def _mirrored(
     return small[down][:, across], [left, top, left + extent, top + extent]
 
 
+def whole(examples: Sequence[Example]) -> np.ndarray:
+    """Photos as they are, at the student's size: (B, 112, 112, 3) uint8."""
+    return np.stack([resized(open_photo(one.image), STUDENT_SIZE) for one in examples])
+
+
 def resized(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
