@@ -59,7 +59,7 @@ class Watch(StoppingCriteria):
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object
     ) -> torch.Tensor:
-        now = clock(self._device)
+        now = clock(self._device, others=False)
         for row in self.rows:
             row.first = row.first or now
         if not self._beams:

@@ -18,20 +18,29 @@ PROCESS_MAPS = Path("/proc/self/maps")
 PEAK_RESET = Path("/proc/self/clear_refs")  # writing 5 sets VmHWM back to VmRSS (man 5 proc)
 
 
-def synchronise(device: torch.device) -> None:
-    """Waits until every kernel queued on the device has ended; at once on the CPU."""
-    if device.type == "cuda":
+def synchronise(device: torch.device, *, others: bool = True) -> None:
+    """Waits until every kernel queued on the device has ended, or without `others` those of the
+    stream that this thread works in; at once on the CPU.
+
+    While another thread records a CUDA graph nobody may wait for the device, in whatever mode it
+    records: both fail (NVIDIA/TensorRT issue 2888).
+    """
+    if device.type != "cuda":
+        return
+    if others:
         torch.cuda.synchronize(device)
+    else:
+        torch.cuda.current_stream(device).synchronize()
 
 
-def clock(device: torch.device, *, idle: bool = True) -> float:
+def clock(device: torch.device, *, idle: bool = True, others: bool = True) -> float:
     """Seconds on a monotonic clock, read once the device is idle: only differences mean anything.
 
     CUDA kernels run behind the caller's back, so a stamp without the wait times their queueing,
-    unless the caller has waited for the result.
+    unless the caller has waited for the result. For `others` see `synchronise`.
     """
     if idle:
-        synchronise(device)
+        synchronise(device, others=others)
     return time.perf_counter()
 
 

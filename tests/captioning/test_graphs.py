@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX, prompt_of
 from qvla.methods.multitask import MultiTaskConfig
 from qvla.models.backbone import load_backbone
+from qvla.records.measure import clock
 from tests.support.alone import Alone, Weights, photos
 from tests.support.peft_zoo import DECODER, NOT_IN_NF4, ZOO, make
 from tests.support.tape import taped
@@ -283,3 +285,22 @@ def test_cuda_graphs_say_what_steps_say(name: str, weights: Weights) -> None:
         ]
         assert not lineup.shared(name).graphs.faults
     assert said["auto"] == said["off"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_others_may_look_at_the_clock_while_a_step_is_recorded() -> None:
+    device, held = torch.device("cuda"), torch.ones(4, device="cuda")
+
+    def beside() -> float:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return clock(device, others=False)
+
+    def work() -> torch.Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(beside).result()
+        return held + 1
+
+    again = graphs.cuda_graph(work)
+    held.fill_(2)
+    assert again().tolist() == [3, 3, 3, 3]
