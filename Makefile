@@ -49,13 +49,13 @@ audit: $(VENV)/.dev
 weekly: audit test-all
 
 # Nothing is installed: PY=python3 takes a machine's own packages. Each suite leaves its record in
-# GPU_RECORDS, whatever becomes of the others.
-GPU_MODEL ?= --model google/paligemma-3b-pt-224 --random-weights
+# GPU_RECORDS, whatever becomes of the others. The random weights, 6 GB, are written once for all.
+GPU_MODEL ?= --model google/paligemma-3b-pt-224 --random-weights "$$weights"
 GPU_RECORDS ?= gpu-records
 BENCH = $(PY) -m qvla bench $(GPU_MODEL) --records "$(GPU_RECORDS)"
 
 gpu:
-	@failed=0; \
+	@failed=0; weights=$$(mktemp -d); trap 'rm -rf "$$weights"' EXIT; \
 	$(PY) -m pytest -m gpu tests/records tests/models tests/captioning || failed=1; \
 	for suite in "engine --repeats 3" "training --memory-repeats 1 --train-steps 10" "memory --memory-repeats 1" \
 			"latency --repeats 3 --batch-sizes 1 8 64"; do \

@@ -59,8 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="photos in the RISC layout (default: examples)")
     parser.add_argument(
         "--random-weights",
-        action="store_true",
-        help="give the model's architecture random weights instead of downloading it",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="give the model's architecture random weights instead of downloading it; those in "
+        "FOLDER are kept, and used again",
     )
     parser.add_argument(
         "--records", type=Path, metavar="FOLDER", help="of the record (default: QVLA_RECORDS)"
@@ -77,11 +80,13 @@ def run(options: argparse.Namespace) -> int:
     output = sys.stdout
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
-        if options.random_weights:
-            from qvla.bench.random_weights import write_checkpoint
+        if options.random_weights is not None:
+            from qvla.bench.random_weights import kept_checkpoint
 
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qvla-random-"))
-            made = write_checkpoint(settings.model, Path(folder))
+            folder = options.random_weights or stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="qvla-random-")
+            )
+            made = kept_checkpoint(settings.model, Path(folder))
             settings = settings.model_copy(update=made)
         text, record = import_module(SUITES[options.suite].module).run(options, settings)
     path = records.write(record, options.records)
