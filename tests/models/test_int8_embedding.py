@@ -36,7 +36,7 @@ from tests.support.alone import round_rows, save_adapter
 
 TOKENS = 1001
 WIDTHS = [80, 72]  # PyTorch's int8 product takes multiples of 16 only
-ROWS = [0, 1, FEW_ROWS["cpu"], FEW_ROWS["cpu"] + 1, 70]
+ROWS = [0, 1, FEW_ROWS, FEW_ROWS + 1, 70]
 
 
 @pytest.fixture(params=WIDTHS)
