@@ -1,6 +1,6 @@
 """Makes the base of the embedded model: `python -m qvla.embedded.base --data DIR --work DIR`.
 
-What the teachers see, sight, then language. Each part is resumed where it stopped when the same
+A teacher, sight, then language. Each part is resumed where it stopped when the same
 command is given again; finished parts are not done again.
 """
 
@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from qvla.embedded.architecture import FAMILY, IMAGE_SIZE, IMAGE_TOKENS, mini_config
 from qvla.embedded.budget import computing_type
 from qvla.embedded.language import train_language
-from qvla.embedded.sight import train_sight
+from qvla.embedded.naming import Names
+from qvla.embedded.sight import BATCH, train_sight
 from qvla.embedded.sources import TrainingPhoto, photos_of, scene_photos, training_photos
 from qvla.embedded.tasks import TASK_WORDS
-from qvla.embedded.teachers import TEACHERS
-from qvla.embedded.views import prepare
-from qvla.files import write_tensors
+from qvla.embedded.teachers import TEACHERS, train_teacher
+from qvla.embedded.views import Views
 from qvla.models.families.word_tokens import word_processor, words_of
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Minutes:
+    """The budgets of the three parts."""
+
+    teacher: float
+    sight: float
+    language: float
 
 
 def make_base(
@@ -36,48 +44,47 @@ def make_base(
     work: Path,
     out: Path,
     *,
-    sight: float,
-    language: float,
+    minutes: Minutes,
     scenes: Path | None = None,
     start_from: Path | None = None,
-    teachers: Sequence[str] = TEACHERS,
+    teacher: str = "lite2",
+    batch: int = BATCH,
     device: torch.device,
 ) -> None:
-    """Trains for `sight` and `language` minutes and writes a bf16 PaliGemma checkpoint to `out`.
+    """Trains for so many minutes and writes a bf16 PaliGemma checkpoint to `out`.
 
-    `scenes` is a folder of photos that have a scene alone (`sources.scene_photos`), for sight;
-    `start_from` an earlier base, from whose weights both go on.
+    `scenes` is a folder of photos that have a scene alone (`sources.scene_photos`), for teacher and
+    sight; `start_from` an earlier base, from whose weights sight and language go on.
     """
     told = training_photos(data)
     photos = told + (scene_photos(scenes) if scenes is not None else [])
-    held_out, examples = photos_of(data, "val"), [photo.example for photo in photos]
-    views = prepare(examples, work / "views", teachers=teachers, device=device)
+    held_out = photos_of(data, "val")
+    work.mkdir(parents=True, exist_ok=True)
+    views, names = Views.of([photo.example for photo in photos], device), Names.of(photos)
     model, processor = _begin(told, start_from)
     tower: Any = model.get_submodule(FAMILY.tower)
-    tower_file = work / "sight.safetensors"
-    if not tower_file.is_file():
-        weights = train_sight(
-            photos,
-            views,
-            tower,
-            minutes=sight,
-            checkpoint=work / "sight.pt",
-            device=device,
-            held_out=held_out,
-        )
-        write_tensors(tower_file, weights)
-    tower.load_state_dict(load_file(tower_file))
+    taught = train_teacher(
+        *(teacher, names, photos, views),
+        minutes=minutes.teacher,
+        checkpoint=work / "teacher.pt",
+        held_out=held_out,
+    )
+    weights = train_sight(
+        *(tower, taught, names, photos, views),
+        minutes=minutes.sight,
+        checkpoint=work / "sight.pt",
+        batch=batch,
+        held_out=held_out,
+    )
+    tower.load_state_dict(weights)
     nn.Module.to(model, device, computing_type(device))
     weights = train_language(
-        model,
-        processor,
-        told,
-        views,
-        minutes=language,
+        *(model, processor, told, views),
+        minutes=minutes.language,
         checkpoint=work / "language.pt",
         held_out=held_out,
     )
-    model.load_state_dict(weights, strict=False)  # the head is tied, so named once
+    model.load_state_dict(weights, strict=False)  # the head is tied, the tower not trained
     model = model.cpu().bfloat16()
     model.generation_config.max_new_tokens = 40
     model.set_attn_implementation("sdpa")
@@ -111,23 +118,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder in the RISC layout")
     parser.add_argument("--scenes", type=Path, help="RSSCN7's photos, to see more of")
-    parser.add_argument("--work", type=Path, required=True, help="views and checkpoints (3 GB)")
+    parser.add_argument("--work", type=Path, required=True, help="for checkpoints")
     parser.add_argument("--out", type=Path, default=Path("checkpoints/mini"))
-    parser.add_argument("--sight-minutes", type=float, default=40)
-    parser.add_argument("--language-minutes", type=float, default=30)
+    parser.add_argument("--teacher-minutes", type=float, default=1)
+    parser.add_argument("--sight-minutes", type=float, default=4)
+    parser.add_argument("--language-minutes", type=float, default=2)
     parser.add_argument("--start-from", type=Path, help="an earlier base to go on from")
-    parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=TEACHERS)
+    parser.add_argument("--teacher", choices=TEACHERS, default="lite2")
+    parser.add_argument("--batch-size", type=int, default=BATCH, help="views a step of sight")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     make_base(
         options.data,
         options.work,
         options.out,
-        sight=options.sight_minutes,
-        language=options.language_minutes,
+        minutes=Minutes(options.teacher_minutes, options.sight_minutes, options.language_minutes),
         scenes=options.scenes,
         start_from=options.start_from,
-        teachers=options.teachers,
+        teacher=options.teacher,
+        batch=options.batch_size,
         device=torch.device(options.device),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.03
 SAVE_EVERY_SECONDS = 120
+LOOK_EVERY_SECONDS = 600
+LOG_EVERY = 50  # steps
 
 
 def computing_type(device: torch.device) -> torch.dtype:
@@ -60,12 +63,13 @@ class BudgetRun:
         ]
         matrices = [m for n, p, m in self._pairs if p.ndim == 2 and _is_hidden(n)]
         others = [m for n, p, m in self._pairs if not (p.ndim == 2 and _is_hidden(n))]
-        self._optimisers = [
-            Muon(matrices, lr=learning_rate, weight_decay=weight_decay),
+        self._optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
                 others, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98)
-            ),
+            )
         ]
+        if matrices:
+            self._optimisers.append(Muon(matrices, lr=learning_rate, weight_decay=weight_decay))
         if checkpoint.is_file():
             self._load()
         self._last_clock = time.monotonic()
@@ -79,6 +83,35 @@ class BudgetRun:
     @property
     def finished(self) -> bool:
         return self.used >= self.budget
+
+    def go(
+        self,
+        name: str,
+        losses: Callable[[], Mapping[str, torch.Tensor]],
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Steps until the budget is used, each down the sum of the losses that `losses` draws.
+
+        Whatever is drawn by torch's generators depends on the number of the step alone, so that a
+        resumed run draws the same. `look` is called now and then, and at the end.
+        """
+        sums: dict[str, torch.Tensor] = {}
+        last_look = self.used
+        while not self.finished:
+            torch.manual_seed(self.step_number)
+            parts = losses()
+            self.step(torch.stack(list(parts.values())).sum())
+            for part, loss in parts.items():
+                sums[part] = loss.detach() + sums.get(part, 0)
+            if self.step_number % LOG_EVERY == 0:
+                said = ", ".join(
+                    f"{part} {total.item() / LOG_EVERY:.4f}" for part, total in sums.items()
+                )
+                log.info("%s step %d, %.1f min: %s", name, self.step_number, self.used / 60, said)
+                sums.clear()
+            if self.used - last_look > LOOK_EVERY_SECONDS or self.finished:
+                last_look = self.used
+                look()
 
     def step(self, loss: torch.Tensor) -> None:
         """One optimiser step on this loss; advances the clock and saves now and then."""
@@ -115,6 +148,7 @@ class BudgetRun:
     def _save(self) -> None:
         state = {
             "weights": self.master_weights(),
+            "buffers": dict(self.modules.named_buffers()),
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             "used": self.used,
             "step_number": self.step_number,
@@ -130,6 +164,8 @@ class BudgetRun:
             for name, parameter, master in self._pairs:
                 master.copy_(state["weights"][name])
                 parameter.copy_(master)
+            for name, buffer in self.modules.named_buffers():
+                buffer.copy_(state["buffers"][name])
         for optimiser, stored in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)
         self.used, self.step_number = state["used"], state["step_number"]

@@ -1,4 +1,8 @@
-"""Teaches the embedded model words: the whole PaliGemma on the tasks of `tasks`, sight included."""
+"""Teaches the embedded model words: the tasks of `tasks`, by what the vision tower sees.
+
+The tower stays as sight left it. Taught along, it comes to know the training photos one by one, and
+the decoder their captions by heart.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,10 +21,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.embedded.architecture import FAMILY
 from qvla.embedded.budget import BudgetRun
-from qvla.embedded.sight import LITTLE, LOOK_EVERY, normalise, turn
+from qvla.embedded.sight import LITTLE
 from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.tasks import FUNCTION_WORDS, Prompt, prompts_of
-from qvla.embedded.views import Views, whole
+from qvla.embedded.views import STUDENT_SIZE, Views, for_student, in_other_light, whole
 from qvla.models.families.word_tokens import split_words
 
 log = logging.getLogger(__name__)
@@ -37,17 +40,19 @@ LOOKED_AT = 96  # photos
 def train_language(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    photos: list[TrainingPhoto],
+    photos: Sequence[TrainingPhoto],
     views: Views,
     *,
     minutes: float,
     checkpoint: Path,
     held_out: Sequence[TrainingPhoto] = (),
 ) -> dict[str, torch.Tensor]:
-    """Trains `model` (eager attention) for the given minutes; returns its float32 weights.
+    """Trains `model` (eager attention) for the given minutes; returns the float32 weights of what
+    was trained.
 
     The loss on photos `held_out`, and on as many of those that it is taught, is in the log.
     """
+    model.get_submodule(FAMILY.tower).requires_grad_(False)
     run = BudgetRun(
         nn.ModuleDict({"model": model}),
         minutes=minutes,
@@ -56,39 +61,32 @@ def train_language(
         checkpoint=checkpoint,
     )
     model.train()
-    for part in (FAMILY.tower, FAMILY.decoder):
-        model.get_submodule(part).compile()
-    common, shares = _common_words(photos), shares_of(photos)
+    if views.device.type == "cpu":  # a GPU gains less than the minute that compiling takes
+        for part in (FAMILY.tower, FAMILY.decoder):
+            model.get_submodule(part).compile()
+    common = _common_words(photos)
+    shares = torch.from_numpy(shares_of(photos)).to(views.device)
     drawn = random.Random(0)
     looked_at = {
         name: drawn.sample(list(some), min(LOOKED_AT, len(held_out)))
         for name, some in (("held out photos", held_out), ("photos it is taught", photos))
+        if held_out
     }
-    total, last_look = 0.0, run.used
-    while not run.finished:
-        # Drawn by the step alone, so that a resumed run sees the same.
-        rng, words = np.random.default_rng(run.step_number), random.Random(run.step_number)
-        rows = rng.choice(len(photos), size=PHOTOS, p=shares)
-        pixels, _ = views.draw(rows, rng, coarse=0)  # mirrored, a photo shows more than is said
-        [pixels] = turn(rng, pixels)
-        asked = [prompt for row in rows for prompt in prompts_of(photos[row], common, words)]
-        loss = loss_of(model, processor, normalise(pixels, rng, LITTLE), asked, rng)
-        run.step(loss)
-        total += loss.item()
-        if run.step_number % 50 == 0:
-            log.info(
-                "language step %d, %.1f min, %.0f photos/s: loss %.4f",
-                run.step_number,
-                run.used / 60,
-                run.step_number * PHOTOS / run.used,
-                total / 50,
-            )
-            total = 0.0
-        if held_out and (run.used - last_look > LOOK_EVERY or run.finished):
-            last_look = run.used
-            for name, some in looked_at.items():
-                told = loss_on(model, processor, some, common)
-                log.info("on %d %s the loss is %.4f", len(some), name, told)
+
+    def losses() -> dict[str, torch.Tensor]:
+        rows = torch.multinomial(shares, PHOTOS, replacement=True)
+        shown = views.draw(rows, coarse=0)  # mirrored, a photo shows more than is said
+        words = random.Random(run.step_number)
+        asked = [p for row in rows.tolist() for p in prompts_of(photos[row], common, words)]
+        pixels = in_other_light(for_student(shown), LITTLE)
+        return {"loss": loss_of(model, processor, pixels, asked, unshown=UNSHOWN)}
+
+    def look() -> None:
+        for name, some in looked_at.items():
+            told = loss_on(model, processor, some, common)
+            log.info("on %d %s the loss is %.4f", len(some), name, told)
+
+    run.go("language", losses, look)
     return {name.removeprefix("model."): w for name, w in run.master_weights().items()}
 
 
@@ -97,18 +95,17 @@ def loss_of(
     processor: ProcessorMixin,
     pixels: torch.Tensor,
     asked: Sequence[Prompt],
-    hiding: np.random.Generator | None = None,
+    *,
+    unshown: float = 0.0,
 ) -> torch.Tensor:
     """The mean negative log-likelihood of the answers' tokens, given photos (B, 3, S, S) and as
-    many prompts about each, those of one photo together. Some words are hidden where a generator
-    is given that draws which.
+    many prompts about each, those of one photo together. A share of the words is `unshown`.
     """
     like, unknown = next(model.parameters()), processor.tokenizer.unk_token_id
     batch = _of_one_length(
         encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
     )
-    if hiding is not None:
-        batch["input_ids"] = partly_shown(batch["input_ids"], batch["labels"], unknown, hiding)
+    batch["input_ids"] = partly_shown(batch["input_ids"], batch["labels"], unknown, unshown)
     batch = {name: part.to(like.device) for name, part in batch.items()}
     labels = batch.pop("labels")
     labels[labels == unknown] = IGNORED
@@ -132,16 +129,17 @@ def loss_on(
     words, losses = random.Random(0), []
     with torch.compiler.set_stance("force_eager"):  # compiling for this would take longer
         for photo in photos:
-            pixels, asked = normalise(whole([photo.example])), prompts_of(photo, common, words)
-            losses.append(loss_of(model, processor, pixels, asked).item())
+            asked = prompts_of(photo, common, words)
+            told = loss_of(model, processor, whole([photo.example], STUDENT_SIZE), asked)
+            losses.append(told.item())
     return sum(losses) / len(losses)
 
 
 def partly_shown(
-    ids: torch.Tensor, labels: torch.Tensor, unknown: int, rng: np.random.Generator
+    ids: torch.Tensor, labels: torch.Tensor, unknown: int, share: float
 ) -> torch.Tensor:
-    """Token ids (B, T) with UNSHOWN of those that have a label replaced by `unknown`."""
-    drawn = torch.from_numpy(rng.random(ids.shape) < UNSHOWN)
+    """Token ids (B, T) with a share of those that have a label replaced by `unknown`."""
+    drawn = torch.rand(ids.shape) < share
     return ids.masked_fill(drawn & (labels != IGNORED), unknown)
 
 
@@ -154,7 +152,7 @@ def _of_one_length(batch: BatchFeature) -> dict[str, torch.Tensor]:
     }
 
 
-def _common_words(photos: list[TrainingPhoto]) -> list[str]:
+def _common_words(photos: Sequence[TrainingPhoto]) -> list[str]:
     """The 150 things that most photos' captions mention, to ask about."""
     counts: Counter[str] = Counter()
     for photo in photos:

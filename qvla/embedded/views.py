@@ -1,21 +1,15 @@
-"""Views of the training photos, each with what ImageNet networks see there.
+"""Views of the training photos, drawn anew whenever they are wanted.
 
-A view is drawn anew whenever it is wanted: the whole photo, a crop of it, or, so that coarse
-photos are less foreign, the photo at a smaller scale, mirrored at its edges. What the teachers see
-in it is read off their features of the whole photo at the places of the view, so that each teacher
-looks at each photo once.
+The whole photo, a crop of it, or, so that coarse photos are less foreign, the photo at a smaller
+scale, mirrored at its edges. Each is turned in one of eight ways, since a photo from above has no
+up.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -23,170 +17,110 @@ import torch.nn.functional as F
 from PIL import Image
 
 from qvla.data.risc import Example
-from qvla.embedded.teachers import BATCH, DEPTHS, GRID, SIZE, Teacher, stored_components
-from qvla.files import write_json
 from qvla.tuning.training_data import open_photo
 
-log = logging.getLogger(__name__)
-
-STUDENT_SIZE = 112  # pixels a side, what the embedded model is shown
-STORED_SIZE = 192  # pixels a side, what the training photos have
-SAMPLE = 1024  # photos, for the principal components
+VIEW_SIZE = 224  # pixels a side of a view, what a teacher is shown
+STUDENT_SIZE = 112  # what the embedded model is shown
+STORED_SIZE = 192  # what the training photos have
+LEVELS = 3  # the photos, and at a half and a quarter of their size, for what is drawn small
 WHOLE, COARSE = 0.3, 0.2  # shares of the views; the others are crops
 SMALLEST, LARGEST = 0.25, 2.0  # scales against the whole photo
+NARROWEST, WIDEST = 3 / 4, 4 / 3  # width by height of a crop
+CHUNK = 256
 
 
-@dataclass(frozen=True)
 class Views:
-    """Memory-mapped: `pixels` (N, 192, 192, 3) uint8; by teacher and depth, as `lite0 last`,
-    `maps` (N, 7, 7, W) float16.
+    """Holds photos (N, 3, S, S), uint8, on the device that views are drawn on."""
+
+    def __init__(self, photos: torch.Tensor) -> None:
+        self._levels = [photos]
+        while len(self._levels) < LEVELS:
+            self._levels.append(_halved(self._levels[-1]))
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], device: torch.device) -> Views:
+        with ThreadPoolExecutor() as threads:
+            photos = threads.map(lambda one: resized(open_photo(one.image), STORED_SIZE), examples)
+            return cls(torch.from_numpy(np.stack(list(photos))).permute(0, 3, 1, 2).to(device))
+
+    @property
+    def device(self) -> torch.device:
+        return self._levels[0].device
+
+    def draw(self, rows: torch.Tensor, *, coarse: float = COARSE) -> torch.Tensor:
+        """A view of each row's photo, (B, 3, 224, 224) from -1 to 1, by torch's generator."""
+        extents, centres = _places(len(rows), coarse, self.device)
+        ways = _turns(self.device)[torch.randint(8, (len(rows),), device=self.device)]
+        maps = torch.cat([extents[:, :, None] * ways, centres[:, :, None]], -1)  # (B, 2, 3)
+        grids = F.affine_grid(maps, [len(rows), 3, VIEW_SIZE, VIEW_SIZE], align_corners=False)
+        apart = extents.amax(-1) * (self._levels[0].shape[-1] / VIEW_SIZE)  # pixels a step
+        depths = apart.log2().round().clamp(0, LEVELS - 1)
+        views = torch.empty(len(rows), 3, VIEW_SIZE, VIEW_SIZE, device=self.device)
+        for depth, photos in enumerate(self._levels):
+            these = (depths == depth).nonzero().flatten()
+            shown = photos[rows[these]].float() / 127.5 - 1
+            drawn = F.grid_sample(shown, grids[these], "bicubic", "reflection", align_corners=False)
+            views[these] = drawn.clamp(-1, 1)
+        return views
+
+
+def for_student(views: torch.Tensor) -> torch.Tensor:
+    """Views at the size that the embedded model is shown, (B, 3, 112, 112)."""
+    small = F.interpolate(views, STUDENT_SIZE, mode="bicubic", antialias=True, align_corners=False)
+    return small.clamp(-1, 1)
+
+
+def in_other_light(pixels: torch.Tensor, amount: float) -> torch.Tensor:
+    """Pixels (B, 3, H, W) from -1 to 1 with another gain, offset, tint and greyness each; an
+    amount of 0 changes nothing, 1 much.
     """
 
-    pixels: np.ndarray
-    maps: dict[str, np.ndarray]
+    def drawn(low: float, high: float, channels: int = 1) -> torch.Tensor:
+        share = torch.rand(len(pixels), channels, 1, 1, device=pixels.device)
+        return amount * (low + (high - low) * share)
 
-    def draw(
-        self, rows: Sequence[int] | np.ndarray, rng: np.random.Generator, *, coarse: float = COARSE
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A view of each row's photo: pixels (B, 112, 112, 3) uint8, and the places (B, 4) of its
-        left, top, right and bottom edge, where the photo's are 0 and 1.
-        """
-        drawn = [_view(self.pixels[row], coarse, rng) for row in rows]
-        return np.stack([pixels for pixels, _ in drawn]), np.array([box for _, box in drawn])
-
-    def seen(self, name: str, rows: Sequence[int] | np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """What a teacher sees there, (B, 7, 7, W) float32."""
-        maps = torch.from_numpy(self.maps[name][rows].astype(np.float32)).permute(0, 3, 1, 2)
-        steps = (np.arange(GRID) + 0.5) / GRID
-        left, top, right, bottom = boxes.T[:, :, None]
-        across, down = left + (right - left) * steps, top + (bottom - top) * steps  # (B, 7)
-        shape = (len(boxes), GRID, GRID)
-        places = [np.broadcast_to(across[:, None], shape), np.broadcast_to(down[:, :, None], shape)]
-        grid = torch.from_numpy(2 * np.stack(places, -1) - 1).float()
-        found = F.grid_sample(maps, grid, padding_mode="reflection", align_corners=False)
-        there: np.ndarray = found.permute(0, 2, 3, 1).numpy()
-        return there
+    gain, offset = 1 + drawn(-0.25, 0.25), drawn(-0.2, 0.2)
+    tint, grey = 1 + drawn(-0.1, 0.1, 3), drawn(0, 0.4)
+    greyer = torch.lerp(pixels, pixels.mean(1, keepdim=True), grey)
+    return (greyer * gain * tint + offset).clamp(-1, 1)
 
 
-def prepare(
-    examples: Sequence[Example],
-    folder: Path,
-    *,
-    teachers: Sequence[str],
-    device: torch.device,
-) -> Views:
-    """Stores the photos and what each teacher sees, going on where an earlier call stopped."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [example.name for example in examples]
-    pixels = _photos(examples, folder, names)
-    maps: dict[str, np.ndarray] = {}
-    for name in teachers:
-        maps |= _looked_at(name, pixels, folder, names, device)
-    return Views(pixels, maps)
-
-
-def _photos(examples: Sequence[Example], folder: Path, names: list[str]) -> np.ndarray:
-    shape = (len(names), STORED_SIZE, STORED_SIZE, 3)
-    part = _Part(folder / "photos", names)
-    pixels = part.array("", np.uint8, shape)
-    for start, stop in part.left(1024):
-        for row in range(start, stop):
-            pixels[row] = resized(open_photo(examples[row].image), STORED_SIZE)
-        part.keep(stop)
-    return pixels
-
-
-def _looked_at(
-    name: str, pixels: np.ndarray, folder: Path, names: list[str], device: torch.device
-) -> dict[str, np.ndarray]:
-    teacher = Teacher(name, device)
-    sample = random.Random(0).sample(range(len(names)), min(SAMPLE, len(names)))
-    batches = (_shown(pixels[sample[i : i + BATCH]]) for i in range(0, len(sample), BATCH))
-    components = stored_components(teacher, batches, folder / f"{name}.npz")
-    part = _Part(folder / name, names)
-    maps = [
-        part.array(f"-{depth}", np.float16, (len(names), GRID, GRID, each.basis.shape[1]))
-        for depth, each in zip(DEPTHS, components, strict=True)
-    ]
-    for start, stop in part.left(BATCH):
-        features = teacher.features(_shown(pixels[start:stop]))
-        for stored, each, seen in zip(maps, components, features, strict=True):
-            stored[start:stop] = each.reduce(seen).reshape(stop - start, *stored.shape[1:])
-        part.keep(stop)
-        if start // BATCH % 16 == 0:
-            log.info("%s has looked at %d of %d photos", name, stop, len(names))
-    return {f"{name} {depth}": stored for depth, stored in zip(DEPTHS, maps, strict=True)}
-
-
-class _Part:
-    """Arrays of a row a photo that are filled in order, and how far that has come."""
-
-    def __init__(self, path: Path, names: list[str]) -> None:
-        self._path, self._names = path, names
-        self._progress = path.with_suffix(".json")
-        stored = json.loads(self._progress.read_text()) if self._progress.is_file() else {}
-        self.done = stored["done"] if stored.get("names") == names else 0
-        self._arrays: list[Any] = []
-
-    def array(self, suffix: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-        path = self._path.with_name(f"{self._path.name}{suffix}.npy")
-        mode = "r+" if self.done else "w+"
-        self._arrays.append(np.lib.format.open_memmap(path, mode, dtype, shape))
-        array: np.ndarray = self._arrays[-1]
-        return array
-
-    def left(self, size: int) -> list[tuple[int, int]]:
-        """What is still to be filled, in parts of at most so many rows."""
-        end = len(self._names)
-        return [(start, min(start + size, end)) for start in range(self.done, end, size)]
-
-    def keep(self, done: int) -> None:
-        for array in self._arrays:
-            array.flush()
-        write_json(self._progress, {"names": self._names, "done": done})
-
-
-def _view(
-    photo: np.ndarray, coarse: float, rng: np.random.Generator
-) -> tuple[np.ndarray, list[float]]:
-    kind, image = rng.random(), Image.fromarray(photo)
-    if kind < WHOLE:
-        return resized(image, STUDENT_SIZE), [0, 0, 1, 1]
-    if kind < WHOLE + coarse:
-        return _mirrored(image, math.exp(rng.uniform(math.log(SMALLEST), 0)), rng)
-    side = 1 / math.exp(rng.uniform(0, math.log(LARGEST)))
-    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
-    width, height = min(1, side * ratio), min(1, side / ratio)
-    left, top = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
-    box = [left, top, left + width, top + height]
-    pixels = len(photo)
-    edges = (left * pixels, top * pixels, box[2] * pixels, box[3] * pixels)
-    shown = image.resize((STUDENT_SIZE,) * 2, Image.Resampling.BICUBIC, box=edges)
-    return np.asarray(shown), box
-
-
-def _mirrored(
-    image: Image.Image, scale: float, rng: np.random.Generator
-) -> tuple[np.ndarray, list[float]]:
-    """The photo at a scale below 1, and mirrored where it ends."""
-    size = max(1, round(scale * STUDENT_SIZE))
-    small = resized(image, size)
-    starts = [int(rng.integers(2 * size)) for _ in range(2)]
-    places = [(start + np.arange(STUDENT_SIZE)) % (2 * size) for start in starts]
-    across, down = (np.minimum(place, 2 * size - 1 - place) for place in places)
-    left, top = (start / size for start in starts)
-    extent = STUDENT_SIZE / size
-    return small[down][:, across], [left, top, left + extent, top + extent]
-
-
-def whole(examples: Sequence[Example]) -> np.ndarray:
-    """Photos as they are, at the student's size: (B, 112, 112, 3) uint8."""
-    return np.stack([resized(open_photo(one.image), STUDENT_SIZE) for one in examples])
+def whole(examples: Sequence[Example], size: int) -> torch.Tensor:
+    """Photos as they are, (B, 3, size, size) from -1 to 1."""
+    photos = np.stack([resized(open_photo(one.image), size) for one in examples])
+    return torch.from_numpy(photos).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def resized(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def _shown(photos: np.ndarray) -> np.ndarray:
-    return np.stack([resized(Image.fromarray(photo), SIZE) for photo in photos])
+def _halved(photos: torch.Tensor) -> torch.Tensor:
+    return torch.cat([F.avg_pool2d(part.float(), 2).round().byte() for part in photos.split(CHUNK)])
+
+
+def _places(count: int, coarse: float, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Width and height of views, where the photo's are 1, and their centres, where the photo's
+    edges are at -1 and 1; (B, 2) both.
+    """
+    kind, scale, ratio = torch.rand(3, count, device=device)
+    corner = torch.rand(count, 2, device=device)
+    is_coarse = (kind >= WHOLE) & (kind < WHOLE + coarse)
+    is_crop = kind >= WHOLE + coarse
+    # Logarithms are drawn evenly, so that halving and doubling are as probable.
+    shape = (math.log(NARROWEST) + ratio * math.log(WIDEST / NARROWEST)) / 2
+    sides = torch.stack([shape, -shape], -1).exp() * LARGEST ** -scale[:, None]
+    extents = torch.ones(count, 2, device=device)
+    extents = torch.where(is_crop[:, None], sides.clamp(max=1), extents)
+    extents = torch.where(is_coarse[:, None], SMALLEST ** -scale[:, None], extents)
+    room = torch.where(is_coarse[:, None], torch.ones_like(extents), 1 - extents)
+    starts = corner * room
+    return extents, 2 * starts + extents - 1
+
+
+def _turns(device: torch.device) -> torch.Tensor:
+    """The eight flips and quarter turns, (8, 2, 2)."""
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    quarters = [torch.linalg.matrix_power(quarter, times) for times in range(4)]
+    mirror = torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+    return torch.stack([*quarters, *(each @ mirror for each in quarters)]).to(device)

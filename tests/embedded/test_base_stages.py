@@ -1,4 +1,4 @@
-"""Sight and language, cut off and gone on with: the same weights, by a clock of steps."""
+"""Teacher, sight and language, cut off and gone on with: the same weights, by a clock of steps."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from transformers import AutoModel
 
 from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.data.risc import Example
-from qvla.embedded import architecture, budget, language, sight
+from qvla.embedded import architecture, budget, language, sight, teachers
 from qvla.embedded.architecture import FAMILY, mini_config
 from qvla.embedded.base import make_processor
+from qvla.embedded.naming import Names, NamingHeads
 from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.tasks import Prompt
-from qvla.embedded.teachers import DEPTHS, GRID
-from qvla.embedded.views import STORED_SIZE, Views
+from qvla.embedded.teachers import GRID, Seen, Teacher
+from qvla.embedded.views import STORED_SIZE, Views, for_student
 
 STEPS = 4  # of a second each, by the clock of these tests
 MINUTES = STEPS / 60
@@ -46,31 +47,53 @@ def small_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget.time, "monotonic", lambda: float(next(seconds)))
     monkeypatch.setattr(budget, "SAVE_EVERY_SECONDS", 0)
     monkeypatch.setattr(architecture, "HIDDEN", 32)
-    monkeypatch.setattr(sight, "BATCH", 2)
+    monkeypatch.setattr(teachers, "BATCH", 2)
+    monkeypatch.setattr(teachers, "Teacher", Averages)
     monkeypatch.setattr(language, "PHOTOS", 1)
-    monkeypatch.setattr(torch, "compile", lambda module: module)  # for speed alone
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    monkeypatch.setattr(nn.Module, "compile", lambda module: None)  # for speed alone
+
+
+class Averages(Teacher):
+    """A teacher whose network is small: a normalised projection of the means of a photo's parts."""
+
+    widths = (4, 6)
+
+    def __init__(self, network: str, names: Names) -> None:
+        nn.Module.__init__(self)
+        self.norm, self.all = nn.BatchNorm2d(3), nn.Conv2d(3, 6, 1)
+        self.heads = NamingHeads(6, names)
+
+    def forward(self, pixels: torch.Tensor) -> Seen:
+        parts = nn.functional.adaptive_avg_pool2d(self.norm(pixels), GRID)
+        tokens = self.all(parts).flatten(2).transpose(1, 2)
+        return Seen(tokens[..., :4], tokens, self.heads(tokens))
 
 
 @pytest.fixture(scope="module")
 def views() -> Views:
-    draw, photos = np.random.default_rng(0), PHOTOS + SCENES
-    pixels = draw.integers(0, 256, (len(photos), STORED_SIZE, STORED_SIZE, 3), np.uint8)
-    maps = {
-        f"lite0 {depth}": draw.normal(size=(len(photos), GRID, GRID, 8)).astype(np.float16)
-        for depth in DEPTHS
-    }
-    return Views(pixels, maps)
+    draw = torch.Generator().manual_seed(0)
+    shape = (len(PHOTOS + SCENES), 3, STORED_SIZE, STORED_SIZE)
+    return Views(torch.randint(256, shape, dtype=torch.uint8, generator=draw))
+
+
+def taught_to_teach(views: Views, checkpoint: Path) -> Weights:
+    photos = PHOTOS + SCENES
+    taught = teachers.train_teacher(
+        *("lite0", Names.of(photos), photos, views), minutes=MINUTES, checkpoint=checkpoint
+    )
+    return taught.state_dict()
 
 
 def taught_to_see(views: Views, checkpoint: Path) -> Weights:
     torch.manual_seed(0)
     tower = AutoModel.from_config(small().vision_config, attn_implementation="eager")
+    photos = PHOTOS + SCENES
+    names = Names.of(photos)
     return sight.train_sight(
-        *(PHOTOS + SCENES, views, tower),
+        *(tower, Averages("lite0", names).eval(), names, photos, views),
         minutes=MINUTES,
         checkpoint=checkpoint,
-        device=torch.device("cpu"),
+        batch=2,
     )
 
 
@@ -91,7 +114,7 @@ def small() -> object:
     return config
 
 
-@pytest.mark.parametrize("stage", [taught_to_see, taught_words])
+@pytest.mark.parametrize("stage", [taught_to_teach, taught_to_see, taught_words])
 def test_a_stage_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
     stage: Callable[[Views, Path], Weights],
     views: Views,
@@ -121,7 +144,8 @@ def test_a_stage_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
 def test_a_fifth_of_the_words_to_be_told_is_not_shown() -> None:
     ids = torch.arange(2, 42).repeat(250, 1)
     labels = ids.masked_fill(ids < 12, IGNORED)  # the prompt is all shown
-    shown = language.partly_shown(ids, labels, 1, np.random.default_rng(0))
+    torch.manual_seed(0)
+    shown = language.partly_shown(ids, labels, 1, 0.2)
     hidden = shown != ids
     assert (shown[hidden] == 1).all()
     assert not hidden[:, :10].any()
@@ -139,7 +163,7 @@ def test_the_loss_is_transformers_own(views: Views) -> None:
     model = FAMILY.model_class._from_config(small(), attn_implementation="eager").eval()
     processor = make_processor(PHOTOS)
     asked = [Prompt("write en river", "trees near a river"), Prompt("classify en", "scene1")] * 2
-    pixels = sight.normalise(views.draw([0, 1], np.random.default_rng(0))[0])
+    pixels = for_student(views.draw(torch.tensor([0, 1])))
     mine = language.loss_of(model, processor, pixels, asked)
     batch = encode_text(processor, [p.prefix for p in asked], [p.suffix for p in asked])
     own = model(**batch, pixel_values=pixels.repeat_interleave(2, dim=0)).loss
@@ -149,8 +173,7 @@ def test_the_loss_is_transformers_own(views: Views) -> None:
 def test_what_is_told_of_held_out_photos_is_their_loss(
     views: Views, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    image = Image.fromarray(views.pixels[0])
-    image.save(tmp_path / "photo.png")
+    Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "photo.png")
     photo = TrainingPhoto(Example(tmp_path / "photo.png", "MADE", "val", CAPTIONS[:1]), "scene0")
     model = FAMILY.model_class._from_config(small(), attn_implementation="eager")
     caplog.set_level("INFO", logger=language.__name__)
