@@ -172,10 +172,13 @@ def _lead(results: Results) -> str:
         {int(k.record.number("train_steps")) for one in results.choices for k in one.kept}
     )
     taken = " or ".join(map(str, steps))
+    days = sorted({f"{k.record.date:%Y-%m-%d}" for one in results.choices for k in one.kept})
+    measured = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (
         f"<p>{runs} runs of {len(results.choices)} recipes on {escape(first.model)}, {taken} steps "
         f"each, scored on {first.items} photos of the split "
-        f"{escape(str(first.protocol['evaluation']['split']))}, on {escape(hardware_name(first))}. "
+        f"{escape(str(first.protocol['evaluation']['split']))}, on {escape(hardware_name(first))}, "
+        f"{measured}. "
         "Ranges go from the lowest to the highest end of the 95 % bootstrap intervals of all "
         "seeds.</p>"
     )

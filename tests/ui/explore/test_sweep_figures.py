@@ -42,6 +42,7 @@ def test_figures_and_csv_hold_what_the_records_hold() -> None:
     kept = [*ranks(0.1), sweep_run("bitfit", 0.3, parameters=50, seconds=2.0, peak=10**7)]
     panel = sweep_panel(kept)
     assert "13 runs of 5 recipes on mini, 20 steps each, scored on 40 photos" in panel.lead
+    assert f", {kept[0].record.date:%Y-%m-%d}. " in panel.lead
 
     traces = {trace.name: trace for trace in panel.parameters.figure.data}
     assert list(traces["lora"].x) == [400, 800, 1600, 3200]
