@@ -44,5 +44,5 @@ def test_the_shipped_adapter_answers_and_captions_as_each_half_does_alone(lineup
 @pytest.mark.parametrize("folder", ["adapter", "qvla"])
 def test_the_checkpoint_stays_small_and_holds_both_kinds(folder: str) -> None:
     files = [path for path in Path(EMBEDDED_MODEL).rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 24 * 2**20
+    assert sum(path.stat().st_size for path in files) < 24_000_000
     assert (EMBEDDED_MODEL / folder / "vqa" / "adapter_model.safetensors") in files
