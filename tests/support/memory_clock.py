@@ -25,7 +25,7 @@ class MemoryClock:
         self._slower = cycle((1.0, 1.1, SLOWEST, 1.2, 1.05))  # not in step with anything
         self._factor = next(self._slower)
 
-    def __call__(self, device: torch.device, *, idle: bool = True) -> float:
+    def __call__(self, device: torch.device, *, idle: bool = True, others: bool = True) -> float:
         return self.seconds
 
     def install(self, patch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 
 class Certainties:
-    """The words for panes' captions, from the newest evaluation that ships or is the owner's of a
-    pane's base and adapter. A pane of any other weights has no word.
+    """The words for panes' captions, from the evaluation of most photos that ships or is the
+    owner's of a pane's base and adapter, the newest of equals. Others have no word.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -31,7 +31,8 @@ class Certainties:
 
     def _thresholds(self, pane: Pane) -> Thresholds | None:
         # Read at each comparison: an evaluation may have come meanwhile, and there are few.
-        for found in find_records(self._settings, log.warning, "evaluation"):
+        newest = find_records(self._settings, log.warning, "evaluation")
+        for found in sorted(newest, key=lambda one: one.record.items, reverse=True):
             if found.whose:
                 continue  # what somebody measured is theirs
             name = name_in(found.record, pane)
