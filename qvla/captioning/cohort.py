@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -26,7 +27,6 @@ from transformers import DynamicCache, LogitsProcessorList
 from qvla.captioning.growing import Growing, Held, State, next_scores
 from qvla.models.backbone import Backbone
 from qvla.models.families import family_of
-from qvla.records.measure import clock
 
 
 @dataclass(eq=False)
@@ -87,8 +87,8 @@ class Cohort:
         """Reads the prompts of new rows, as `encode_text` makes them, with what was seen of their
         photos (B, N, D), and says the first token of each.
         """
-        self._read(clock(self._device, idle=False))
-        begin = clock(self._device, idle=False)
+        self._read(perf_counter())
+        begin = perf_counter()
         for row in rows:
             row.joined = self.spent - row.looked
         rest = dict(prompt)
@@ -105,7 +105,7 @@ class Cohort:
 
     def step(self) -> None:
         """Says the next token of every row."""
-        begin = clock(self._device, idle=False)
+        begin = perf_counter()
         self._held.say(self._pick(self.rows, self._held.step()))
         self._read(begin, leave=self._unread_steps)
 
@@ -138,7 +138,7 @@ class Cohort:
             said = self._unread.pop(0)
             if said.arrived is not None:
                 said.arrived.synchronize()
-            now = clock(self._device, idle=False)
+            now = perf_counter()
             self.spent += now - begin
             begin = now
             for row, token, surprise in zip(

@@ -22,7 +22,7 @@ from qvla.faults import is_out_of_memory
 from qvla.methods.rows import names_of_rows
 from qvla.models.backbone import Backbone
 from qvla.models.families import family_of
-from qvla.records.measure import clock
+from qvla.records.measure import stream_clock
 
 PATIENCE = 1.0  # seconds between looks at whether who waits for the backbone has left
 
@@ -140,11 +140,11 @@ class Desk:
             return
         backbone = self.shared.loaded
         passes = [(one, *each) for one in generations for each in one.passes()]
-        start = clock(backbone.device, others=False)
+        start = stream_clock(backbone.device)
         distinct = {id(image): image for one in generations for image in one.images}
         places = {key: place for place, key in enumerate(distinct)}
         pixels = encode_images(backbone.processor, list(distinct.values())).to(backbone.device)
-        encoded = clock(backbone.device, others=False) - start
+        encoded = stream_clock(backbone.device) - start
         trees: dict[int, list[Pass]] = {}
         for each in passes:
             trees.setdefault(id(each[1].model), []).append(each)
@@ -153,10 +153,10 @@ class Desk:
             batch = own[0][1]
             features, took = seen, looked
             if batch.changes_sight or features is None:
-                begin = clock(backbone.device, others=False)
+                begin = stream_clock(backbone.device)
                 looking = batch.model if batch.changes_sight else backbone.model
                 features = family_of(backbone.model.config).image_features(looking, pixels)
-                took = encoded + clock(backbone.device, others=False) - begin
+                took = encoded + stream_clock(backbone.device) - begin
                 if not batch.changes_sight:
                     seen, looked = features, took
                     if self.shared.familiarity is not None:
@@ -234,7 +234,7 @@ class Desk:
         generation, batch, asked = one
         backbone, count = self.shared.loaded, len(asked)
         family, decoding = family_of(backbone.model.config), generation.decoding
-        start = clock(backbone.device, others=False) - looked
+        start = stream_clock(backbone.device) - looked
         prefixes = [generation.prefixes[index] for index in asked] * len(batch.contenders)
         ends = family.end_tokens(backbone.model, backbone.processor)
         beams = decoding.num_beams > 1
@@ -252,7 +252,7 @@ class Desk:
             logits_processor=LogitsProcessorList([watch.given, *decoding.processors()]),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
-        end = clock(backbone.device, others=False)
+        end = stream_clock(backbone.device)
         if generation.cancelled.is_set():
             raise Cancelled
         keys = [(name, index) for name in batch.contenders for index in asked]

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LogitsProcessor, StoppingCriteria
 
-from qvla.records.measure import clock
+from qvla.records.measure import stream_clock
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Watch(StoppingCriteria):
     def __call__(
         self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object
     ) -> torch.Tensor:
-        now = clock(self._device, others=False)
+        now = stream_clock(self._device)
         for row in self.rows:
             row.first = row.first or now
         if not self._beams:

@@ -18,29 +18,24 @@ PROCESS_MAPS = Path("/proc/self/maps")
 PEAK_RESET = Path("/proc/self/clear_refs")  # writing 5 sets VmHWM back to VmRSS (man 5 proc)
 
 
-def synchronise(device: torch.device, *, others: bool = True) -> None:
-    """Waits until every kernel queued on the device has ended, or without `others` those of the
-    stream that this thread works in; at once on the CPU.
+def clock(device: torch.device) -> float:
+    """`time.perf_counter()`, read once the device has ended every kernel that is queued on it.
 
-    While another thread records a CUDA graph nobody may wait for the device, in whatever mode it
-    records: both fail (NVIDIA/TensorRT issue 2888).
+    CUDA kernels run behind the caller's back, so a stamp without the wait times their queueing.
     """
-    if device.type != "cuda":
-        return
-    if others:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
-    else:
-        torch.cuda.current_stream(device).synchronize()
+    return time.perf_counter()
 
 
-def clock(device: torch.device, *, idle: bool = True, others: bool = True) -> float:
-    """Seconds on a monotonic clock, read once the device is idle: only differences mean anything.
+def stream_clock(device: torch.device) -> float:
+    """The same, read once the stream that this thread works in has ended what is queued on it.
 
-    CUDA kernels run behind the caller's back, so a stamp without the wait times their queueing,
-    unless the caller has waited for the result. For `others` see `synchronise`.
+    While another thread records a CUDA graph nobody may wait for the device as a whole, in whatever
+    mode it records: both fail (NVIDIA/TensorRT issue 2888).
     """
-    if idle:
-        synchronise(device, others=others)
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
     return time.perf_counter()
 
 

@@ -391,8 +391,8 @@ def test_waiting_for_another_request_is_not_counted(
     lineup: Lineup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.perf_counter()
-    for module in (cohort, desk, watch):
-        monkeypatch.setattr(module, "clock", lambda *_, **__: now + next(ticks))
+    for module, name in ((cohort, "perf_counter"), (desk, "stream_clock"), (watch, "stream_clock")):
+        monkeypatch.setattr(module, name, lambda *_: now + next(ticks))
     ticks = count()
     with lineup.shared("base").lock:
         states = stream(lineup, PHOTOS[0], ("base", "qvla"), DECODING)

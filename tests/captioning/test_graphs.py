@@ -21,7 +21,7 @@ from qvla.captioning.lineup import Lineup
 from qvla.captioning.prompts import CAPTION_PREFIX, prompt_of
 from qvla.methods.multitask import MultiTaskConfig
 from qvla.models.backbone import load_backbone
-from qvla.records.measure import clock
+from qvla.records.measure import stream_clock
 from tests.support.alone import Alone, Weights, photos
 from tests.support.peft_zoo import DECODER, NOT_IN_NF4, ZOO, make
 from tests.support.tape import taped
@@ -294,7 +294,7 @@ def test_others_may_look_at_the_clock_while_a_step_is_recorded() -> None:
 
     def beside() -> float:
         with torch.cuda.stream(torch.cuda.Stream()):
-            return clock(device, others=False)
+            return stream_clock(device)
 
     def work() -> torch.Tensor:
         with ThreadPoolExecutor(1) as pool:

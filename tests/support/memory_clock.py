@@ -25,7 +25,7 @@ class MemoryClock:
         self._slower = cycle((1.0, 1.1, SLOWEST, 1.2, 1.05))  # not in step with anything
         self._factor = next(self._slower)
 
-    def __call__(self, device: torch.device, *, idle: bool = True, others: bool = True) -> float:
+    def __call__(self, device: torch.device | None = None) -> float:
         return self.seconds
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
@@ -40,8 +40,8 @@ class MemoryClock:
 
         patch.setattr(arrangements, "load_lineup", load_and_watch)
         patch.setattr(latency, "seconds_to_read", lambda size, device: size / SPEED)
-        patch.setattr(cohort, "clock", self)
-        patch.setattr(desk, "clock", self)
+        patch.setattr(cohort, "perf_counter", self)
+        patch.setattr(desk, "stream_clock", self)
         patch.setattr(turns, "clock", self)
 
     def _watch(self, model: nn.Module) -> None:
