@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from qvla.data.examples import read_examples
 from qvla.data.risc import Example
@@ -45,11 +45,15 @@ def times_of(photo: TrainingPhoto) -> int:
     return NWPU_TIMES if photo.source == "NWPU" else 1
 
 
-def shares_of(photos: Sequence[TrainingPhoto]) -> np.ndarray:
-    """(N,) how probable each photo is in a draw by `times_of`."""
-    times = np.array([times_of(photo) for photo in photos])
-    shares: np.ndarray = times / times.sum()
-    return shares
+class Draw:
+    """Draws photos, each as probable as `times_of` says, on the device that holds them."""
+
+    def __init__(self, photos: Sequence[TrainingPhoto], device: torch.device) -> None:
+        self._times = torch.tensor([float(times_of(photo)) for photo in photos], device=device)
+
+    def rows(self, count: int) -> torch.Tensor:
+        """(count,) numbers of photos, by torch's generator; one may come more than once."""
+        return self._times.multinomial(count, replacement=True)
 
 
 def photos_of(folder: Path, split: str) -> list[TrainingPhoto]:
