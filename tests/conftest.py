@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 import qvla.ui  # noqa: F401 - before a test imports Gradio: without its stubs that takes less
+from qvla.ui.visitors import own_folder
 
 
 def pytest_collection_finish() -> None:
@@ -31,6 +32,14 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """So does what a file's tests have left, as libraries import more when they are first used."""
     if nextitem is None or nextitem.path != item.path:
         pytest_collection_finish()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _uploads() -> None:
+    """Each process that tests has a folder of uploads of its own: an app that ends removes what it
+    was given, also what an app in another process was given with the same bytes.
+    """
+    own_folder()
 
 
 def _build_tiny(folder: Path, **options: Any) -> Path:
