@@ -4,7 +4,8 @@ is said of it.
 Told by the Mahalanobis distance of the photo's image features from the training photos', after Lee
 et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks" (arXiv 1807.03888): with one Gaussian for all photos, where they have one for each class.
-Unlike is what lies farther away than 99 of 100 photos that were held out.
+How much the tokens of a photo differ counts beside their mean, by which alone plain drawings look
+like photos. Unlike is what lies farther away than 99 of 100 photos that were held out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import io
 import logging
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ import torch
 from qvla.files import write_bytes
 
 FILE = "familiarity.npz"  # beside the weights of a base that has been measured so
+POOLED = "mean and deviation"  # of the tokens; what another version pooled is left out
 SHARE = 0.99  # of the held-out photos, that lie within the limit
-SHRINKAGE = 1e-4  # of the covariance, towards equal variances: features are nearly dependent
+SHRINKAGE = 1e-2  # of the covariance, towards equal variances: features are nearly dependent
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,8 @@ class Familiarity:
     digest of the base's files (`digest_of`).
     """
 
-    mean: torch.Tensor  # (W,) float32
-    whitening: torch.Tensor  # (W, W) float32
+    mean: torch.Tensor  # (2W,) float32
+    whitening: torch.Tensor  # (2W, 2W) float32, lower triangular
     limit: float
     photos: int
     held_out: int
@@ -46,7 +48,11 @@ class Familiarity:
 
     def distances(self, features: torch.Tensor) -> torch.Tensor:
         """Of photos by their projected image features (N, T, W): (N,), on the CPU."""
-        return (((pooled(features) - self.mean) @ self.whitening) ** 2).sum(1).sqrt()
+        return self.distances_of(pooled(features))
+
+    def distances_of(self, seen: torch.Tensor) -> torch.Tensor:
+        """Of photos by their pooled features (N, 2W): (N,)."""
+        return ((seen - self.mean) @ self.whitening).norm(dim=1)
 
     def unfamiliar(self, features: torch.Tensor) -> list[bool]:
         """Whether photos by the same features lie beyond the limit."""
@@ -55,12 +61,15 @@ class Familiarity:
 
 
 def pooled(features: torch.Tensor) -> torch.Tensor:
-    """Image features (N, T, W) to one mean over the tokens for each photo, (N, W) on the CPU."""
-    return features.float().mean(1).cpu()
+    """Image features (N, T, W) to their mean and deviation over each photo's tokens, (N, 2W) on
+    the CPU.
+    """
+    deviation, mean = torch.std_mean(features.float(), dim=1, correction=0)
+    return torch.cat([mean, deviation], dim=-1).cpu()
 
 
 def fitted(training: torch.Tensor, held_out: torch.Tensor, weights: str) -> Familiarity:
-    """From pooled features, (M, W) of training photos and (N, W) of held-out ones."""
+    """From pooled features, (M, 2W) of training photos and (N, 2W) of held-out ones."""
     seen = training.double()
     mean = seen.mean(0)
     covariance = torch.cov(seen.T)
@@ -68,15 +77,16 @@ def fitted(training: torch.Tensor, held_out: torch.Tensor, weights: str) -> Fami
     precision = torch.linalg.inv((1 - SHRINKAGE) * covariance + SHRINKAGE * equal)
     whitening = torch.linalg.cholesky(precision)  # of which P = L L^T, so |x L|^2 = x P x^T
     own = Familiarity(mean.float(), whitening.float(), 0.0, len(training), len(held_out), weights)
-    limit = torch.quantile(own.distances(held_out[:, None]), SHARE).item()
-    return Familiarity(own.mean, own.whitening, limit, own.photos, own.held_out, weights)
+    limit = torch.quantile(own.distances_of(held_out.float()), SHARE).item()
+    return replace(own, limit=limit)
 
 
 def write(familiarity: Familiarity, folder: Path) -> Path:
     """Puts it beside the weights of the base in that folder; returns the file."""
     told = io.BytesIO()
-    np.savez(
+    np.savez_compressed(  # half of the whitening is zeros
         told,
+        pooled=POOLED,
         mean=familiarity.mean.numpy(),
         whitening=familiarity.whitening.numpy(),
         limit=familiarity.limit,
@@ -97,6 +107,8 @@ def familiarity_of(model: str) -> Familiarity | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as told:
+            if str(told["pooled"]) != POOLED:
+                raise ValueError(f"it is of the tokens' {told['pooled']}, not their {POOLED}")
             found = Familiarity(
                 torch.from_numpy(told["mean"]),
                 torch.from_numpy(told["whitening"]),

@@ -43,7 +43,7 @@ def make_familiarity(data: Path, base: Path) -> Familiarity:
 
 @torch.inference_mode()
 def pooled_features(backbone: Backbone, photos: Sequence[Path]) -> torch.Tensor:
-    """What the base sees in photos, (N, W); ImageError for one that cannot be opened."""
+    """What the base sees in photos, (N, 2W); ImageError for one that cannot be opened."""
     family = family_of(backbone.model.config)
     seen = []
     with progress(len(photos), "Looking at photos") as bar:
