@@ -122,6 +122,8 @@ def test_a_fine_tune_from_the_form_to_compare(
 
     open_tab(page)
     expect(page.locator("#job-new")).to_have_count(0)
+    # What the tab asks when it is opened: answered later, it would stand over what follows.
+    expect(page.locator("#admin-sentence")).to_contain_text("Sign in first")
     sign_in(page, "guess")
     expect(page.locator("#admin-sentence")).to_contain_text("The password is wrong")
     page.wait_for_timeout(1100)  # wrong passwords are slowed down

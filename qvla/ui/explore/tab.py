@@ -88,8 +88,13 @@ class ExploreTab:
 
     def opened_with(self, tab: gr.Tab) -> None:
         """Counts what the form says whenever the tab is opened, and then what others report."""
-        opened = self._on(tab.select, self._open, "open", [self.form.model, self.reported])
         quiet = {"show_progress": "hidden", "api_visibility": "undocumented", **TURNS}
+        opened = tab.select(
+            self._open, outputs=[self.form.model, self.reported], api_name="explore_opened", **quiet
+        )
+        # What the form says by then: an answer to what it said before, come late, would stand
+        # beside a choice made meanwhile.
+        self._on(opened.then, self._show, "show_at_once")
         opened.then(
             self.measured.show,
             outputs=self.measured.outputs,
@@ -157,15 +162,11 @@ class ExploreTab:
 
     # ---- handlers -----------------------------------------------------------------------------
 
-    def _open(self, *values: Any) -> Updates:
+    def _open(self) -> Updates:
         self._wait()
         from qvla.ui.explore.reported import render_reported
 
-        return {
-            **self._show(*values),
-            self.form.model: self.form.choices(),
-            self.reported: render_reported(),
-        }
+        return {self.form.model: self.form.choices(), self.reported: render_reported()}
 
     def _show(self, *values: Any) -> Updates:
         """What the choice comes to, or the sentence that says what is wrong with it."""
