@@ -22,7 +22,7 @@ from qvla.captioning.prompts import IGNORED, encode_text
 from qvla.embedded.architecture import FAMILY
 from qvla.embedded.budget import BudgetRun
 from qvla.embedded.sight import LITTLE
-from qvla.embedded.sources import Draw, TrainingPhoto
+from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.tasks import FUNCTION_WORDS, Prompt, prompts_of
 from qvla.embedded.views import STUDENT_SIZE, Views, for_student, in_other_light, whole
 from qvla.models.families.word_tokens import split_words
@@ -65,7 +65,7 @@ def train_language(
         for part in (FAMILY.tower, FAMILY.decoder):
             model.get_submodule(part).compile()
     common = _common_words(photos)
-    draw = Draw(photos, views.device)
+    shares = shares_of(photos, views.device)
     drawn = random.Random(0)
     looked_at = {
         name: drawn.sample(list(some), min(LOOKED_AT, len(held_out)))
@@ -74,7 +74,7 @@ def train_language(
     }
 
     def losses() -> dict[str, torch.Tensor]:
-        rows = draw.rows(PHOTOS)
+        rows = shares.multinomial(PHOTOS, replacement=True)
         shown = views.draw(rows, coarse=0)  # mirrored, a photo shows more than is said
         words = random.Random(run.step_number)
         asked = [p for row in rows.tolist() for p in prompts_of(photos[row], common, words)]

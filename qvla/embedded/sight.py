@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from qvla.embedded.budget import BudgetRun, computing_type
 from qvla.embedded.naming import Named, Names, NamingHeads, naming_losses, shares_named
-from qvla.embedded.sources import Draw, TrainingPhoto
+from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.teachers import Seen, Teacher, log_shares, weighed
 from qvla.embedded.views import STUDENT_SIZE, Views, for_student, in_other_light
 
@@ -77,12 +77,12 @@ def train_sight(
         weight_decay=0.05,
         checkpoint=checkpoint,
     )
-    draw = Draw(photos, device)
+    shares = shares_of(photos, device)
     if device.type == "cpu":  # a GPU gains less than the minute that compiling takes
         pupil.compile()
 
     def losses() -> dict[str, torch.Tensor]:
-        rows = draw.rows(batch)
+        rows = shares.multinomial(batch, replacement=True)
         shown = views.draw(rows)
         with torch.no_grad():
             seen = teacher.looking(shown)

@@ -45,15 +45,10 @@ def times_of(photo: TrainingPhoto) -> int:
     return NWPU_TIMES if photo.source == "NWPU" else 1
 
 
-class Draw:
-    """Draws photos, each as probable as `times_of` says, on the device that holds them."""
-
-    def __init__(self, photos: Sequence[TrainingPhoto], device: torch.device) -> None:
-        self._times = torch.tensor([float(times_of(photo)) for photo in photos], device=device)
-
-    def rows(self, count: int) -> torch.Tensor:
-        """(count,) numbers of photos, by torch's generator; one may come more than once."""
-        return self._times.multinomial(count, replacement=True)
+def shares_of(photos: Sequence[TrainingPhoto], device: torch.device) -> torch.Tensor:
+    """(N,) how probable each photo is in a draw by `times_of`, float64."""
+    times = torch.tensor([times_of(photo) for photo in photos], dtype=torch.float64, device=device)
+    return times / times.sum()
 
 
 def photos_of(folder: Path, split: str) -> list[TrainingPhoto]:

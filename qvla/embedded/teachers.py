@@ -19,7 +19,7 @@ from torch import nn
 
 from qvla.embedded.budget import BudgetRun, computing_type
 from qvla.embedded.naming import Named, Names, NamingHeads, naming_losses, shares_named
-from qvla.embedded.sources import Draw, TrainingPhoto
+from qvla.embedded.sources import TrainingPhoto, shares_of
 from qvla.embedded.views import VIEW_SIZE, Views, in_other_light
 
 log = logging.getLogger(__name__)
@@ -107,11 +107,11 @@ def train_teacher(
         checkpoint=checkpoint,
     )
     targets = names.targets(photos, views.device)
-    draw = Draw(photos, views.device)
+    shares = shares_of(photos, views.device)
 
     def losses() -> dict[str, torch.Tensor]:
         teacher.train()
-        rows = draw.rows(BATCH)
+        rows = shares.multinomial(BATCH, replacement=True)
         told = teacher.looking(in_other_light(views.draw(rows), LIGHT)).named
         return weighed(naming_losses(told, targets.at(rows)))
 
