@@ -34,8 +34,8 @@ TAKE_LINK = """() => {
   }
   return [secret];
 }"""
-# Only when the link was answered: opening the tab asks who is there, and that answer, given to a
-# page without a session and come late, would shut the door again.
+# Only when the link was answered: opening the tab asks who is there, and without a session it would
+# say "Sign in first" to who is being signed in.
 SHOW_TAB = """() => {
   if (!window.qvlaCameByLink) return;
   window.qvlaCameByLink = false;
@@ -178,7 +178,13 @@ class Gate:
             try:
                 who = self.rights.check(token, request, profile)
             except RightsError as error:
-                return self._shut(str(error)) if told_in is None else {told_in: _told(str(error))}
+                if told_in is not None:
+                    return {told_in: _told(str(error))}
+                if token is None and not self.with_account:
+                    # The door of a page without a session is shut as it is. An answer that comes
+                    # late, when its visitor has signed in meanwhile, must not shut it again.
+                    return {self.sentence: _told(str(error))}
+                return self._shut(str(error))
             try:
                 return {self.sentence: gr.skip(), **handler(who, *values)}
             except QvlaError as error:
