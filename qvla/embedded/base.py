@@ -49,12 +49,14 @@ def make_base(
     start_from: Path | None = None,
     teacher: str = "lite2",
     batch: int = BATCH,
+    seed: int = 0,
     device: torch.device,
 ) -> None:
     """Trains for so many minutes and writes a bf16 PaliGemma checkpoint to `out`.
 
     `scenes` is a folder of photos that have a scene alone (`sources.scene_photos`), for teacher and
-    sight; `start_from` an earlier base, from whose weights sight and language go on.
+    sight; `start_from` an earlier base, from whose weights sight and language go on, with another
+    `seed` to draw other views than it was made by.
     """
     told = training_photos(data)
     photos = told + (scene_photos(scenes) if scenes is not None else [])
@@ -75,6 +77,7 @@ def make_base(
         checkpoint=work / "sight.pt",
         batch=batch,
         held_out=held_out,
+        seed=seed,
     )
     tower.load_state_dict(weights)
     nn.Module.to(model, device, computing_type(device))
@@ -83,6 +86,7 @@ def make_base(
         minutes=minutes.language,
         checkpoint=work / "language.pt",
         held_out=held_out,
+        seed=seed,
     )
     model.load_state_dict(weights, strict=False)  # the head is tied, the tower not trained
     model = model.cpu().bfloat16()
@@ -124,6 +128,7 @@ def main() -> None:
     parser.add_argument("--sight-minutes", type=float, default=4)
     parser.add_argument("--language-minutes", type=float, default=2)
     parser.add_argument("--start-from", type=Path, help="an earlier base to go on from")
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other views")
     parser.add_argument("--teacher", choices=TEACHERS, default="lite2")
     parser.add_argument("--batch-size", type=int, default=BATCH, help="views a step of sight")
     parser.add_argument("--device", default="cpu")
@@ -137,6 +142,7 @@ def main() -> None:
         start_from=options.start_from,
         teacher=options.teacher,
         batch=options.batch_size,
+        seed=options.seed,
         device=torch.device(options.device),
     )
 

@@ -49,6 +49,7 @@ class BudgetRun:
         learning_rate: float,
         weight_decay: float,
         checkpoint: Path,
+        seed: int = 0,
     ) -> None:
         self.modules = modules
         self.checkpoint = checkpoint
@@ -56,6 +57,7 @@ class BudgetRun:
         self.learning_rate = learning_rate
         self.used = 0.0
         self.step_number = 0
+        self._seed = seed
         self._pairs = [
             (name, parameter, parameter.detach().float().clone().requires_grad_())
             for name, parameter in modules.named_parameters()
@@ -81,6 +83,13 @@ class BudgetRun:
         return min(1.0, self.used / self.budget)
 
     @property
+    def step_seed(self) -> int:
+        """What this step is drawn by. Runs of which one goes on from the other's weights want
+        seeds farther apart than they have steps, or the second sees what the first saw.
+        """
+        return self._seed + self.step_number
+
+    @property
     def finished(self) -> bool:
         return self.used >= self.budget
 
@@ -92,13 +101,13 @@ class BudgetRun:
     ) -> None:
         """Steps until the budget is used, each down the sum of the losses that `losses` draws.
 
-        Whatever is drawn by torch's generators depends on the number of the step alone, so that a
-        resumed run draws the same. `look` is called now and then, and at the end.
+        Whatever is drawn by torch's generators depends on the seed and the number of the step
+        alone, so that a resumed run draws the same. `look` is called now and then, and at the end.
         """
         sums: dict[str, torch.Tensor] = {}
         last_look = self.used
         while not self.finished:
-            torch.manual_seed(self.step_number)
+            torch.manual_seed(self.step_seed)
             parts = losses()
             self.step(torch.stack(list(parts.values())).sum())
             for part, loss in parts.items():

@@ -46,6 +46,7 @@ def train_language(
     minutes: float,
     checkpoint: Path,
     held_out: Sequence[TrainingPhoto] = (),
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Trains `model` (eager attention) for the given minutes; returns the float32 weights of what
     was trained.
@@ -59,6 +60,7 @@ def train_language(
         learning_rate=6e-4,
         weight_decay=0.05,
         checkpoint=checkpoint,
+        seed=seed,
     )
     model.train()
     if views.device.type == "cpu":  # a GPU gains less than the minute that compiling takes
@@ -76,7 +78,7 @@ def train_language(
     def losses() -> dict[str, torch.Tensor]:
         rows = shares.multinomial(PHOTOS, replacement=True)
         shown = views.draw(rows, coarse=0)  # mirrored, a photo shows more than is said
-        words = random.Random(run.step_number)
+        words = random.Random(run.step_seed)
         asked = [p for row in rows.tolist() for p in prompts_of(photos[row], common, words)]
         pixels = in_other_light(for_student(shown), LITTLE)
         return {"loss": loss_of(model, processor, pixels, asked, unshown=UNSHOWN)}

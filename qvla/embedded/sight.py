@@ -62,6 +62,7 @@ def train_sight(
     checkpoint: Path,
     batch: int = BATCH,
     held_out: Sequence[TrainingPhoto] = (),
+    seed: int = 0,
 ) -> dict[str, torch.Tensor]:
     """Trains `tower` for the given minutes; returns its float32 weights by name.
 
@@ -76,6 +77,7 @@ def train_sight(
         learning_rate=1e-3,
         weight_decay=0.05,
         checkpoint=checkpoint,
+        seed=seed,
     )
     shares = shares_of(photos, device)
     if device.type == "cpu":  # a GPU gains less than the minute that compiling takes

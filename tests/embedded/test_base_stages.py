@@ -84,7 +84,7 @@ def taught_to_teach(views: Views, checkpoint: Path) -> Weights:
     return taught.state_dict()
 
 
-def taught_to_see(views: Views, checkpoint: Path) -> Weights:
+def taught_to_see(views: Views, checkpoint: Path, seed: int = 0) -> Weights:
     torch.manual_seed(0)
     tower = AutoModel.from_config(small().vision_config, attn_implementation="eager")
     photos = PHOTOS + SCENES
@@ -94,14 +94,18 @@ def taught_to_see(views: Views, checkpoint: Path) -> Weights:
         minutes=MINUTES,
         checkpoint=checkpoint,
         batch=2,
+        seed=seed,
     )
 
 
-def taught_words(views: Views, checkpoint: Path) -> Weights:
+def taught_words(views: Views, checkpoint: Path, seed: int = 0) -> Weights:
     torch.manual_seed(0)
     model = FAMILY.model_class._from_config(small(), attn_implementation="eager")
     return language.train_language(
-        *(model, make_processor(PHOTOS), PHOTOS, views), minutes=MINUTES, checkpoint=checkpoint
+        *(model, make_processor(PHOTOS), PHOTOS, views),
+        minutes=MINUTES,
+        checkpoint=checkpoint,
+        seed=seed,
     )
 
 
@@ -139,6 +143,15 @@ def test_a_stage_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
     assert resumed.keys() == whole.keys()
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("stage", [taught_to_see, taught_words])
+def test_with_another_seed_it_is_taught_by_other_views(
+    stage: Callable[[Views, Path, int], Weights], views: Views, tmp_path: Path
+) -> None:
+    one, other = (stage(views, tmp_path / f"{seed}.pt", seed) for seed in (0, 1000))
+    trained = [name for name, weight in one.items() if weight.any()]
+    assert trained and all(not torch.equal(one[name], other[name]) for name in trained)
 
 
 def test_a_fifth_of_the_words_to_be_told_is_not_shown() -> None:
