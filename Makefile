@@ -83,9 +83,11 @@ $(VENV)/.app: requirements.txt pyproject.toml | $(VENV)/bin/pip
 	$(INSTALL) --quiet --no-deps --editable .
 	@touch "$@"
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.app
+# All in one, as pip takes half a minute to look again at what is there.
+$(VENV)/.dev: requirements-dev.txt requirements.txt pyproject.toml | $(VENV)/bin/pip
 	$(INSTALL) -r requirements-dev.txt
-	@touch "$@"
+	$(INSTALL) --quiet --no-deps --editable .
+	@touch $(VENV)/.app "$@"
 
 # pip is the last thing that venv writes.
 $(VENV)/bin/pip:

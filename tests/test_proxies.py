@@ -35,6 +35,7 @@ def serve(tmp_path: Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_app_opens_whatever_proxy_there_is_for_elsewhere(tmp_path: Path) -> None:
     kept = {"NO_PROXY": "intranet.example"}
     app = serve(tmp_path, http_proxy=CLOSED, HTTPS_PROXY=CLOSED, ALL_PROXY=CLOSED, **kept)

@@ -187,6 +187,7 @@ def test_a_number_opens_to_its_record(page: Page, whole: Evaluation) -> None:
     assert shown == json.loads(whole.record.model_dump_json())
 
 
+@pytest.mark.slow
 def test_an_opened_photo_shows_its_references_and_captions(
     page: Page, examples: list[Example], whole: Evaluation
 ) -> None:

@@ -118,6 +118,7 @@ def test_an_uploaded_photo_gets_three_captions(page: Page, tmp_path: Path) -> No
     assert [as_read(text) for text in said] == captions
 
 
+@pytest.mark.slow
 def test_each_bad_file_gets_its_sentence_and_what_was_there_stays(
     page: Page, tmp_path: Path
 ) -> None:
@@ -250,6 +251,7 @@ def captioned(page: Page, rows: int) -> None:
     expect(page.locator('.pane[data-state="done"]')).to_have_count(3)
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_picks_captions_zooms_and_reads_what_terms_mean(page: Page) -> None:
     rows = page.locator("table.history tbody tr").count()
     page.locator("#masthead").evaluate("e => { e.tabIndex = -1; e.focus(); }")

@@ -173,6 +173,7 @@ def test_an_entry_of_the_history_is_noted_drawn_linked_reopened_and_deleted(
     expect(rows.nth(0)).to_contain_text("my river.png")
 
 
+@pytest.mark.slow
 def test_names_are_hidden_until_the_vote(page: Page, settings: Settings, tmp_path: Path) -> None:
     page.get_by_label("Blind vote").check()
     choose(page, write_photo(tmp_path / "never seen.png", seed=12))

@@ -272,6 +272,7 @@ def test_text_stands_out_from_its_paper(visit: Page, address: str, theme: str) -
     assert [pair for pair in tabs if pair[0] < 4.5] == []
 
 
+@pytest.mark.slow
 def test_a_number_opens_its_record_and_a_model_can_be_chosen(visit: Page, folder: Path) -> None:
     content = open_tab(visit, "Memory")
     stem = numbers_of(folder, "bench/memory")[1]
@@ -298,6 +299,7 @@ def test_a_number_opens_its_record_and_a_model_can_be_chosen(visit: Page, folder
     expect(visit.locator("#memory-subject input")).to_have_value("mini · Test CPU")
 
 
+@pytest.mark.slow
 def test_the_planner_answers_on_the_page(visit: Page) -> None:
     open_tab(visit, "Memory")
     answer = visit.locator("#plan-answer")

@@ -316,6 +316,7 @@ def test_a_reload_loses_nothing(
     assert page.locator("table.history").count() == 0
 
 
+@pytest.mark.slow
 def test_a_photo_that_is_chosen_before_the_page_has_opened_stays(
     context: BrowserContext, address: str, tmp_path: Path
 ) -> None:

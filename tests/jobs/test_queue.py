@@ -62,6 +62,9 @@ def test_a_redis_server_that_is_not_there_is_named_without_its_password(tmp_path
     assert "redis://127.0.0.1:1" in str(caught.value) and "hidden" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("sqlite", marks=pytest.mark.slow), "postgres"], indirect=True
+)
 def test_workers_share_the_jobs_of_a_redis_queue(
     redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
