@@ -59,7 +59,9 @@ class Badges:
         return ", ".join(parts)
 
     def _score(self, pane: Pane) -> float | None:
-        for found in find_records(self._settings, log.debug, "evaluation"):
+        # That of most photos, as for the words of certainty; of several, the newest.
+        newest = find_records(self._settings, log.debug, "evaluation")
+        for found in sorted(newest, key=lambda one: one.record.items, reverse=True):
             name = None if found.whose else name_in(found.record, pane)
             if name is not None and (score := _score_in(found.record, name)) is not None:
                 return score

@@ -62,6 +62,7 @@ def test_steps_and_score_are_those_of_the_panes_own_adapter(
     evaluated(settings.records, 0.8, items=12)  # too few photos
     assert badge(PANE) == "400 steps"
     evaluated(settings.records, 1.204)
+    evaluated(settings.records, 0.9, items=100)  # later, of fewer photos
     assert badge(PANE) == "400 steps, CIDEr 1.20"
     assert badge(replace(PANE, precision="nf4")) == "400 steps"
     assert badge(replace(PANE, adapter=None)) == ""
