@@ -13,8 +13,8 @@ from qvla.jobs import publishing
 from qvla.records import store as records
 from qvla.records.store import Record
 from qvla.settings import Settings
-from qvla.ui.compare.certainty import name_in
-from qvla.ui.origins import find_records, job_records
+from qvla.ui.compare.evaluations import evaluations_of
+from qvla.ui.origins import job_records
 from qvla.ui.pane import Pane
 from qvla.words import counted
 
@@ -29,8 +29,8 @@ SCORE = "standard/{name}/all/CIDEr"
 class Badges:
     """The badge of a pane, such as `live: job 3f2a, 400 steps, CIDEr 1.20`; "" without an adapter.
 
-    Steps are from the adapter's folder; the score is from the newest evaluation of this adapter
-    that ships or is the owner's, or of the job that the adapter was published from.
+    Steps are from the adapter's folder; the score is from the evaluation of most photos of this
+    adapter that ships or is the owner's, or of the job that the adapter was published from.
     """
 
     def __init__(self, settings: Settings, loader: LineupLoader) -> None:
@@ -59,11 +59,8 @@ class Badges:
         return ", ".join(parts)
 
     def _score(self, pane: Pane) -> float | None:
-        # That of most photos, as for the words of certainty; of several, the newest.
-        newest = find_records(self._settings, log.debug, "evaluation")
-        for found in sorted(newest, key=lambda one: one.record.items, reverse=True):
-            name = None if found.whose else name_in(found.record, pane)
-            if name is not None and (score := _score_in(found.record, name)) is not None:
+        for record, name in evaluations_of(pane, self._settings, log.debug):
+            if (score := _score_in(record, name)) is not None:
                 return score
         return None
 
@@ -77,8 +74,7 @@ class Badges:
 
 
 def _score_in(record: Record, name: str) -> float | None:
-    enough = record.data is not None and record.data.items >= FEWEST
-    return record.numbers.get(SCORE.format(name=name)) if enough else None
+    return record.numbers.get(SCORE.format(name=name)) if record.items >= FEWEST else None
 
 
 def _steps(folder: str | None) -> int | None:
