@@ -8,9 +8,8 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +21,7 @@ from qvla.data.examples import read_examples
 from qvla.data.hub_data import fetch
 from qvla.data.risc import DatasetError
 from tests.support.foreign import photo, rsicd, table, write_parquet
+from tests.support.servers import http_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -321,11 +321,8 @@ def hub(tmp_path: Path) -> Iterator[str]:
     (root / "photos" / "train" / "metadata.csv").write_text(
         "file_name,caption\nred.png,a field .\n"
     )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Hub,), {"root": root}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with http_server(type("Served", (Hub,), {"root": root})) as address:
+        yield address
 
 
 def ask(endpoint: str, folder: Path, offline: bool = False) -> dict[str, object]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ from qvla.jobs.service import Jobs
 from qvla.models.adapters import AdapterError
 from qvla.settings import Settings
 from tests.support.fine_tuned import finished_job, tiny_recipe
+from tests.support.servers import http_server
 from tests.support.serving import add_adapters, write_photo, write_risc_folder
 from tests.support.tiny import build_tiny
 
@@ -306,14 +306,8 @@ def fake_hub(status: int = 200) -> Iterator[tuple[str, dict[str, object]]]:
         def log_message(self, *words: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    address = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with http_server(Handler) as address:
         yield address, got
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from tests.support.servers import http_server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -74,10 +75,5 @@ class Hub(BaseHTTPRequestHandler):
 @contextmanager
 def small_hub(folder: Path) -> Iterator[str]:
     """Its address; `owner/good` is what lies in the folder."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Hub,), {"folder": folder}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with http_server(type("Served", (Hub,), {"folder": folder})) as address:
+        yield address

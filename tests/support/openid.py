@@ -9,17 +9,18 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.jwk import RSAKey
+
+from tests.support.servers import http_server
 
 CLIENT_ID, CLIENT_SECRET, SCOPES = "the-space", "its-secret", "openid profile"
 
@@ -132,11 +133,6 @@ def openid_provider(callback: str) -> Iterator[str]:
     """Its address; codes go to this callback alone."""
     key = RSAKey.generate_key(2048, {"kid": "of-the-tests"})
     shared = {"callback": callback, "key": key, "codes": {}, "tokens": {}}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Own", (Provider,), shared))
-    server.RequestHandlerClass.issuer = issuer = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield issuer
-    finally:
-        server.shutdown()
-        server.server_close()
+    own = type("Own", (Provider,), shared)
+    with http_server(own) as own.issuer:
+        yield own.issuer

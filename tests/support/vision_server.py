@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from tests.support.servers import http_server
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 EXPECTED = {"3.png": "blue", "4c/1.png": "red", "4c/2, too.jpg": "green"}
@@ -143,13 +145,9 @@ def silent(handler: Handler, _: Request) -> None:
 def vision_server(**quotas: int) -> Iterator[VisionServer]:
     mine = VisionServer(quotas)
     handler = type("Mine", (Handler,), {"mine": mine})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    mine.address = f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield mine
-    finally:
-        mine.closing.set()
-        server.shutdown()
-        server.server_close()
+    with http_server(handler) as address:
+        mine.address = f"{address}/v1"
+        try:
+            yield mine
+        finally:
+            mine.closing.set()

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from multiprocessing.connection import Connection
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.support.servers import http_server
 from tests.support.waiting import PATIENCE
 
 
@@ -110,14 +110,8 @@ def lender() -> Iterator[Lender]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    told.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with http_server(Handler) as told.address:
         yield told
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def as_with_cuda() -> None:

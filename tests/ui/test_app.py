@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ import pytest
 
 from qvla.captioning.loader import LineupLoader
 from qvla.settings import ASSETS, Settings
-from tests.support.servers import free_port
+from tests.support.servers import free_port, http_server
 from tests.support.serving import served
 
 
@@ -46,27 +45,23 @@ class Listener(BaseHTTPRequestHandler):
 def test_no_endpoint_fetches_an_address(address: str) -> None:
     config = httpx.get(f"{address}config").json()
     takers = {one["id"] for one in config["components"] if one["type"] in ("uploadbutton", "html")}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/photo.jpg"
-    file = {"path": url, "url": url, "orig_name": "x.jpg", "meta": {"_type": "gradio.FileData"}}
     names = [
         one["api_name"] for one in config["dependencies"] if takers.intersection(one["inputs"])
     ]
     assert {"compare", "score_predictions", "show_predictions", "admin_upload"} <= set(names)
-    try:
-        with httpx.Client(timeout=60) as client:
-            for one in config["dependencies"]:
-                if one["api_name"] not in names:
-                    continue
-                data = [file if part in takers else None for part in one["inputs"]]
-                way = f"{address}gradio_api/call/{one['api_name']}"
-                asked = client.post(way, json={"data": data, "session_hash": "one-visit"})
-                if asked.status_code == 200:
-                    said = client.get(f"{way}/{asked.json()['event_id']}").text
-                    assert "event: error" in said or "html" in one["api_name"], one["api_name"]
-    finally:
-        server.shutdown()
+    with http_server(Listener) as elsewhere, httpx.Client(timeout=60) as client:
+        url = f"{elsewhere}/photo.jpg"
+        meta = {"_type": "gradio.FileData"}
+        file = {"path": url, "url": url, "orig_name": "x.jpg", "meta": meta}
+        for one in config["dependencies"]:
+            if one["api_name"] not in names:
+                continue
+            data = [file if part in takers else None for part in one["inputs"]]
+            way = f"{address}gradio_api/call/{one['api_name']}"
+            asked = client.post(way, json={"data": data, "session_hash": "one-visit"})
+            if asked.status_code == 200:
+                said = client.get(f"{way}/{asked.json()['event_id']}").text
+                assert "event: error" in said or "html" in one["api_name"], one["api_name"]
     assert Listener.asked == []
 
 
