@@ -1,8 +1,9 @@
-"""What the embedded base is pre-trained on: everything but captioning.
+"""What the embedded base is pre-trained on: everything but the captions of its data sets.
 
 Each task has a PaliGemma-style prefix of its own. Together they teach the words and the grammar of
-captions and tie them to the photo, while `caption en` itself stays unseen, so that the adapter has
-something left to teach.
+captions and tie them to the photo. `caption en` itself is answered as PaliGemma was taught to, with
+what a photo is called on the web (arXiv 2407.07726, section 3.2): a few words, so that the adapter
+has the sentence left to teach.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 
 from qvla.embedded.sources import TrainingPhoto
 from qvla.models.families.word_tokens import split_words
+from qvla.settings import CAPTION_PREFIX
 
 GAP = "_"
+ALT_TEXT = 3  # words
 TASK_WORDS = ("classify", "keywords", "answer", "complete", "fill", "write", "caption", "en",
               "is", "there", "any", "?", "yes", "no", "which", "scene", GAP)  # fmt: skip
 FUNCTION_WORDS = frozenset(
@@ -34,9 +37,9 @@ class Prompt:
 def prompts_of(
     photo: TrainingPhoto, common_words: Sequence[str], rng: random.Random
 ) -> list[Prompt]:
-    """Four about one photo: its scene or a question, keywords or a gap, and two sentences."""
+    """Four about one photo: its scene or a question, words or a gap, and two sentences."""
     short = rng.choice((_classify, _answer))
-    middle = rng.choice((_keywords, _fill))
+    middle = rng.choice((_keywords, _fill, _caption))
     return [make(photo, common_words, rng) for make in (short, middle, _complete, _write)]
 
 
@@ -58,6 +61,13 @@ def _answer(photo: TrainingPhoto, common_words: Sequence[str], rng: random.Rando
 def _keywords(photo: TrainingPhoto, _: Sequence[str], rng: random.Random) -> Prompt:
     caption = rng.choice(photo.example.references)
     return Prompt("keywords en", " , ".join(sorted(_content(caption))))
+
+
+def _caption(photo: TrainingPhoto, _: Sequence[str], rng: random.Random) -> Prompt:
+    """The first things that a caption speaks of, as an alt text would: `white airplane ground`."""
+    words = split_words(rng.choice(photo.example.references))
+    told = [word for word in words if word not in FUNCTION_WORDS]
+    return Prompt(CAPTION_PREFIX, " ".join(told[:ALT_TEXT]))
 
 
 def _fill(photo: TrainingPhoto, _: Sequence[str], rng: random.Random) -> Prompt:
