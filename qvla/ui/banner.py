@@ -69,7 +69,8 @@ def _what_runs(settings: Settings, loader: LineupLoader) -> str:
     if is_embedded(settings):
         return (
             f"The small model that comes with QVLA {where} It was trained from scratch on about "
-            "11,000 photos from above: expect plain captions, and mistakes."
+            "11,000 photos from above: Base has a few words for a photo, the adapters a plain "
+            "sentence. Expect mistakes."
         )
     return f"<b>{escape(settings.model_name)}</b> {where}"
 
