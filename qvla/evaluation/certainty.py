@@ -15,6 +15,7 @@ from qvla.records.store import Record
 SHARE = 4  # a quarter
 FEWEST = 200  # photos that set thresholds
 METRIC = "CIDEr"
+TIMES = 2  # as high as guesses score the sure captions, or the words would say little
 
 
 def certainty(
@@ -54,3 +55,11 @@ def thresholds_of(record: Record, variant: str) -> Thresholds | None:
         record.numbers.get(f"{key}/{GUESSING}/below"),
     )
     return None if sure is None or guessing is None else Thresholds(sure, guessing)
+
+
+def tells_apart(record: Record, variant: str) -> bool:
+    """Whether the sure captions of a variant scored at least TIMES as high as its guesses."""
+    sure, guessing = (
+        record.numbers.get(f"certainty/{variant}/{word}/{METRIC}") for word in (SURE, GUESSING)
+    )
+    return sure is not None and guessing is not None and sure >= TIMES * guessing

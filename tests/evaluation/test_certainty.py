@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from qvla.evaluation.certainty import FEWEST, certainty, thresholds_of
+from qvla.evaluation.certainty import FEWEST, certainty, tells_apart, thresholds_of
 from qvla.records import store as records
 
 
@@ -51,3 +51,15 @@ def test_what_ships_is_sure_where_it_is_right() -> None:
         for name in ("adapter", "qvla"):
             sure = numbers[f"certainty/{name}/sure/CIDEr"]
             assert sure >= 2 * numbers[f"certainty/{name}/guessing/CIDEr"]
+
+
+def test_words_are_told_apart_by_twice_the_score() -> None:
+    def measured(**scores: float) -> records.Record:
+        numbers = {f"certainty/own/{word}/CIDEr": score for word, score in scores.items()}
+        about = {"model": "made-up", "variants": ["own"], "data": None, "protocol": {}}
+        return records.new_record("evaluation", numbers=numbers, **about)
+
+    assert tells_apart(measured(sure=1.0, guessing=0.5), "own")
+    assert not tells_apart(measured(sure=0.99, guessing=0.5), "own")
+    assert not tells_apart(measured(sure=1.0), "own")
+    assert not tells_apart(measured(sure=1.0, guessing=0.5), "other")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from qvla.captioning.certainty import Thresholds
-from qvla.evaluation.certainty import thresholds_of
+from qvla.evaluation.certainty import tells_apart, thresholds_of
 from qvla.settings import Settings
 from qvla.ui.compare.evaluations import evaluations_of
 from qvla.ui.panes import Pane, PaneState
@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 class Certainties:
     """The words for panes' captions, from the evaluation of most photos that ships or is the
-    owner's of a pane's base and adapter, the newest of equals. Others have no word.
+    owner's of a pane's base and adapter, the newest of equals. Others have no word, nor have those
+    whose captions it did not tell apart.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -32,5 +33,5 @@ class Certainties:
         # Read at each comparison: an evaluation may have come meanwhile, and there are few.
         for record, name in evaluations_of(pane, self._settings, log.warning):
             if (thresholds := thresholds_of(record, name)) is not None:
-                return thresholds
+                return thresholds if tells_apart(record, name) else None
         return None

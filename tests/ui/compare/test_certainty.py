@@ -25,14 +25,22 @@ PANE = Pane(
 )
 
 
-def evaluated(folder: Path, sure: float, guessing: float, adapter: str = "lora") -> None:
+def evaluated(
+    folder: Path, sure: float, guessing: float, adapter: str = "lora", score: float = 1.0
+) -> None:
+    """An evaluation with these thresholds; guesses scored 0.5, and what is sure `score`."""
     held = {"title": "Own", "base": "made-up", "precision": "bf16", "adapter": adapter}
     record = records.new_record(
         "evaluation",
         model="made-up",
         variants=["own"],
         data=records.Data(name="fields", items=300, fingerprint="sha256:00"),
-        numbers={"certainty/own/sure/from": sure, "certainty/own/guessing/below": guessing},
+        numbers={
+            "certainty/own/sure/from": sure,
+            "certainty/own/sure/CIDEr": score,
+            "certainty/own/guessing/below": guessing,
+            "certainty/own/guessing/CIDEr": 0.5,
+        },
         protocol={"contenders": {"own": held}},
     )
     records.write(record, folder)
@@ -56,6 +64,11 @@ def test_the_word_is_that_of_the_panes_own_weights(settings: Settings) -> None:
     assert certain(replace(PANE, precision="nf4")) == ""
     assert certain(replace(PANE, log_probability=None)) == ""  # beams
     assert certain(replace(PANE, state=PaneState.STOPPED)) == ""
+
+
+def test_there_is_no_word_where_the_sure_captions_were_hardly_better(settings: Settings) -> None:
+    evaluated(settings.records, sure=-0.4, guessing=-0.6, score=0.9)
+    assert Certainties(settings)(PANE) == ""
 
 
 def test_a_pane_shows_and_says_it() -> None:
