@@ -65,9 +65,8 @@ def _keywords(photo: TrainingPhoto, _: Sequence[str], rng: random.Random) -> Pro
 
 def _caption(photo: TrainingPhoto, _: Sequence[str], rng: random.Random) -> Prompt:
     """The first things that a caption speaks of, as an alt text would: `white airplane ground`."""
-    words = split_words(rng.choice(photo.example.references))
-    told = [word for word in words if word not in FUNCTION_WORDS]
-    return Prompt(CAPTION_PREFIX, " ".join(told[:ALT_TEXT]))
+    caption = rng.choice(photo.example.references)
+    return Prompt(CAPTION_PREFIX, " ".join(_things(caption)[:ALT_TEXT]))
 
 
 def _fill(photo: TrainingPhoto, _: Sequence[str], rng: random.Random) -> Prompt:
@@ -93,4 +92,9 @@ def _write(photo: TrainingPhoto, _: Sequence[str], rng: random.Random) -> Prompt
 
 
 def _content(caption: str) -> set[str]:
-    return {word for word in split_words(caption) if word not in FUNCTION_WORDS}
+    return set(_things(caption))
+
+
+def _things(caption: str) -> list[str]:
+    """What a caption speaks of, in its order."""
+    return [word for word in split_words(caption) if word not in FUNCTION_WORDS]
