@@ -15,7 +15,7 @@ from qvla.records.store import Record
 SHARE = 4  # a quarter
 FEWEST = 200  # photos that set thresholds
 METRIC = "CIDEr"
-TIMES = 2  # as high as guesses score the sure captions, or the words would say little
+APART = 2  # times the guesses' score is the least of the sure captions, or the words say little
 
 
 def certainty(
@@ -58,8 +58,8 @@ def thresholds_of(record: Record, variant: str) -> Thresholds | None:
 
 
 def tells_apart(record: Record, variant: str) -> bool:
-    """Whether the sure captions of a variant scored at least TIMES as high as its guesses."""
+    """Whether the sure captions of a variant scored at least APART times as high as its guesses."""
     sure, guessing = (
         record.numbers.get(f"certainty/{variant}/{word}/{METRIC}") for word in (SURE, GUESSING)
     )
-    return sure is not None and guessing is not None and sure >= TIMES * guessing
+    return sure is not None and guessing is not None and sure >= APART * guessing
