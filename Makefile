@@ -3,7 +3,7 @@ SHELL := /bin/sh
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP_AUDIT := 2.10.1
-# The one that venv brings takes twice as long to find what fits together.
+# The one that venv brings takes half as long again for an installation.
 PIP_VERSION := 26.3
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # Python compiles what it imports, once; to compile all that is installed took a third of the time.
